@@ -1,0 +1,17 @@
+"""Puts the policy packs into the standard wheel as data.
+
+An editable install must not carry a copy: a stale copy in site-packages would shadow the checkout's packs.
+"""
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class PackDataHook(BuildHookInterface):
+    """Adds `policies/` under `cacheproxy/_policies` for `version == "standard"` only."""
+
+    def initialize(self, version: str, build_data: dict[str, object]) -> None:
+        """Extend hatchling's force-include table for a standard build."""
+        if version == "standard":
+            include = build_data["force_include"]
+            assert isinstance(include, dict)
+            include["policies"] = "cacheproxy/_policies"

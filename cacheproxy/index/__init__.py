@@ -1,0 +1,1 @@
+"""Vector partitions behind the VectorIndex port: flat matrices, graphs, snapshots, one guard."""

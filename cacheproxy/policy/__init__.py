@@ -1,0 +1,1 @@
+"""Pure mechanism: packs, plan, decide, admit, calibrate. The numbers live in packs."""

@@ -1,0 +1,74 @@
+"""A policy pack: every number an operator may tune, as frozen values.
+
+The schema of `policies/<pack>/policy.toml` is exactly these structs; `policy/loader.py` reads and checks it. Unknown keys are errors.
+"""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+import msgspec
+
+Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class Category(_Table):
+    """The rules of one category. The defaults are the safe ones: exact matches only, short-lived."""
+
+    description: str = ""
+    allow_caching: bool = True
+    """False: nothing of such a query is looked up, embedded for keeping, or stored."""
+    semantic: bool = False
+    """Whether an answer may be served by similarity."""
+    ttl_s: Seconds = 3600.0
+    max_temperature: NotNegative = 0.7
+    """A request above it asks for variety and bypasses the cache; a request without one is the backend's default and passes."""
+    candidates: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
+    """How many nearest entries are judged."""
+
+
+class Encoder(_Table):
+    """Thresholds calibrated for one encoder; they mean nothing for another."""
+
+    fingerprint: str
+    calibrated_on: str
+    thresholds: dict[str, Fraction]
+    """By category: cosine at or above which an entry may be served."""
+
+
+class Price(_Table):
+    """What a model costs, for `x-cacheproxy-saved-usd`. `model` is a shell pattern; the first that matches counts."""
+
+    model: str
+    input_usd_per_mtok: NotNegative
+    output_usd_per_mtok: NotNegative
+
+
+class Pack(_Table):
+    """A whole pack. `default_category` names the one that a query without a better match belongs to."""
+
+    schema: int
+    name: str
+    description: str
+    default_category: str
+    categories: dict[str, Category]
+    encoders: dict[str, Encoder] = {}
+    prices: tuple[Price, ...] = ()
+
+    def threshold(self, category: str, epoch: str) -> float | None:
+        """Return the calibrated threshold of a category for an encoder epoch, or None: then similarity may serve nothing."""
+        for encoder in self.encoders.values():
+            if encoder.fingerprint == epoch:
+                return encoder.thresholds.get(category)
+        return None
+
+    def price(self, model: str) -> Price | None:
+        """Return the price of a model, or None when the pack does not know it."""
+        return next((price for price in self.prices if fnmatchcase(model, price.model)), None)

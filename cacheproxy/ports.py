@@ -1,0 +1,206 @@
+"""The Protocols behind which everything stands that can block, fail or be swapped.
+
+Every implementation passes the Protocol's contract suite in tests/contract. A failing part raises its `PartUnavailable` leaf;
+the pipeline turns that into a miss. Cancelling any awaited call is safe and leaves the part usable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from cacheproxy.model import Candidate, Embedding, Entry, Partition, Reply, Wire
+
+
+class Embedder(Protocol):
+    """Texts to unit vectors."""
+
+    @property
+    def epoch(self) -> str:
+        """The encoder's fingerprint: vectors of different epochs are never compared."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of every vector."""
+        ...
+
+    async def embed(self, text: str) -> Embedding:
+        """Embed one text of any length.
+
+        Raises EmbedderUnavailable when the queue is full, the deadline passes or the encoder fails or yields a vector that is
+        not finite, not of unit norm or not of `dim`. A failure of one batch fails all of its waiters and no other.
+        """
+        ...
+
+    def health(self) -> str:
+        """Return "" when able to serve, else what is wrong."""
+        ...
+
+
+class VectorIndex(Protocol):
+    """Nearest neighbours inside one partition. A hint: what it returns may be stale and is re-checked on the document."""
+
+    async def search(self, partition: Partition, vector: NDArray[np.float32], k: int) -> list[Candidate]:
+        """Return at most `k` candidates, closest first; none for an unknown partition.
+
+        Raises IndexUnavailable for a vector of wrong dtype, shape, norm or with a non-finite value.
+        """
+        ...
+
+    def add(self, partition: Partition, entry_id: str, vector: NDArray[np.float32]) -> None:
+        """Make an entry findable at once, replacing an entry of the same id. Never blocks. Raises as `search`."""
+        ...
+
+    def remove(self, entry_ids: Collection[str]) -> None:
+        """Forget entries; unknown ids are ignored. No later search returns them. Never blocks."""
+        ...
+
+    def health(self) -> str:
+        """Return "" when able to serve, else what is wrong."""
+        ...
+
+    def __len__(self) -> int:
+        """Count live entries over all partitions."""
+        ...
+
+
+class EntryStore(Protocol):
+    """Documents by id: the commit point of every hit."""
+
+    @property
+    def fence(self) -> int:
+        """A number that every purge raises; a fill that began under a lower one is discarded."""
+        ...
+
+    async def get(self, entry_id: str) -> Entry | None:
+        """Return the entry, or None when it is missing, expired or fails its checksum (then also dropped and counted).
+
+        Raises StoreUnavailable.
+        """
+        ...
+
+    async def put(self, entry: Entry, fence: int) -> bool:
+        """Keep an entry, replacing one of the same id; return once a crash of this process cannot lose it.
+
+        Returns False, keeping nothing, when `fence` is no longer current. Raises StoreUnavailable.
+        """
+        ...
+
+    async def purge(self, entry_ids: Collection[str]) -> int:
+        """Remove entries for good, raise the fence, return how many were there. Raises StoreUnavailable."""
+        ...
+
+    async def sweep(self) -> list[str]:
+        """Remove expired entries, then the least recently used above the size caps; return the ids removed.
+
+        Bounded work per call: call again while it returns ids. Raises StoreUnavailable.
+        """
+        ...
+
+    def scan(self, epoch: str) -> AsyncIterator[tuple[Partition, str, NDArray[np.float32]]]:
+        """Yield (partition, id, vector) of each live entry of an epoch, in no order, to rebuild an index."""
+        ...
+
+    def health(self) -> str:
+        """Return "" when able to serve, else what is wrong."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, passed in so that decisions can be tested."""
+
+    def now(self) -> float:
+        """Wall clock, seconds since the epoch."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go backwards."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One request to the backend. `target` is the origin-form path with its query; `headers` are end-to-end only."""
+
+    method: str
+    target: str
+    headers: tuple[tuple[str, str], ...]
+    body: bytes | AsyncIterator[bytes]
+
+
+class Answer(Protocol):
+    """A backend's answer whose head has arrived. Leaving its `async with` block early cancels the exchange."""
+
+    @property
+    def status(self) -> int:
+        """HTTP status."""
+        ...
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """End-to-end headers, in order, repeated names kept."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes. Raises UpstreamBroken on an early end, UpstreamTimeout past a deadline."""
+        ...
+
+    async def __aenter__(self) -> Answer:
+        """Enter."""
+        ...
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Release the connection, closing it when the body was not read to its end."""
+        ...
+
+
+class Upstream(Protocol):
+    """A backend that speaks OpenAI's API."""
+
+    async def send(self, call: Call) -> Answer:
+        """Send and wait for the head of the answer. Never follows a redirect.
+
+        Raises UpstreamUnreachable, UpstreamTimeout (connect, first byte), UpstreamBusy, UpstreamBroken (a redirect too).
+        """
+        ...
+
+    def health(self) -> str:
+        """Return "" when able to serve, else what is wrong."""
+        ...
+
+
+class Fold(Protocol):
+    """Reads an answer's bytes as they pass and folds them into a Reply."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes as the backend sent them; return the bytes that the caller should get for them."""
+        ...
+
+    def flush(self) -> bytes:
+        """Return bytes held back (an unfinished event); called once, when the body ended, cleanly or not."""
+        ...
+
+    def reply(self) -> Reply | str:
+        """Return the whole reply after a clean end, or the reason why these bytes may not be kept."""
+        ...
+
+
+class Dialect(Protocol):
+    """One cached API: how its bytes become a Reply and a Reply becomes bytes."""
+
+    name: str
+
+    def request(self, body: Mapping[str, object], wire: Wire) -> bytes | None:
+        """Return the body to send upstream, or None when the caller's own bytes serve."""
+        ...
+
+    def fold(self, wire: Wire, headers: Iterable[tuple[str, str]]) -> Fold:
+        """Start reading an answer with these headers, for a caller that wants `wire`."""
+        ...

@@ -1,0 +1,1 @@
+"""Documents behind the EntryStore port: record codec, memory, SQLite."""

@@ -1,0 +1,1 @@
+"""Backends behind the Upstream port: HTTP client and the embedded small model."""
