@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-
 class Tier(StrEnum):
     """Which lookup found an entry."""
 
@@ -67,6 +66,7 @@ class Controls:
     tiers: frozenset[Tier] = frozenset(Tier)
     category: str | None = None
     tags: tuple[str, ...] = ()
+    """Labels kept with the entry, for purging by tag."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +106,16 @@ class Plan:
 
     category: str
     exact: bool
+    """Whether the exact tier may be read."""
     semantic: bool
+    """Whether the semantic tier may be read."""
     store: bool
+    """Whether the answer may be kept."""
+    embed: bool
+    """Whether a kept answer may be found by similarity later."""
     threshold: float
     ttl_s: float
-    k: int
+    candidates: int
     reason: str = ""
     max_age_s: float | None = None
     min_fresh_s: float = 0.0

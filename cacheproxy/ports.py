@@ -127,12 +127,17 @@ class Clock(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One request to the backend. `target` is the origin-form path with its query; `headers` are end-to-end only."""
+    """One request to the backend. `target` is the origin-form path with its query; `headers` are end-to-end only.
+
+    With `max_answer_bytes` the answer is asked for uncompressed, decoded if it is not, and capped (event streams are capped only
+    once decoded); None passes whatever comes through.
+    """
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...]
     body: bytes | AsyncIterator[bytes]
+    max_answer_bytes: int | None = None
 
 
 class Answer(Protocol):

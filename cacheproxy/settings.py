@@ -44,7 +44,7 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     pass
 
 
-class Server(_Section):
+class Server(_Section, frozen=True):
     """The two listeners."""
 
     host: str = "127.0.0.1"
@@ -64,7 +64,7 @@ class Server(_Section):
     """Deepest JSON nesting of a request."""
 
 
-class Upstream(_Section):
+class Upstream(_Section, frozen=True):
     """The backend."""
 
     url: str = "https://api.openai.com/v1"
@@ -81,7 +81,7 @@ class Upstream(_Section):
     """Ask for usage on every cacheable stream, so that its entry can serve any form; the caller sees it only when it asked."""
 
 
-class Store(_Section):
+class Store(_Section, frozen=True):
     """Documents."""
 
     url: str = ""
@@ -95,7 +95,7 @@ class Store(_Section):
     busy_timeout_ms: Count = 100
 
 
-class Encoder(_Section):
+class Encoder(_Section, frozen=True):
     """The embedding model."""
 
     name: str = "all-MiniLM-L6-v2"
@@ -113,7 +113,7 @@ class Encoder(_Section):
     """Longest wait for an embedding before the request goes on as a miss."""
 
 
-class Index(_Section):
+class Index(_Section, frozen=True):
     """The vector index."""
 
     flat_limit: Count = 1024
@@ -124,7 +124,7 @@ class Index(_Section):
     snapshot_interval_s: Positive = 300.0
 
 
-class Flight(_Section):
+class Flight(_Section, frozen=True):
     """Single-flight."""
 
     coalesce_timeout_s: Positive = 60.0
@@ -133,14 +133,14 @@ class Flight(_Section):
     """How far the backend may run ahead of the fastest reader."""
 
 
-class Policies(_Section):
+class Policies(_Section, frozen=True):
     """The active pack."""
 
     pack: str = "balanced"
     """A shipped pack's name or a directory."""
 
 
-class Data(_Section):
+class Data(_Section, frozen=True):
     """Files this install owns."""
 
     dir: str = ""
@@ -153,20 +153,20 @@ class Data(_Section):
         return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share").expanduser() / "cacheproxy"
 
 
-class Log(_Section):
+class Log(_Section, frozen=True):
     """Structured logs on stderr."""
 
     format: str = "text"
     level: str = "info"
 
 
-class Admin(_Section):
+class Admin(_Section, frozen=True):
     """The admin listener."""
 
     token: Secret = Secret("")
 
 
-class Settings(_Section):
+class Settings(_Section, frozen=True):
     """The whole tree."""
 
     server: Server = Server()

@@ -10,7 +10,8 @@ from typing import Annotated
 
 import msgspec
 
-Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Text = Annotated[str, msgspec.Meta(min_length=1)]
+Threshold = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
@@ -19,7 +20,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     pass
 
 
-class Category(_Table):
+class Category(_Table, frozen=True):
     """The rules of one category. The defaults are the safe ones: exact matches only, short-lived."""
 
     description: str = ""
@@ -34,30 +35,30 @@ class Category(_Table):
     """How many nearest entries are judged."""
 
 
-class Encoder(_Table):
+class Encoder(_Table, frozen=True):
     """Thresholds calibrated for one encoder; they mean nothing for another."""
 
-    fingerprint: str
-    calibrated_on: str
-    thresholds: dict[str, Fraction]
+    fingerprint: Text
+    calibrated_on: Text
+    thresholds: dict[str, Threshold]
     """By category: cosine at or above which an entry may be served."""
 
 
-class Price(_Table):
+class Price(_Table, frozen=True):
     """What a model costs, for `x-cacheproxy-saved-usd`. `model` is a shell pattern; the first that matches counts."""
 
-    model: str
+    model: Text
     input_usd_per_mtok: NotNegative
     output_usd_per_mtok: NotNegative
 
 
-class Pack(_Table):
+class Pack(_Table, frozen=True):
     """A whole pack. `default_category` names the one that a query without a better match belongs to."""
 
     schema: int
-    name: str
+    name: Text
     description: str
-    default_category: str
+    default_category: Text
     categories: dict[str, Category]
     encoders: dict[str, Encoder] = {}
     prices: tuple[Price, ...] = ()

@@ -1,0 +1,144 @@
+"""One HTTP exchange over ASGI: read a capped body, send a whole or a growing answer, notice that the caller left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cacheproxy.errors import BodyTooLarge, InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+
+    from cacheproxy.http.headers import Headers
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+
+T = TypeVar("T")
+
+
+class CallerGone(Exception):  # noqa: N818 - a signal between our own functions, not an error
+    """The caller closed the connection."""
+
+
+class Exchange:
+    """A request with its two ASGI channels."""
+
+    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.headers: list[tuple[bytes, bytes]] = scope["headers"]
+        self._receive = receive
+        self._send = send
+        self.started = False
+
+    @property
+    def method(self) -> str:
+        """HTTP method."""
+        return str(self.scope["method"])
+
+    @property
+    def target(self) -> str:
+        """Origin-form target as it was sent, percent-encoding untouched."""
+        query: bytes = self.scope["query_string"]
+        raw: bytes = self.scope["raw_path"]
+        return (raw + b"?" + query if query else raw).decode("latin-1")
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first header of this lower-case name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+    async def body(self, limit: int) -> bytes:
+        """Return the whole body. Raises BodyTooLarge beyond `limit` bytes, declared or not, and CallerGone."""
+        self._check_declared(limit)
+        message = await self._next()
+        if not message.get("more_body"):
+            body: bytes = message.get("body", b"")
+            if len(body) > limit:
+                raise _too_large(limit)
+            return body
+        parts, room = [message.get("body", b"")], limit - len(message.get("body", b""))
+        while message.get("more_body"):
+            message = await self._next()
+            parts.append(message.get("body", b""))
+            room -= len(parts[-1])
+            if room < 0:
+                raise _too_large(limit)
+        return b"".join(parts)
+
+    async def body_chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """Yield the body as it comes. Raises as `body`."""
+        self._check_declared(limit)
+        room = limit
+        while True:
+            message = await self._next()
+            chunk: bytes = message.get("body", b"")
+            room -= len(chunk)
+            if room < 0:
+                raise _too_large(limit)
+            if chunk:
+                yield chunk
+            if not message.get("more_body"):
+                return
+
+    async def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send a complete answer."""
+        self.started = True
+        headers.append((b"content-length", b"%d" % len(body)))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def send_stream(self, status: int, headers: Headers, chunks: AsyncIterator[bytes]) -> None:
+        """Send an answer as it grows. An error of `chunks` leaves the answer visibly unfinished.
+
+        An HTTP/1.0 caller cannot see where a stream of unknown length ends, so it gets the whole at once.
+        """
+        if self.scope["http_version"] == "1.0" and not any(name == b"content-length" for name, _ in headers):
+            await self.send_whole(status, headers, b"".join([chunk async for chunk in chunks]))
+            return
+        self.started = True
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        async for chunk in chunks:
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def while_caller_stays(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work`, cancelling it as soon as the caller leaves: then CallerGone. The body must have been read."""
+        task = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._wait_for_disconnect())
+        try:
+            await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise CallerGone
+            return task.result()
+        finally:
+            gone.cancel()
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+                if not task.cancelled():
+                    task.exception()  # retrieved: nobody is left to hear of it
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        return message
+
+    async def _wait_for_disconnect(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    def _check_declared(self, limit: int) -> None:
+        declared = self.header(b"content-length")
+        if declared is None:
+            return
+        if not declared.isdigit():
+            raise InvalidRequest("content-length must be a number")
+        if int(declared) > limit:
+            raise _too_large(limit)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the request body is larger than {limit} bytes; send less, or raise server.max_body_bytes")

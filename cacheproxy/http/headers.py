@@ -1,0 +1,118 @@
+"""The response headers that tell what the cache did: RFC 9211 `Cache-Status`, `Age`, and `x-cacheproxy-*`.
+
+The same outcome value feeds headers, metrics and `explain`. Nothing here holds prompt text; values that come from a backend are
+reduced to visible ASCII.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, assert_never
+
+from cacheproxy.model import Bypass, Hit, Miss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cacheproxy.flight import Settlement
+    from cacheproxy.model import Lookup, Outcome
+    from cacheproxy.policy.pack import Price
+
+Headers = list[tuple[bytes, bytes]]
+
+_UNSAFE = re.compile(r"[^\x21-\x7e]")
+_FWD = {
+    "request_no_cache": "request",
+    "too_old": "request",
+    "not_fresh_enough": "request",
+    "expired": "stale",
+    "below_threshold": "vary-miss",
+}
+
+
+def outcome_headers(outcome: Outcome, now_s: float) -> Headers:
+    """Return the headers known as soon as the outcome is."""
+    match outcome:
+        case Hit(entry=entry, tier=tier):
+            headers = _common("hit", outcome.category, outcome.reason, outcome.evidence)
+            ttl_s, age_s = int(entry.expires_s - now_s), max(0, int(now_s - entry.created_s))
+            status = f'cacheproxy; hit; ttl={ttl_s}; detail="{tier.value}"'
+            headers += [
+                (b"cache-status", status.encode()),
+                (b"age", b"%d" % age_s),
+                (b"x-cacheproxy-tier", tier.value.encode()),
+                (b"x-cacheproxy-entry", entry.id.encode()),
+                (b"x-cacheproxy-model", visible(str(entry.reply.body.get("model") or ""))),
+                (b"x-cacheproxy-coalesced", b"false"),
+            ]
+            return headers
+        case Miss():
+            return _common("miss", outcome.category, outcome.reason, outcome.evidence)
+        case Bypass():
+            return _common("bypass", outcome.category, outcome.reason, None)
+        case _:
+            assert_never(outcome)
+
+
+def forwarded_headers(
+    outcome: Miss | Bypass, *, status: int, model: str, settlement: Settlement | None, coalesced: bool
+) -> Headers:
+    """Return the headers of an answer that came from the backend; `settlement` is None when it is not known yet."""
+    forward = _FWD.get(outcome.reason, "miss") if isinstance(outcome, Miss) else "bypass"
+    members = [b"cacheproxy", b"fwd=" + forward.encode(), b"fwd-status=%d" % status]
+    headers: Headers = []
+    if settlement is not None:
+        model = settlement.model or model
+        if settlement.stored:
+            members.append(b"stored")
+            headers.append((b"x-cacheproxy-entry", settlement.entry_id.encode()))
+        else:
+            members.append(b'detail="' + visible(settlement.reason) + b'"')
+    if coalesced:
+        members.append(b"collapsed")
+    return [
+        (b"cache-status", b"; ".join(members)),
+        (b"x-cacheproxy-coalesced", b"true" if coalesced else b"false"),
+        (b"x-cacheproxy-model", visible(model)),
+        *headers,
+    ]
+
+
+def saved_usd(outcome: Hit, price: Price | None) -> float:
+    """Return what the backend would have charged for this answer; 0 when its price or its usage is unknown."""
+    usage = outcome.entry.reply.body.get("usage")
+    if price is None or not isinstance(usage, dict):
+        return 0.0
+    return (
+        _tokens(usage, "prompt_tokens") * price.input_usd_per_mtok
+        + _tokens(usage, "completion_tokens") * price.output_usd_per_mtok
+    ) / 1e6
+
+
+def visible(text: str) -> bytes:
+    """Return at most 128 visible ASCII characters, others replaced: no line break or control byte ever reaches a header."""
+    return _UNSAFE.sub("?", text[:128]).replace('"', "?").replace("\\", "?").encode()
+
+
+def lacks(headers: Iterable[tuple[str, str]], name: str) -> bool:
+    """Whether no header has this lower-case name."""
+    return all(key.lower() != name for key, _ in headers)
+
+
+def _common(kind: str, category: str, reason: str, evidence: Lookup | None) -> Headers:
+    headers: Headers = [
+        (b"x-cacheproxy-outcome", kind.encode()),
+        (b"x-cacheproxy-category", category.encode()),
+        (b"x-cacheproxy-reason", reason.encode()),
+        (b"x-cacheproxy-lookup-ms", b"%.3f" % (evidence.lookup_ms if evidence else 0.0)),
+    ]
+    if evidence is not None and evidence.similarity is not None:
+        headers.append((b"x-cacheproxy-similarity", b"%.4f" % evidence.similarity))
+    if evidence is not None and evidence.threshold is not None:
+        headers.append((b"x-cacheproxy-threshold", b"%.4f" % evidence.threshold))
+    return headers
+
+
+def _tokens(usage: Mapping[str, object], key: str) -> int:
+    value = usage.get(key)
+    return value if isinstance(value, int) else 0

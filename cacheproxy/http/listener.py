@@ -1,0 +1,97 @@
+"""Listening: sockets bound before anything slow starts, and uvicorn servers that leave signals to the application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from litestar import Litestar, asgi
+from litestar.types import Receive, Scope, Send  # noqa: TC002 - read at run time by the handler
+
+from cacheproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from cacheproxy.http.edge import Edge
+
+_KEEP_ALIVE_S = 75  # longer than clients pool a connection, so that they close first
+
+
+def data_app(edge: Edge) -> Litestar:
+    """Return the application of the data port: one ASGI mount, since typed handlers cost more than an exact hit may."""
+
+    @asgi("/", is_mount=True, copy_scope=False)
+    async def data(scope: Scope, receive: Receive, send: Send) -> None:
+        await edge(scope, receive, send)
+
+    return Litestar([data], openapi_config=None, logging_config=None)
+
+
+class Listener(uvicorn.Server):
+    """A uvicorn server that leaves signals to us: two of them share this process."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._ready = asyncio.Event()
+
+    def capture_signals(self) -> AbstractContextManager[None]:
+        """Install nothing."""
+        return contextlib.nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start as uvicorn does, and tell."""
+        await super().startup(sockets)
+        self._ready.set()
+
+    async def until_started(self) -> None:
+        """Wait until connections are accepted."""
+        await self._ready.wait()
+
+
+def listener(app: Litestar, *, http: Any, drain_s: float) -> Listener:
+    """Return a server for an application; `http` is its protocol class or name."""
+    config = uvicorn.Config(
+        app,
+        http=http,
+        ws="none",
+        loop="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(drain_s)),
+    )
+    return Listener(config)
+
+
+def bind(host: str, port: int, key: str) -> socket.socket:
+    """Return a listening socket. Raises ConfigError naming the setting `key`."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as exc:
+        listener.close()
+        raise ConfigError(f"{key}: cannot listen on {host}:{port} ({exc.strerror}); choose another port") from exc
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(host: str, listener: socket.socket) -> str:
+    """Return the URL a local client reaches a listening socket under."""
+    shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
+    return f"http://{shown}:{listener.getsockname()[1]}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to `host`."""
+    return host in ("127.0.0.1", "::1", "localhost")

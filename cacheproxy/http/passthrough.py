@@ -1,0 +1,89 @@
+"""Pass-through: any request to the backend and its answer back, byte for byte, nothing looked up and nothing stored."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cacheproxy.errors import InvalidRequest
+from cacheproxy.ports import Call
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cacheproxy.http.exchange import Exchange
+    from cacheproxy.http.headers import Headers
+    from cacheproxy.ports import Upstream
+
+# RFC 9110 section 7.6.1; `host` is the backend's own; lengths and codings of the connection are made anew.
+_NOT_FORWARDED = frozenset(
+    {
+        b"host",
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+        b"expect",
+    }
+)
+_OWN_PREFIX = b"x-cacheproxy-"
+
+
+def end_to_end(exchange: Exchange, *dropped: bytes) -> tuple[tuple[str, str], ...]:
+    """Return the request headers that are for the backend: none of the connection's, none of ours, none of `dropped`."""
+    named = {
+        token.strip().lower()
+        for name, value in exchange.headers
+        if name == b"connection"
+        for token in value.split(b",")
+    }
+    return tuple(
+        (name.decode("latin-1"), value.decode("latin-1"))
+        for name, value in exchange.headers
+        if name not in _NOT_FORWARDED and name not in named and name not in dropped and not name.startswith(_OWN_PREFIX)
+    )
+
+
+async def forward(
+    exchange: Exchange,
+    upstream: Upstream,
+    *,
+    max_body_bytes: int,
+    body: bytes | None = None,
+    more_headers: Callable[[int], Headers] | None = None,
+) -> int:
+    """Forward one request and return the answer's status.
+
+    `body` is given when it was read already; otherwise it is streamed. `more_headers` adds headers to an answer of some status. Raises UpstreamError before anything was sent back, or after
+    (then the answer stays unfinished and the connection is closed), BodyTooLarge, and CallerGone.
+    """
+    if any(segment in ("..", ".") for segment in exchange.scope["path"].split("/")):
+        raise InvalidRequest("the path must not hold . or .. segments")
+    if body is None:
+        has_body = exchange.header(b"transfer-encoding") is not None or exchange.header(b"content-length") not in (
+            None,
+            b"0",
+        )
+        payload = exchange.body_chunks(max_body_bytes) if has_body else b""
+        if not has_body:
+            await exchange.body(0)
+    else:
+        payload = body
+    # A body we hold gets its length from the client; a streamed one keeps the length that was declared.
+    dropped = (b"content-length",) if isinstance(payload, bytes) else ()
+    call = Call(method=exchange.method, target=exchange.target, headers=end_to_end(exchange, *dropped), body=payload)
+    if isinstance(payload, bytes):
+        return await exchange.while_caller_stays(_send_back(exchange, upstream, call, more_headers))
+    return await _send_back(exchange, upstream, call, more_headers)
+
+
+async def _send_back(exchange: Exchange, upstream: Upstream, call: Call, more: Callable[[int], Headers] | None) -> int:
+    answer = await upstream.send(call)
+    async with answer:
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
+        await exchange.send_stream(answer.status, headers + (more(answer.status) if more else []), answer.chunks())
+    return answer.status

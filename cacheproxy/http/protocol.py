@@ -1,0 +1,101 @@
+"""The HTTP/1.1 protocol of the data listener: httptools' strict parser, capped, refusing in OpenAI's shape.
+
+httptools is pinned here on purpose: it refuses what other parsers read differently (both lengths, folded headers, control bytes),
+which is how requests are smuggled past a front proxy.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from cacheproxy.http.problems import problem_body
+
+if TYPE_CHECKING:
+    from cacheproxy import settings
+
+
+class _Refused(Exception):  # raised inside a parser callback to stop parsing
+    pass
+
+
+class CappedProtocol(HttpToolsProtocol):
+    """uvicorn's httptools protocol with caps on target, header count and header bytes."""
+
+    limits: settings.Server
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._refusal = (400, "the request is not valid HTTP/1.1", "invalid_http")
+        self._head_bytes = 0
+        self._in_head = True
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, refusing a head that never ends before it fills memory."""
+        if self._in_head:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        limits = self.limits
+        ceiling = limits.max_header_bytes + limits.max_target_bytes + 65536
+        if self._in_head and self._head_bytes > ceiling and not self.transport.is_closing():
+            self._refuse(431, f"the request's head is larger than {limits.max_header_bytes} bytes", "headers_too_large")
+            self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """Start counting a new head."""
+        super().on_message_begin()
+        self._header_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Collect the target up to its cap."""
+        super().on_url(url)
+        if len(self.url) > self.limits.max_target_bytes:
+            self._refuse(414, f"the request target is longer than {self.limits.max_target_bytes} bytes", "uri_too_long")
+            raise _Refused
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Collect one header up to the caps."""
+        super().on_header(name, value)
+        self._header_bytes += len(name) + len(value)
+        limits = self.limits
+        if len(self.headers) > limits.max_headers or self._header_bytes > limits.max_header_bytes:
+            text = f"more than {limits.max_headers} headers or {limits.max_header_bytes} bytes of them"
+            self._refuse(431, text, "headers_too_large")
+            raise _Refused
+
+    def on_headers_complete(self) -> None:
+        """Hand the request on; the target must be a path on this server."""
+        self._in_head = False
+        try:
+            httptools.parse_url(self.url).path.decode("ascii")  # what the parent class is about to do
+        except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
+            self._refuse(400, "the request target must be an ASCII path such as /v1/models", "invalid_target")
+            raise _Refused from None
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Get ready for the next head on this connection."""
+        super().on_message_complete()
+        self._in_head, self._head_bytes = True, 0
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request the parser refused, and close: what follows on this connection cannot be trusted."""
+        status, text, code = self._refusal
+        body = problem_body(text, "invalid_request_error", code)
+        self.transport.write(
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+            + body
+        )
+        self.transport.close()
+
+    def _refuse(self, status: int, text: str, code: str) -> None:
+        self._refusal = (status, text, code)
+
+
+def capped(limits: settings.Server) -> type[CappedProtocol]:
+    """Return the protocol class for these limits (uvicorn wants a class)."""
+    return type("LimitedProtocol", (CappedProtocol,), {"limits": limits})

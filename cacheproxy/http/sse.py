@@ -1,0 +1,61 @@
+"""Server-sent events: raw bytes to whole events under any chunking, and data lines back to bytes."""
+
+from __future__ import annotations
+
+import re
+
+DONE = b"data: [DONE]\n\n"
+_BOM = b"\xef\xbb\xbf"
+# Two line ends in a row. A lone CR counts as a line end only when no LF follows, so that CRLF is never read as two.
+_BLANK = re.compile(rb"(?:\r\n|\n|\r(?!\n)){2}")
+_LINE = re.compile(rb"\r\n|\n|\r")
+
+
+class Splitter:
+    """Cuts a byte stream into events, each with its own blank line; holds at most `limit` bytes of an unfinished one."""
+
+    def __init__(self, limit: int) -> None:
+        self._held = b""
+        self._limit = limit
+        self.overflowed = False
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Return the raw events that `chunk` completes. Past the limit, everything is returned as it comes."""
+        if self.overflowed:
+            return [chunk]
+        # Only the last bytes held can take part in a new blank line: searching from there keeps long events linear.
+        start = max(0, len(self._held) - 3)
+        data = self._held + chunk
+        events: list[bytes] = []
+        begin = 0
+        for match in _BLANK.finditer(data, start):
+            if match.end() == len(data) and data.endswith(b"\r"):
+                break  # the next byte may be the LF of this line end
+            events.append(data[begin : match.end()])
+            begin = match.end()
+        self._held = data[begin:]
+        if len(self._held) > self._limit:
+            self.overflowed = True
+            events.append(self.flush())
+        return events
+
+    def flush(self) -> bytes:
+        """Return the unfinished rest and forget it."""
+        held, self._held = self._held, b""
+        return held
+
+
+def data_of(event: bytes) -> bytes | None:
+    """Return the data of one raw event (several data lines joined by LF), or None when it has none (comments, keep-alives)."""
+    found: list[bytes] = []
+    for line in _LINE.split(event.removeprefix(_BOM)):
+        if line == b"data":
+            found.append(b"")
+        elif line.startswith(b"data:"):
+            found.append(line[6:] if line.startswith(b"data: ") else line[5:])
+    return b"\n".join(found) if found else None
+
+
+def event(data: bytes) -> bytes:
+    """Return one event whose data is a single line."""
+    return b"data: " + data + b"\n\n"

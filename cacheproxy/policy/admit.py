@@ -1,0 +1,91 @@
+"""Admit: whether an answer may be kept, and for how long. Strict: only a whole, ordinary answer is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cacheproxy.query.controls import delta_seconds, parse_directives
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from cacheproxy.model import Plan, Reply
+
+_HARMLESS_VARY = frozenset({"accept-encoding", "accept", "origin", "authorization"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """The answer may be kept for `ttl_s` seconds."""
+
+    reply: Reply
+    ttl_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """The answer may not be kept."""
+
+    reason: str
+
+
+def admit(status: int, headers: Iterable[tuple[str, str]], reply: Reply | str, plan: Plan) -> Keep | Refuse:
+    """Decide on a complete exchange. `reply` is the folded answer, or the reason why its bytes made none.
+
+    A `Set-Cookie` of the answer is never kept or replayed, and does not forbid keeping the answer: hosted backends behind a CDN set
+    one on every response.
+    """
+    if status != 200:
+        return Refuse(reason=f"status_{status}")
+    if isinstance(reply, str):
+        return Refuse(reason=reply)
+    reason = _body_reason(reply.body)
+    if reason:
+        return Refuse(reason=reason)
+    return _within_directives(headers, reply, plan.ttl_s)
+
+
+def _body_reason(body: Mapping[str, Any]) -> str:
+    if body.get("error") is not None:
+        return "error_object"
+    choices = body.get("choices")
+    if not isinstance(choices, list) or not choices:
+        return "no_choices"
+    for choice in choices:
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if not isinstance(message, dict):
+            return "no_message"
+        if choice.get("finish_reason") != "stop":
+            return f"finish_{_known_finish(choice.get('finish_reason'))}"
+        if message.get("tool_calls") or message.get("function_call"):
+            return "tool_calls"
+        if message.get("refusal"):
+            return "refusal"
+        if message.get("audio"):
+            return "audio"
+        if not isinstance(message.get("content"), str) or not message["content"].strip():
+            return "no_content"
+    return ""
+
+
+def _known_finish(reason: object) -> str:
+    known = ("length", "content_filter", "tool_calls", "function_call")
+    return reason if isinstance(reason, str) and reason in known else "unknown" if reason else "missing"
+
+
+def _within_directives(headers: Iterable[tuple[str, str]], reply: Reply, ttl_s: float) -> Keep | Refuse:
+    shared_s: float | None = None
+    age_s: float | None = None
+    for name, value in headers:
+        if name.lower() == "cache-control":
+            directives = parse_directives(value)
+            if directives.keys() & {"no-store", "no-cache", "private"}:
+                return Refuse(reason="upstream_cache_control")
+            shared_s = delta_seconds(directives["s-maxage"]) if "s-maxage" in directives else shared_s
+            age_s = delta_seconds(directives["max-age"]) if "max-age" in directives else age_s
+        elif name.lower() == "vary" and {part.strip().lower() for part in value.split(",")} - _HARMLESS_VARY - {""}:
+            return Refuse(reason="upstream_vary")
+    limit_s = shared_s if shared_s is not None else age_s
+    ttl_s = ttl_s if limit_s is None else min(ttl_s, limit_s)
+    return Keep(reply=reply, ttl_s=ttl_s) if ttl_s > 0 else Refuse(reason="zero_ttl")

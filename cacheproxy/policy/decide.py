@@ -1,0 +1,71 @@
+"""Decide: whether one candidate may be served. Pure; every answer carries its reason."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cacheproxy.model import Judgement
+
+if TYPE_CHECKING:
+    from cacheproxy.model import Candidate, Embedding, Entry, Partition, Plan, Query
+
+
+def near_enough(candidate: Candidate, plan: Plan) -> bool:
+    """Whether a similarity reaches the plan's threshold. Written so that NaN never does."""
+    return candidate.similarity >= plan.threshold
+
+
+def stale_reason(entry: Entry, plan: Plan, now_s: float) -> str:
+    """Return why an entry is not fresh enough for this request, or ""."""
+    if entry.expires_s - now_s <= plan.min_fresh_s:
+        return "expired" if entry.expires_s <= now_s else "not_fresh_enough"
+    if plan.max_age_s is not None and now_s - entry.created_s > plan.max_age_s:
+        return "too_old"
+    return ""
+
+
+def exact_reason(entry: Entry, query: Query, plan: Plan, now_s: float) -> str:
+    """Return why an entry found by fingerprint may not be served, or ""."""
+    if entry.fingerprint != query.fingerprint or entry.tenant != query.scope.tenant:
+        return "scope_violation"
+    if entry.partition.category != plan.category:
+        return "other_category"
+    return stale_reason(entry, plan, now_s)
+
+
+def judge(
+    candidate: Candidate,
+    entry: Entry | None,
+    *,
+    query: Query,
+    plan: Plan,
+    partition: Partition,
+    embedding: Embedding,
+    now_s: float,
+) -> Judgement:
+    """Judge a candidate on its document, read just now; `entry` is None when there is none.
+
+    Scope, compatibility, category and epoch are checked again here although the index was searched by them: the index is a hint.
+    """
+    reason = _refusal(candidate, entry, query, plan, partition, embedding, now_s)
+    return Judgement(candidate=candidate, served=not reason, reason=reason or "similar")
+
+
+def _refusal(
+    candidate: Candidate,
+    entry: Entry | None,
+    query: Query,
+    plan: Plan,
+    partition: Partition,
+    embedding: Embedding,
+    now_s: float,
+) -> str:
+    if not near_enough(candidate, plan):
+        return "below_threshold"
+    if entry is None:
+        return "document_missing"
+    if entry.tenant != query.scope.tenant or entry.partition != partition:
+        return "scope_violation"
+    if entry.unseen != embedding.unseen:
+        return "unseen_text_differs"
+    return stale_reason(entry, plan, now_s)

@@ -1,0 +1,38 @@
+"""Who asks: the tenant behind a credential, without keeping the credential."""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING
+
+from cacheproxy.errors import InvalidRequest
+from cacheproxy.model import Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
+_ACCOUNTS = (b"openai-organization", b"openai-project")
+NAMESPACE_HEADER = b"x-cacheproxy-namespace"
+
+
+def read_scope(headers: Iterable[tuple[bytes, bytes]], secret: bytes, namespace: str = "") -> Scope:
+    """Return the scope of a request.
+
+    The tenant is the HMAC-SHA256, under the install's secret, of the credential (`Authorization`, `api-key`, `x-api-key`) with the
+    OpenAI organisation and project it acts for; "" when there is no credential. The scheme's case does not count, the key's does.
+    Raises InvalidRequest when a credential header comes twice.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _CREDENTIALS or name in _ACCOUNTS:
+            if name in found:
+                raise InvalidRequest(f"the header {name.decode()} was sent more than once; send one credential")
+            found[name] = value.strip()
+    if b"authorization" in found:
+        scheme, _, key = found[b"authorization"].partition(b" ")
+        found[b"authorization"] = scheme.lower() + b" " + key.strip() if key.strip() else b""
+    if not any(found.get(name) for name in _CREDENTIALS):
+        return Scope(tenant="", namespace=namespace)
+    material = b"\n".join(name + b"=" + found[name] for name in (*_CREDENTIALS, *_ACCOUNTS) if found.get(name))
+    return Scope(tenant=hmac.digest(secret, material, "sha256").hex(), namespace=namespace)

@@ -1,0 +1,208 @@
+"""The HTTP client of a backend: no redirects, no cookies kept, no proxies from the environment, a deadline on every wait."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import TYPE_CHECKING
+
+import aiohttp
+from yarl import URL
+
+from cacheproxy.errors import ConfigError, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from cacheproxy.ports import Answer, Call
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from cacheproxy import settings
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# RFC 9110 section 7.6.1, and the fields that older proxies treat as such.
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_READ_BYTES = 256 * 1024
+_INFLATE_BYTES = 64 * 1024
+
+
+class HttpUpstream:
+    """A backend behind a base URL, or behind a Unix socket when `socket_path` is given.
+
+    The base URL's path takes the place of the `/v1` of a caller's target. Use it as an async context manager.
+    """
+
+    def __init__(self, config: settings.Upstream, *, socket_path: Path | None = None) -> None:
+        self._config = config
+        self._base = _base_url("http://local/v1" if socket_path else config.url)
+        self._socket_path = socket_path
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> HttpUpstream:
+        limit = self._config.max_connections
+        connector = (
+            aiohttp.UnixConnector(path=str(self._socket_path), limit=limit)
+            if self._socket_path
+            else aiohttp.TCPConnector(limit=limit, ttl_dns_cache=30)
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect_timeout_s),
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            read_bufsize=_READ_BYTES,
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def health(self) -> str:
+        """Return "": the backend's state is seen request by request."""
+        return ""
+
+    def url_of(self, target: str) -> URL:
+        """Return the absolute URL of a caller's origin-form target, percent-encoding untouched."""
+        return URL(self._base + target.removeprefix("/v1"), encoded=True)
+
+    async def send(self, call: Call) -> Answer:
+        """Send and wait for the head, as `ports.Upstream` promises."""
+        if self._session is None:
+            raise UpstreamUnreachable("the backend client is not open")
+        # A streamed request body may take as long as its caller takes to send it.
+        streamed = not isinstance(call.body, bytes)
+        head_s = self._config.total_timeout_s if streamed else self._config.first_byte_timeout_s
+        headers = [*call.headers]
+        if call.max_answer_bytes is not None:
+            headers.append(("accept-encoding", "identity"))
+        try:
+            async with asyncio.timeout(head_s):
+                response = await self._session.request(
+                    call.method,
+                    self.url_of(call.target),
+                    headers=headers,
+                    data=call.body or None,
+                    allow_redirects=False,
+                )
+        except TimeoutError as exc:
+            if isinstance(exc, aiohttp.ConnectionTimeoutError):
+                raise UpstreamUnreachable(
+                    f"no connection to the backend within {self._config.connect_timeout_s:g} s"
+                ) from exc
+            raise UpstreamTimeout(f"the backend sent no first byte within {head_s:g} s") from exc
+        except aiohttp.ClientError as exc:
+            raise _translate(exc) from exc
+        if response.status in _REDIRECTS:
+            response.close()
+            raise UpstreamBroken(f"the backend answered with a redirect ({response.status}), which is never followed")
+        return HttpAnswer(response, self._config, call.max_answer_bytes)
+
+
+class HttpAnswer:
+    """A backend's answer whose head has arrived."""
+
+    def __init__(self, response: aiohttp.ClientResponse, config: settings.Upstream, max_bytes: int | None) -> None:
+        self._response = response
+        self._config = config
+        self._max_bytes = max_bytes
+        encoding = response.headers.get("content-encoding", "").strip().lower()
+        self._inflate = max_bytes is not None and encoding in ("gzip", "x-gzip", "deflate")
+        self.status: int = response.status
+        self.headers = _end_to_end(response, decoded=self._inflate)
+
+    async def __aenter__(self) -> HttpAnswer:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._response.content.is_eof() and self._response.content.exception() is None:
+            self._response.release()
+        else:
+            self._response.close()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes, decoded and capped when the call asked for that."""
+        streams = self._response.headers.get("content-type", "").lower().startswith("text/event-stream")
+        room = self._max_bytes
+        async for chunk in self._decoded() if self._inflate else self._raw():
+            if room is not None and (self._inflate or not streams):
+                room -= len(chunk)
+                if room < 0:
+                    raise UpstreamBroken(f"the backend's answer is larger than {self._max_bytes} bytes")
+            yield chunk
+
+    async def _raw(self) -> AsyncIterator[bytes]:
+        config, loop = self._config, asyncio.get_running_loop()
+        deadline = loop.time() + config.total_timeout_s
+        content = self._response.content
+        while True:
+            try:
+                async with asyncio.timeout_at(min(loop.time() + config.idle_timeout_s, deadline)):
+                    chunk = await content.readany()
+            except TimeoutError as exc:
+                raise UpstreamTimeout("the backend's answer stalled or took longer than its deadline") from exc
+            except (aiohttp.ClientError, OSError) as exc:
+                raise UpstreamBroken("the backend's answer ended early") from exc
+            if not chunk:
+                return
+            yield chunk
+
+    async def _decoded(self) -> AsyncIterator[bytes]:
+        inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+        async for chunk in self._raw():
+            pending = chunk
+            while pending:
+                try:
+                    data = inflater.decompress(pending, _INFLATE_BYTES)
+                except zlib.error as exc:
+                    raise UpstreamBroken("the backend's answer is not the gzip or deflate it claims to be") from exc
+                pending = inflater.unconsumed_tail
+                if data:
+                    yield data
+                elif inflater.eof:
+                    break
+        if not inflater.eof:
+            raise UpstreamBroken("the backend's compressed answer ended early")
+
+
+def _base_url(url: str) -> str:
+    try:
+        parsed = URL(url)
+    except ValueError as exc:
+        raise ConfigError(f"upstream.url: not a URL ({exc}); give one such as https://api.openai.com/v1") from exc
+    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query_string or parsed.fragment:
+        raise ConfigError("upstream.url must look like https://host/v1 (http or https, no query), or be `local`")
+    if parsed.user or parsed.password:
+        raise ConfigError("upstream.url must not hold a user or password: callers send their own key")
+    path = parsed.raw_path.rstrip("/")
+    return f"{parsed.origin()}{path or '/v1'}"
+
+
+def _end_to_end(response: aiohttp.ClientResponse, *, decoded: bool) -> tuple[tuple[str, str], ...]:
+    named = {name.strip().lower() for name in response.headers.get("connection", "").split(",")}
+    dropped = HOP_BY_HOP | named | ({"content-encoding", "content-length"} if decoded else set())
+    pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
+    return tuple((name, value) for name, value in pairs if name.lower() not in dropped)
+
+
+def _translate(exc: aiohttp.ClientError) -> UpstreamError:
+    if isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ClientSSLError):
+        return UpstreamUnreachable("no connection to the backend: refused, unknown host, or TLS failed")
+    if isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+        return UpstreamBroken("the backend closed the connection before answering")
+    if isinstance(exc, aiohttp.InvalidURL):
+        return UpstreamBroken("the request's target cannot be sent to the backend")
+    return UpstreamBroken("the backend did not answer in HTTP")
