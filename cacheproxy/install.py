@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from cacheproxy.settings import Settings
 
 _SECRET_BYTES = 32
+_LOCK = "proxy.lock"
 
 
 def open_data_dir(settings: Settings) -> Path:
@@ -27,7 +31,7 @@ def open_data_dir(settings: Settings) -> Path:
 
 
 def install_secret(data_dir: Path) -> bytes:
-    """Return this install's key for scopes, made once. Losing it orphans every entry, exposing it lets keys be tested."""
+    """Return this install's key for scopes, made once: losing it orphans every entry."""
     path = data_dir / "install.key"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -43,3 +47,46 @@ def install_secret(data_dir: Path) -> bytes:
         file.flush()
         os.fsync(descriptor)
     return secret
+
+
+@contextmanager
+def claim(data_dir: Path) -> Iterator[Claim]:
+    """Own the directory until the block ends, or the process does. Raises ConfigError when another proxy owns it."""
+    path = data_dir / _LOCK
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise ConfigError(
+                f"{data_dir} is in use by another proxy: one process owns a data directory; stop it, run a single "
+                "worker, or give this one another --data-dir"
+            ) from exc
+        os.ftruncate(descriptor, 0)
+        yield Claim(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Claim:
+    """An owned data directory."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def announce(self, admin_url: str) -> None:
+        """Leave word of where this proxy can be asked."""
+        os.pwrite(self._descriptor, admin_url.encode(), 0)
+
+
+def running_admin_url(data_dir: Path) -> str | None:
+    """Return the admin URL of the proxy that owns a directory, or None when there is none."""
+    try:
+        with (data_dir / _LOCK).open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return lock.read().decode() or None
+    except OSError:
+        return None
+    return None

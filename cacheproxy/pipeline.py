@@ -58,8 +58,6 @@ class Journey:
 
     query: Query
     plan: Plan
-    call: Call
-    dialect: Dialect
     started_s: float
     embedding: Embedding | None = None
 
@@ -82,11 +80,15 @@ class Pipeline:
         self._coalesce_timeout_s = coalesce_timeout_s
         self._settle_timeout_s = settle_timeout_s
 
-    def set_out(self, query: Query, call: Call, dialect: Dialect) -> Journey:
+    @property
+    def epoch(self) -> str | None:
+        """The encoder's epoch, or None without an encoder."""
+        return self.parts.embedder.epoch if self.parts.embedder else None
+
+    def set_out(self, query: Query) -> Journey:
         """Plan one query. Raises InvalidRequest for a category the pack does not have."""
-        embedder = self.parts.embedder
-        plan = plan_query(query, self.pack(), embedder.epoch if embedder else None)
-        return Journey(query=query, plan=plan, call=call, dialect=dialect, started_s=self.parts.clock.monotonic())
+        plan = plan_query(query, self.pack(), self.epoch)
+        return Journey(query=query, plan=plan, started_s=self.parts.clock.monotonic())
 
     async def look_up(self, journey: Journey) -> Outcome:
         """Ask the tiers that the plan allows; quick, and nothing is changed but repairs of the index.
@@ -103,7 +105,7 @@ class Pipeline:
             raise NotCached(f"only-if-cached: nothing may be served ({outcome.reason})")
         return outcome
 
-    async def fly(self, journey: Journey, miss: Miss) -> Hit | Flown:
+    async def fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
         """Have the backend answer a miss and keep the answer, together with everybody who asks the same meanwhile.
 
         A hit comes back where another caller's answer, asked for in another wire form, was awaited instead. Raises UpstreamError
@@ -115,7 +117,13 @@ class Pipeline:
             found = await self._exact(journey)
             if isinstance(found, Hit):
                 return found
-        return await self._join_or_lead(journey, miss)
+
+        def lead(key: bytes | None) -> Reader:
+            return self.flights.open(
+                key, journey.query.wire, lambda flight: self._exchange(flight, journey, call, dialect)
+            )
+
+        return await self._join_or_lead(journey, miss, lead)
 
     async def settlement(self, flown: Flown) -> Settlement:
         """Return what became of a flown answer, waiting a moment for it to be stored; then it may be told truthfully."""
@@ -148,7 +156,7 @@ class Pipeline:
             return found
         partition = Partition(category=plan.category, compatibility=query.compatibility, epoch=embedder.epoch)
         try:
-            journey.embedding = await embedder.embed(query.text)
+            journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
             candidates = await self.parts.index.search(partition, journey.embedding.vector, plan.candidates)
             hit, judgements = await self._judge_all(journey, partition, journey.embedding, candidates)
         except PartUnavailable as exc:
@@ -195,13 +203,13 @@ class Pipeline:
         flight = self.flights.find(journey.query.fingerprint)
         return flight if flight is not None and flight.form == journey.query.wire and not flight.ended else None
 
-    async def _join_or_lead(self, journey: Journey, outcome: Miss) -> Flown:
+    async def _join_or_lead(self, journey: Journey, outcome: Miss, lead: Callable[[bytes | None], Reader]) -> Flown:
         """Join or lead. A follower whose leader fails before giving it a byte tries once more, as leader or as follower."""
         key = journey.query.fingerprint if journey.plan.exact else None
         for last_try in (False, True):
             flight = self._joinable(journey) if key is not None else None
             leads = flight is None
-            reader = self._lead(journey, key) if flight is None else flight.attach()
+            reader = lead(key) if flight is None else flight.attach()
             try:
                 flown = await self._first_bytes(reader, outcome, leads=leads)
                 if leads or last_try or flown.head.status < 500:
@@ -231,17 +239,14 @@ class Pipeline:
             self.parts.telemetry.coalesced.inc()
         return Flown(outcome=outcome, reader=reader, head=head, body=body, coalesced=not leads)
 
-    def _lead(self, journey: Journey, key: bytes | None) -> Reader:
-        return self.flights.open(key, journey.query.wire, lambda flight: self._exchange(journey, flight))
-
-    async def _exchange(self, journey: Journey, flight: Flight) -> None:
+    async def _exchange(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> None:
         parts = self.parts
         fence, started_s = parts.store.fence, parts.clock.monotonic()
-        answer = await parts.upstream.send(journey.call)
+        answer = await parts.upstream.send(call)
         async with answer:
             if answer.status >= 500:
                 self.flights.ground(flight)
-            fold = journey.dialect.fold(journey.query.wire, answer.headers)
+            fold = dialect.fold(journey.query.wire, answer.headers)
             flight.begin(Head(status=answer.status, headers=answer.headers))
             try:
                 async for chunk in answer.chunks():
@@ -265,7 +270,7 @@ class Pipeline:
         embedder = parts.embedder
         if plan.embed and journey.embedding is None and embedder is not None:
             try:
-                journey.embedding = await embedder.embed(query.text)
+                journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
             except PartUnavailable as exc:
                 self._failed(exc)
         embedding, now_s = journey.embedding, parts.clock.now()

@@ -1,26 +1,42 @@
-"""The admin listener: health and metrics, apart from the data port so that no data path can reach it."""
+"""The admin listener: health, metrics, explain, apart from the data port so that no data path can reach it."""
 
 from __future__ import annotations
 
 import hmac
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from litestar import Litestar, Request, Response, get
-from litestar.exceptions import HTTPException, NotAuthorizedException
+from litestar import Litestar, Response, get, post
+from litestar.exceptions import NotAuthorizedException
 
-from cacheproxy.http.problems import problem_body
+from cacheproxy.explain import Explanation, ExplainRequest  # noqa: TC001 - read at run time by the handlers
+from cacheproxy.http import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from litestar.connection import ASGIConnection
     from litestar.handlers import BaseRouteHandler
 
+    from cacheproxy.pipeline import Pipeline
     from cacheproxy.settings import Secret
-    from cacheproxy.telemetry import Telemetry
 
 
-def create_admin_app(telemetry: Telemetry, readiness: Callable[[], dict[str, str]], token: Secret) -> Litestar:
+class Operated(Protocol):
+    """What an operator can ask of an assembled proxy."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The line."""
+        ...
+
+    def readiness(self) -> dict[str, str]:
+        """Return every part with "" or what is wrong with it."""
+        ...
+
+    async def explain(self, request: ExplainRequest) -> Explanation:
+        """Show every step of one decision."""
+        ...
+
+
+def create_admin_app(house: Operated, token: Secret) -> Litestar:
     """Return the admin application. With a token, everything but health asks for it as a bearer token."""
 
     def check_token(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -35,24 +51,25 @@ def create_admin_app(telemetry: Telemetry, readiness: Callable[[], dict[str, str
 
     @get("/readyz", sync_to_thread=False)
     def readyz() -> Response[dict[str, Any]]:
-        parts = readiness()
+        parts = house.readiness()
         broken = any(parts.values())
-        body = {"status": "unavailable" if broken else "ok", "parts": {name: why or "ok" for name, why in parts.items()}}
+        body = {
+            "status": "unavailable" if broken else "ok",
+            "parts": {name: why or "ok" for name, why in parts.items()},
+        }
         return Response(body, status_code=503 if broken else 200)
 
     @get("/metrics", guards=[check_token], media_type="text/plain; version=0.0.4; charset=utf-8", sync_to_thread=False)
     def metrics() -> bytes:
-        return telemetry.render()
+        return house.pipeline.parts.telemetry.render()
+
+    @post("/admin/v1/explain", guards=[check_token], status_code=200)
+    async def explain(data: ExplainRequest) -> Explanation:
+        return await house.explain(data)
 
     return Litestar(
-        [healthz, readyz, metrics],
+        [healthz, readyz, metrics, explain],
         openapi_config=None,
         logging_config=None,
-        exception_handlers={HTTPException: _problem},
+        exception_handlers=problems.HANDLERS,
     )
-
-
-def _problem(_: Request[Any, Any, Any], exc: HTTPException) -> Response[bytes]:
-    kind = "authentication_error" if exc.status_code == 401 else "invalid_request_error"
-    body = problem_body(str(exc.detail), kind, f"http_{exc.status_code}")
-    return Response(body, status_code=exc.status_code, media_type="application/json")

@@ -27,7 +27,7 @@ from cacheproxy.query.controls import read_body_controls, read_controls
 from cacheproxy.query.scope import read_scope
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, MutableMapping
+    from collections.abc import Callable
 
     from cacheproxy import settings
     from cacheproxy.http.exchange import Receive, Send
@@ -64,7 +64,7 @@ class Edge:
         )
         self._telemetry = pipeline.parts.telemetry
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request. This is one of the two borders where any exception ends: as a 500 that tells nothing."""
         exchange = Exchange(scope, receive, send)
         try:
@@ -78,7 +78,7 @@ class Edge:
             await self._refuse(exchange, CacheProxyError("the proxy failed; its log has the details"))
 
     async def _route(self, exchange: Exchange) -> None:
-        path = exchange.scope["path"]
+        path = exchange.path
         if path == _CHAT and exchange.method == "POST":
             await self._chat(exchange)
         elif path.startswith("/v1/"):
@@ -111,20 +111,20 @@ class Edge:
             raw = msgspec.json.encode(body)
         scope = read_scope(exchange.headers, self._secret, namespace)
         query = read_chat(body, scope, controls, exchange.scope["query_string"])
-        asked = self._chat_dialect.request(body, query.wire)
-        call = Call(
-            method="POST",
-            target=exchange.target,
-            headers=passthrough.end_to_end(exchange, *_DROPPED),
-            body=raw if asked is None else asked,
-            max_answer_bytes=self._max_answer_bytes,
-        )
-        journey = self._pipeline.set_out(query, call, self._chat_dialect)
+        journey = self._pipeline.set_out(query)
         outcome = await self._pipeline.look_up(journey)
         if isinstance(outcome, Hit):
             await self._replay(exchange, journey, outcome)
         elif isinstance(outcome, Miss) and journey.plan.store:
-            await exchange.while_caller_stays(self._fly(exchange, journey, outcome))
+            asked = self._chat_dialect.request(body, query.wire)
+            call = Call(
+                method="POST",
+                target=exchange.target,
+                headers=passthrough.end_to_end(exchange, *_DROPPED),
+                body=raw if asked is None else asked,
+                max_answer_bytes=self._max_answer_bytes,
+            )
+            await exchange.while_caller_stays(self._fly(exchange, journey, outcome, call))
         else:
             await self._forward(exchange, journey, outcome, raw)
 
@@ -143,9 +143,9 @@ class Edge:
             body = render_body(reply, new_id(reply), int(now_s))
         await exchange.send_whole(200, headers, body)
 
-    async def _fly(self, exchange: Exchange, journey: Journey, miss: Miss) -> None:
+    async def _fly(self, exchange: Exchange, journey: Journey, miss: Miss, call: Call) -> None:
         try:
-            flown = await self._pipeline.fly(journey, miss)
+            flown = await self._pipeline.fly(journey, miss, call, self._chat_dialect)
         except UpstreamError as exc:
             self._count(miss)
             await self._refuse(exchange, exc, outcome_headers(miss, 0))

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cacheproxy.errors import BodyTooLarge, InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, MutableMapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
     from cacheproxy.http.headers import Headers
 
-    Message = MutableMapping[str, Any]
+    # ASGI's own types differ from framework to framework; ours are the loosest.
+    Message = Any
     Receive = Callable[[], Awaitable[Message]]
     Send = Callable[[Message], Awaitable[None]]
 
@@ -26,7 +27,7 @@ class CallerGone(Exception):  # noqa: N818 - a signal between our own functions,
 class Exchange:
     """A request with its two ASGI channels."""
 
-    def __init__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
@@ -37,6 +38,12 @@ class Exchange:
     def method(self) -> str:
         """HTTP method."""
         return str(self.scope["method"])
+
+    @property
+    def path(self) -> str:
+        """Path as it was sent, percent-encoding untouched (the framework rewrites the scope's own)."""
+        raw: bytes = self.scope["raw_path"]
+        return raw.decode("latin-1")
 
     @property
     def target(self) -> str:

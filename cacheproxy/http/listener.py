@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -12,9 +12,10 @@ from litestar import Litestar, asgi
 from litestar.types import Receive, Scope, Send  # noqa: TC002 - read at run time by the handler
 
 from cacheproxy.errors import ConfigError
+from cacheproxy.http import problems
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Generator
 
     from cacheproxy.http.edge import Edge
 
@@ -28,7 +29,7 @@ def data_app(edge: Edge) -> Litestar:
     async def data(scope: Scope, receive: Receive, send: Send) -> None:
         await edge(scope, receive, send)
 
-    return Litestar([data], openapi_config=None, logging_config=None)
+    return Litestar([data], openapi_config=None, logging_config=None, exception_handlers=problems.HANDLERS)
 
 
 class Listener(uvicorn.Server):
@@ -38,9 +39,10 @@ class Listener(uvicorn.Server):
         super().__init__(config)
         self._ready = asyncio.Event()
 
-    def capture_signals(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
         """Install nothing."""
-        return contextlib.nullcontext()
+        yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does, and tell."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.ports import Call
@@ -61,7 +62,7 @@ async def forward(
     `body` is given when it was read already; otherwise it is streamed. `more_headers` adds headers to an answer of some status. Raises UpstreamError before anything was sent back, or after
     (then the answer stays unfinished and the connection is closed), BodyTooLarge, and CallerGone.
     """
-    if any(segment in ("..", ".") for segment in exchange.scope["path"].split("/")):
+    if any(segment in ("..", ".") for segment in unquote(exchange.path).split("/")):
         raise InvalidRequest("the path must not hold . or .. segments")
     if body is None:
         has_body = exchange.header(b"transfer-encoding") is not None or exchange.header(b"content-length") not in (

@@ -1,0 +1,46 @@
+# `make help` lists what people type. Everything installs from constraints.txt, so that no package can pull another torch.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA := .cacheproxy
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo serve test test-fast lint format bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(INSTALLED) ## create .venv and install cacheproxy with all extras
+
+$(INSTALLED): pyproject.toml constraints.txt .ci/install
+	.ci/install "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: $(INSTALLED) ## real questions through the proxy and a small local model: no key, no network
+	$(BIN)/cacheproxy demo --data-dir $(DATA)
+
+serve: $(INSTALLED) ## serve on port 8080; the backend is OPENAI_BASE_URL, or UPSTREAM=url
+	$(BIN)/cacheproxy serve --data-dir $(DATA) $(if $(UPSTREAM),--upstream $(UPSTREAM))
+
+test: $(INSTALLED) ## the whole test suite
+	$(BIN)/python -m pytest
+
+test-fast: $(INSTALLED) ## the tests that need no model and no kill loop
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(INSTALLED) ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED) ## apply the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure the hot path and write docs/benchmarks.json (ten minutes, a quiet machine)
+	$(BIN)/python -m tests.benchmarks --out docs/benchmarks.json
+
+clean: ## remove .venv, caches and local data
+	rm -rf $(VENV) $(DATA) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

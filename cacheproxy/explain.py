@@ -1,0 +1,181 @@
+"""Explain: every step of one decision with its evidence, and nothing changed by asking."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from cacheproxy.errors import InvalidRequest, PartUnavailable
+from cacheproxy.model import Hit
+from cacheproxy.query.chat import read_chat
+from cacheproxy.query.controls import read_controls
+from cacheproxy.query.scope import read_scope
+
+if TYPE_CHECKING:
+    from cacheproxy.model import Outcome, Query
+    from cacheproxy.pipeline import Journey, Pipeline
+
+_NEAREST = 3
+
+
+class ExplainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to explain: a question, or a whole request body; with whose key, and under which category."""
+
+    text: str = ""
+    model: str = ""
+    body: dict[str, Any] | None = None
+    key: str = ""
+    category: str = ""
+
+
+class Near(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry near the question; `verdict` says why it is or is not served."""
+
+    entry: str
+    similarity: float
+    text: str
+    verdict: str
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """The decision, step by step. `candidates` are of the caller's own partition, `elsewhere` of all others."""
+
+    outcome: str
+    tier: str
+    reason: str
+    category: str
+    model: str
+    tenant: str
+    traits: list[str]
+    exact_allowed: bool
+    semantic_allowed: bool
+    store_allowed: bool
+    plan_reason: str
+    threshold: float | None
+    ttl_s: float
+    encoder: str
+    unseen_text: bool
+    similarity: float | None
+    entry: str
+    lookup_ms: float
+    candidates: list[Near]
+    elsewhere: list[Near]
+
+
+async def explain(pipeline: Pipeline, request: ExplainRequest, secret: bytes) -> Explanation:
+    """Walk the line up to the decision. Raises InvalidRequest for an empty question or an unknown category."""
+    body = request.body or {"model": request.model, "messages": [{"role": "user", "content": request.text}]}
+    headers = [(b"authorization", b"Bearer " + request.key.encode())] if request.key else []
+    if request.category:
+        headers.append((b"x-cacheproxy-category", request.category.encode("utf-8", "replace")))
+    controls, namespace = read_controls(headers)
+    query = read_chat(body, read_scope(headers, secret, namespace), controls)
+    if not query.text.strip():
+        raise InvalidRequest("nothing to explain: give a question, or a body whose last message has text")
+    journey = pipeline.set_out(query)
+    outcome = await pipeline.look_up(journey)
+    candidates = await _candidates(pipeline, outcome)
+    return Explanation(
+        outcome=type(outcome).__name__.lower(),
+        tier=outcome.tier.value if isinstance(outcome, Hit) else "",
+        reason=outcome.reason,
+        candidates=candidates,
+        elsewhere=await _elsewhere(pipeline, journey, {near.entry for near in candidates}),
+        **_evidence(query, journey, outcome, pipeline.epoch or ""),
+    )
+
+
+def render(explanation: Explanation) -> str:
+    """Return an explanation as text, one step a line."""
+    e = explanation
+    tiers = [name for name, allowed in (("exact", e.exact_allowed), ("semantic", e.semantic_allowed)) if allowed]
+    threshold = "none" if e.threshold is None else f"{e.threshold:.4f}"
+    lines = [
+        f"query      model {e.model or '(none)'}, tenant {e.tenant[:12] or '(no key: anonymous)'}",
+        f"traits     {', '.join(e.traits) or 'none'}",
+        f"category   {e.category}",
+        f"plan       read {' and '.join(tiers) or 'nothing'}; keep the answer: {'yes' if e.store_allowed else 'no'}"
+        + (f"; because {e.plan_reason}" if e.plan_reason else ""),
+        f"threshold  {threshold} for encoder {e.encoder or '(none)'}; entries live {e.ttl_s:g} s",
+    ]
+    if e.unseen_text:
+        lines.append("long text  its middle is outside the encoder's window and must be equal in a candidate")
+    lines += [_line("candidate", near) for near in e.candidates] or ["candidate  none in this caller's partition"]
+    lines += [_line("elsewhere", near) for near in e.elsewhere]
+    tier = f" ({e.tier})" if e.tier else ""
+    lines.append(f"outcome    {e.outcome}{tier}: {e.reason}, decided in {e.lookup_ms:.2f} ms")
+    return "\n".join(lines)
+
+
+def _line(label: str, near: Near) -> str:
+    return f"{label}  {near.similarity:.4f}  {near.entry}  {near.verdict}: {near.text[:80]!r}"
+
+
+def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str) -> dict[str, Any]:
+    plan, embedding = journey.plan, journey.embedding
+    found = getattr(outcome, "evidence", None)
+    return {
+        "category": plan.category,
+        "model": query.model,
+        "tenant": query.scope.tenant,
+        "traits": sorted(trait.value for trait in query.traits),
+        "exact_allowed": plan.exact,
+        "semantic_allowed": plan.semantic,
+        "store_allowed": plan.store,
+        "plan_reason": plan.reason,
+        "threshold": plan.threshold if plan.semantic else None,
+        "ttl_s": plan.ttl_s,
+        "encoder": epoch,
+        "unseen_text": bool(embedding and embedding.unseen),
+        "similarity": found.similarity if found else None,
+        "entry": outcome.entry.id if isinstance(outcome, Hit) else "",
+        "lookup_ms": found.lookup_ms if found else 0.0,
+    }
+
+
+async def _candidates(pipeline: Pipeline, outcome: Outcome) -> list[Near]:
+    found = getattr(outcome, "evidence", None)
+    return [
+        Near(
+            entry=judgement.candidate.entry_id,
+            similarity=judgement.candidate.similarity,
+            text=await _text(pipeline, judgement.candidate.entry_id),
+            verdict=judgement.reason,
+        )
+        for judgement in (found.judgements if found else ())
+    ]
+
+
+async def _elsewhere(pipeline: Pipeline, journey: Journey, known: set[str]) -> list[Near]:
+    """Return the nearest entries that this caller's partition does not hold, with what sets them apart."""
+    embedder, store = pipeline.parts.embedder, pipeline.parts.store
+    if embedder is None:
+        return []
+    try:
+        embedding = journey.embedding or await embedder.embed(journey.query.text, scope=journey.query.scope.tenant)
+        ranked = sorted(
+            [
+                (float(np.dot(vector, embedding.vector)), entry_id)
+                async for partition, entry_id, vector in store.scan(embedder.epoch)
+                if entry_id not in known and partition.compatibility != journey.query.compatibility
+            ],
+            reverse=True,
+        )[:_NEAREST]
+    except PartUnavailable:
+        return []
+    found = []
+    for similarity, entry_id in ranked:
+        entry = await store.get(entry_id)
+        if entry is not None:
+            same = entry.tenant == journey.query.scope.tenant
+            verdict = "another model, parameters or history" if same else "another tenant"
+            text = entry.text if same else "(not shown)"
+            found.append(Near(entry=entry_id, similarity=similarity, text=text, verdict=verdict))
+    return found
+
+
+async def _text(pipeline: Pipeline, entry_id: str) -> str:
+    entry = await pipeline.parts.store.get(entry_id)
+    return entry.text if entry else ""

@@ -1,0 +1,45 @@
+"""Structured logs on stderr: one event a line, as text for people or JSON for machines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+if TYPE_CHECKING:
+    from cacheproxy.settings import Log
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(config: Log) -> None:
+    """Set the format and level of every log of this process, those of uvicorn included."""
+    json = config.format == "json"
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            # Tracebacks without local variables: those may hold prompt text and keys.
+            structlog.processors.ExceptionRenderer(),
+            structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[config.level]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    # uvicorn's own words on one connection (an unfinished answer, a malformed request) are metrics and events of ours.
+    logging.getLogger("uvicorn").handlers = [_Forward()]
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL if config.level != "debug" else logging.DEBUG)
+    logging.getLogger("uvicorn").propagate = False
+
+
+class _Forward(logging.Handler):
+    """Hands records of the standard library's logging to structlog, without their arguments' text."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log the message template only: its arguments may quote a request."""
+        event: dict[str, Any] = {"source": record.name, "message": str(record.msg)}
+        structlog.get_logger().debug("library_logged", **event)
