@@ -212,7 +212,7 @@ class Pipeline:
             reader = lead(key) if flight is None else flight.attach()
             try:
                 flown = await self._first_bytes(reader, outcome, leads=leads)
-                if leads or last_try or flown.head.status < 500:
+                if leads or last_try or not failed(flown.head.status):
                     return flown
             except TimeoutError:
                 key = None  # waited long enough for the leader: alone from here
@@ -244,7 +244,7 @@ class Pipeline:
         fence, started_s = parts.store.fence, parts.clock.monotonic()
         answer = await parts.upstream.send(call)
         async with answer:
-            if answer.status >= 500:
+            if failed(answer.status):
                 self.flights.ground(flight)
             fold = dialect.fold(journey.query.wire, answer.headers)
             flight.begin(Head(status=answer.status, headers=answer.headers))
@@ -329,6 +329,11 @@ class Pipeline:
 def entry_id(fingerprint: bytes) -> str:
     """Return the id of the entry that answers exactly this request: opaque, since the scope in it is keyed by the install."""
     return fingerprint[:16].hex()
+
+
+def failed(status: int) -> bool:
+    """Whether an answer says that the backend could not do it now, so that another try may help."""
+    return status == 429 or status >= 500
 
 
 def is_event_stream(headers: tuple[tuple[str, str], ...]) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from litestar import Litestar, Response, get, post
 from litestar.exceptions import NotAuthorizedException
+from litestar.params import JSONBody  # noqa: TC002 - read at run time by the handlers
 
 from cacheproxy.explain import Explanation, ExplainRequest  # noqa: TC001 - read at run time by the handlers
 from cacheproxy.http import problems
@@ -64,7 +65,7 @@ def create_admin_app(house: Operated, token: Secret) -> Litestar:
         return house.pipeline.parts.telemetry.render()
 
     @post("/admin/v1/explain", guards=[check_token], status_code=200)
-    async def explain(data: ExplainRequest) -> Explanation:
+    async def explain(data: JSONBody[ExplainRequest]) -> Explanation:
         return await house.explain(data)
 
     return Litestar(

@@ -27,6 +27,7 @@ _decode = msgspec.json.Decoder().decode
 _PIECE = re.compile(r"\s*\S{1,64}(?:\s+\S+){0,5}|\s+", re.DOTALL)
 _REASONING = ("reasoning_content", "reasoning")
 _SET_ONCE = frozenset({"role", "id", "type", "name"})
+_MAX_CHOICES = 128
 
 
 class ChatDialect:
@@ -99,6 +100,7 @@ class StreamFold:
         self._events: list[bytes] = []
         self._room = limit
         self._hide_usage = hide_usage
+        self._unfinished = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return those of whole events, without the usage that only the cache asked for."""
@@ -113,13 +115,15 @@ class StreamFold:
     def flush(self) -> bytes:
         """Return the bytes of an unfinished event."""
         held = self._splitter.flush()
-        self._events.append(held)
+        self._unfinished = bool(held.strip())
         return held
 
     def reply(self) -> Reply | str:
         """Return the folded Reply, or why the stream makes none."""
         if self._room < 0 or self._splitter.overflowed:
             return "too_large"
+        if self._unfinished:
+            return "stream_not_finished"
         return fold_events(self._events)
 
 
@@ -151,12 +155,16 @@ def fold_events(events: Iterable[bytes]) -> Reply | str:
     return Reply(body=body, source="stream")
 
 
+class _Malformed(Exception):  # an event that no client could make sense of
+    pass
+
+
 def _fold_chunk(data: bytes, body: dict[str, Any], choices: dict[int, dict[str, Any]]) -> str:
     try:
         chunk = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return "malformed_event"
-    if not isinstance(chunk, dict) or not isinstance(chunk.get("choices", []), list):
+    if not isinstance(chunk, dict):
         return "malformed_event"
     if chunk.get("error") is not None:
         return "error_event"
@@ -164,26 +172,35 @@ def _fold_chunk(data: bytes, body: dict[str, Any], choices: dict[int, dict[str, 
         if key not in ("choices", "obfuscation") and (value is not None or key not in body):
             body[key] = value
     body.setdefault("choices", [])
-    for part in chunk.get("choices", []):
-        delta = part.get("delta") if isinstance(part, dict) else None
-        if not isinstance(delta, dict | None) or not isinstance(part, dict):
-            return "malformed_event"
-        index = part.get("index", 0)
-        if not isinstance(index, int):
-            return "malformed_event"
-        choice = choices.setdefault(index, {"index": index, "message": {}})
-        _merge_message(choice["message"], delta or {})
-        for key, value in part.items():
-            if key not in ("index", "delta"):
-                old = choice.get(key)
-                choice[key] = _merged(old, value) if isinstance(old, dict | list) else old if value is None else value
+    try:
+        for part in _listed(chunk.get("choices", [])):
+            _fold_choice(part, choices)
+    except _Malformed:
+        return "malformed_event"
     return ""
+
+
+def _fold_choice(part: Mapping[str, Any], choices: dict[int, dict[str, Any]]) -> None:
+    index, delta = part.get("index", 0), part.get("delta")
+    if not isinstance(delta, dict | None) or not isinstance(index, int) or not 0 <= index < _MAX_CHOICES:
+        raise _Malformed
+    choice = choices.setdefault(index, {"index": index, "message": {}})
+    delta = delta or {}
+    if choice.get("finish_reason") is not None and delta:
+        raise _Malformed  # words after the end
+    if not isinstance(delta.get("content"), str | None):
+        raise _Malformed
+    _merge_message(choice["message"], delta)
+    for key, value in part.items():
+        if key not in ("index", "delta"):
+            old = choice.get(key)
+            choice[key] = _merged(old, value) if isinstance(old, dict | list) else old if value is None else value
 
 
 def _merge_message(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
     for key, value in delta.items():
-        if key == "tool_calls" and isinstance(value, list):
-            _merge_tool_calls(message.setdefault(key, []), value)
+        if key == "tool_calls" and value is not None:
+            _merge_tool_calls(message.setdefault(key, []), _listed(value))
         elif key in _SET_ONCE and isinstance(value, str) and message.get(key):
             continue
         else:
@@ -206,13 +223,18 @@ def _merged(old: Any, new: Any) -> Any:
 
 def _merge_tool_calls(calls: list[Any], deltas: list[Any]) -> None:
     for delta in deltas:
-        if not isinstance(delta, dict):
-            continue
         index = delta.get("index", len(calls))
-        while isinstance(index, int) and 0 <= len(calls) <= index < 128:
+        if not isinstance(index, int) or not 0 <= index <= len(calls):
+            raise _Malformed
+        if index == len(calls):
             calls.append({})
-        if isinstance(index, int) and 0 <= index < len(calls):
-            _merge_message(calls[index], {key: value for key, value in delta.items() if key != "index"})
+        _merge_message(calls[index], {key: value for key, value in delta.items() if key != "index"})
+
+
+def _listed(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise _Malformed
+    return value
 
 
 def _without_usage(event: bytes) -> bytes:

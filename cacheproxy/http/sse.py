@@ -46,14 +46,23 @@ class Splitter:
 
 
 def data_of(event: bytes) -> bytes | None:
-    """Return the data of one raw event (several data lines joined by LF), or None when it has none (comments, keep-alives)."""
+    """Return the data of one raw event (its data lines joined by LF), or None when it has none (comments, keep-alives)."""
+    found = _values(event, b"data")
+    return b"\n".join(found) if found else None
+
+
+def name_of(event: bytes) -> bytes:
+    """Return the name one raw event gives itself, or b"" for a plain message."""
+    return next(reversed(_values(event, b"event")), b"")
+
+
+def _values(event: bytes, field: bytes) -> list[bytes]:
     found: list[bytes] = []
     for line in _LINE.split(event.removeprefix(_BOM)):
-        if line == b"data":
-            found.append(b"")
-        elif line.startswith(b"data:"):
-            found.append(line[6:] if line.startswith(b"data: ") else line[5:])
-    return b"\n".join(found) if found else None
+        name, _, value = line.partition(b":")
+        if name == field:
+            found.append(value.removeprefix(b" "))
+    return found
 
 
 def event(data: bytes) -> bytes:

@@ -33,8 +33,8 @@ class Refuse:
 def admit(status: int, headers: Iterable[tuple[str, str]], reply: Reply | str, plan: Plan) -> Keep | Refuse:
     """Decide on a complete exchange. `reply` is the folded answer, or the reason why its bytes made none.
 
-    A `Set-Cookie` of the answer is never kept or replayed, and does not forbid keeping the answer: hosted backends behind a CDN set
-    one on every response.
+    A `Set-Cookie` of the answer is never kept or replayed, and does not forbid keeping the answer: hosted backends
+    behind a CDN set one on every response.
     """
     if status != 200:
         return Refuse(reason=f"status_{status}")
@@ -75,17 +75,16 @@ def _known_finish(reason: object) -> str:
 
 
 def _within_directives(headers: Iterable[tuple[str, str]], reply: Reply, ttl_s: float) -> Keep | Refuse:
-    shared_s: float | None = None
-    age_s: float | None = None
+    limits_s: dict[str, float] = {}
     for name, value in headers:
         if name.lower() == "cache-control":
             directives = parse_directives(value)
             if directives.keys() & {"no-store", "no-cache", "private"}:
                 return Refuse(reason="upstream_cache_control")
-            shared_s = delta_seconds(directives["s-maxage"]) if "s-maxage" in directives else shared_s
-            age_s = delta_seconds(directives["max-age"]) if "max-age" in directives else age_s
+            for limit in directives.keys() & {"s-maxage", "max-age"}:
+                seconds = delta_seconds(directives[limit]) or 0.0  # nonsense counts as stale (RFC 9111 section 4.2.1)
+                limits_s[limit] = min(seconds, limits_s.get(limit, seconds))
         elif name.lower() == "vary" and {part.strip().lower() for part in value.split(",")} - _HARMLESS_VARY - {""}:
             return Refuse(reason="upstream_vary")
-    limit_s = shared_s if shared_s is not None else age_s
-    ttl_s = ttl_s if limit_s is None else min(ttl_s, limit_s)
+    ttl_s = min(ttl_s, limits_s.get("s-maxage", limits_s.get("max-age", ttl_s)))
     return Keep(reply=reply, ttl_s=ttl_s) if ttl_s > 0 else Refuse(reason="zero_ttl")

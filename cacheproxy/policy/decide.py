@@ -26,9 +26,12 @@ def stale_reason(entry: Entry, plan: Plan, now_s: float) -> str:
 
 def exact_reason(entry: Entry, query: Query, plan: Plan, now_s: float) -> str:
     """Return why an entry found by fingerprint may not be served, or ""."""
+    partition = entry.partition
     if entry.fingerprint != query.fingerprint or entry.tenant != query.scope.tenant:
         return "scope_violation"
-    if entry.partition.category != plan.category:
+    if partition.compatibility != query.compatibility:
+        return "scope_violation"
+    if partition.category != plan.category:
         return "other_category"
     return stale_reason(entry, plan, now_s)
 
@@ -45,7 +48,8 @@ def judge(
 ) -> Judgement:
     """Judge a candidate on its document, read just now; `entry` is None when there is none.
 
-    Scope, compatibility, category and epoch are checked again here although the index was searched by them: the index is a hint.
+    Scope, compatibility, category and epoch are checked again here although the index was searched by them: the index
+    is a hint.
     """
     reason = _refusal(candidate, entry, query, plan, partition, embedding, now_s)
     return Judgement(candidate=candidate, served=not reason, reason=reason or "similar")

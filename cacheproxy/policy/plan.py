@@ -29,8 +29,8 @@ _EXACT_ONLY = (
 def plan(query: Query, pack: Pack, epoch: str | None) -> Plan:
     """Decide which tiers may be read and whether the answer may be kept.
 
-    `epoch` is the encoder's, or None when there is none. The first rule that narrows is the plan's reason; a bypass outranks an
-    exact-only rule. Raises InvalidRequest when the caller names a category the pack does not have.
+    `epoch` is the encoder's, or None when there is none. The first rule that narrows is the plan's reason; a bypass
+    outranks an exact-only rule. Raises InvalidRequest when the caller names a category the pack does not have.
     """
     name = query.controls.category or pack.default_category
     category = pack.categories.get(name)

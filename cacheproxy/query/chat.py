@@ -24,17 +24,17 @@ _PART_TRAITS = {"text": None, "image_url": Trait.IMAGE, "input_image": Trait.IMA
 
 
 def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant: bytes = b"") -> Query:
-    """Understand a decoded body. Never raises: a shape it does not know becomes a trait, and the backend judges the request.
+    """Understand a decoded body. Never raises: an unknown shape becomes a trait, and the backend judges the request.
 
-    `variant` is what else of the HTTP request changes the answer (the target's query string). Both fingerprints are SHA-256 over
-    canonical JSON; the exact one extends the compatibility one by the last user text.
+    `variant` is what else of the HTTP request changes the answer (the target's query string). Both fingerprints are
+    SHA-256 over canonical JSON; the exact one extends the compatibility one by the last user text.
     """
     messages = body.get("messages")
     traits = set(_body_traits(body))
     if not scope.tenant:
         traits.add(Trait.ANONYMOUS)
     texts: list[str] = []
-    blanked: list[Any] = []
+    blanked = messages
     if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
         for message in messages:
             traits.update(_message_traits(message))
@@ -43,10 +43,9 @@ def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant
         traits.update(_text_traits(messages[-1], texts))
     else:
         traits.add(Trait.UNREADABLE)
-        blanked = [messages]
-    stream, options = body.get("stream"), body.get("stream_options")
-    if not isinstance(stream, bool | None) or not isinstance(options, dict | None):
+    if not _sound(body):
         traits.add(Trait.UNREADABLE)
+    options = body.get("stream_options")
     wire_options = options if isinstance(options, dict) else {}
     rest = {key: value for key, value in body.items() if key not in _WIRE_FIELDS and key != "messages"}
     head = [DIALECT, scope.tenant, scope.namespace, variant.decode("latin-1")]
@@ -60,10 +59,22 @@ def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant
         text="\n".join(texts),
         fingerprint=hashlib.sha256(compatibility + canonical(texts)).digest(),
         compatibility=compatibility,
-        wire=Wire(stream=stream is True, include_usage=wire_options.get("include_usage") is True),
+        wire=Wire(stream=body.get("stream") is True, include_usage=wire_options.get("include_usage") is True),
         controls=controls,
         traits=frozenset(traits),
-        temperature=float(temperature) if isinstance(temperature, int | float) else None,
+        temperature=temperature if isinstance(temperature, int | float) else None,
+    )
+
+
+def _sound(body: Mapping[str, Any]) -> bool:
+    """Whether the fields this module reads have the types it reads them as (a backend may take "1.5" for a number)."""
+    options, temperature = body.get("stream_options"), body.get("temperature")
+    return (
+        isinstance(body.get("stream"), bool | None)
+        and isinstance(options, dict | None)
+        and all(isinstance((options or {}).get(option), bool | None) for option in _WIRE_OPTIONS)
+        and isinstance(temperature, int | float | None)
+        and not isinstance(temperature, bool)
     )
 
 
@@ -117,7 +128,7 @@ def _blank_text(message: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for part in parts:
         if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
-            blanked.append({**part, "text": None})
+            blanked.append(["text", {key: value for key, value in part.items() if key != "text"}])
         else:
-            blanked.append(part)
+            blanked.append(["part", part])
     return {**message, "content": blanked}, texts

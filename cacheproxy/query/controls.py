@@ -1,7 +1,8 @@
 """What a request asks of the cache: RFC 9111 directives, `x-cacheproxy-*` headers, and LiteLLM's body field `cache`.
 
-A request can narrow policy, never widen it. Unknown Cache-Control directives are ignored (RFC 9111); an unknown `x-cacheproxy-*`
-name is refused, since a misspelt restriction must not go unnoticed.
+A request can narrow policy, never widen it: of two values for one control the stricter counts. Unknown Cache-Control
+directives are ignored (RFC 9111); an unknown `x-cacheproxy-*` name is refused, since a misspelt restriction must not go
+unnoticed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _PREFIX = b"x-cacheproxy-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _TIERS = {"exact": frozenset({Tier.EXACT}), "semantic": frozenset(Tier), "off": frozenset[Tier]()}
 _NOTHING = Controls()
+_LONGEST_S = float(2**31)
 
 
 def read_controls(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Controls, str]:
@@ -46,7 +48,7 @@ def read_body_controls(controls: Controls, namespace: str, cache: object) -> tup
         raise InvalidRequest('cache must be an object such as {"no-cache": true}', param="cache")
     flags: Mapping[str, Any] = cache
     for key, value in flags.items():
-        where = f"cache.{key}"
+        where = f"cache.{key[:64]}"
         match key:
             case "no-cache" | "no-store" | "use-cache":
                 if not isinstance(value, bool):
@@ -81,8 +83,8 @@ def parse_directives(value: str) -> dict[str, str]:
 
 
 def delta_seconds(argument: str) -> float | None:
-    """Return a non-negative whole number of seconds (RFC 9111 section 1.2.2), or None."""
-    return float(argument) if argument.isascii() and argument.isdigit() and len(argument) <= 12 else None
+    """Return a whole number of seconds, at most 2**31 (RFC 9111 section 1.2.2), or None when it is none."""
+    return min(float(argument), _LONGEST_S) if argument.isascii() and argument.isdigit() else None
 
 
 def _directives(controls: Controls, value: str) -> Controls:
@@ -115,13 +117,14 @@ def _own(controls: Controls, key: str, text: str) -> Controls:
             threshold = _number(where, text)
             if not 0.0 <= threshold <= 1.0:
                 raise InvalidRequest(f"{where} must be in [0, 1]", param=where)
-            return replace(controls, threshold=threshold)
+            return replace(controls, threshold=max(controls.threshold or 0.0, threshold))
         case "tier":
             if text not in _TIERS:
                 raise InvalidRequest(f"{where} must be one of exact, semantic, off", param=where)
-            return replace(controls, tiers=_TIERS[text], no_store=controls.no_store or text == "off")
+            return replace(controls, tiers=controls.tiers & _TIERS[text], no_store=controls.no_store or text == "off")
         case "tags":
-            return replace(controls, tags=tuple(_name(where, tag.strip()) for tag in text.split(",") if tag.strip()))
+            tags = (_name(where, tag.strip()) for tag in text.split(",") if tag.strip())
+            return replace(controls, tags=(*controls.tags, *tags))
         case "augment":
             if text not in ("off", "auto"):
                 raise InvalidRequest(f"{where} must be off or auto", param=where)
@@ -142,7 +145,7 @@ def _name(where: str, value: object) -> str:
 def _number(where: str, value: object) -> float:
     try:
         number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise InvalidRequest(f"{where} must be a number", param=where)

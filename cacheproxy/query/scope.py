@@ -13,15 +13,14 @@ if TYPE_CHECKING:
 
 _CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
 _ACCOUNTS = (b"openai-organization", b"openai-project")
-NAMESPACE_HEADER = b"x-cacheproxy-namespace"
 
 
 def read_scope(headers: Iterable[tuple[bytes, bytes]], secret: bytes, namespace: str = "") -> Scope:
     """Return the scope of a request.
 
-    The tenant is the HMAC-SHA256, under the install's secret, of the credential (`Authorization`, `api-key`, `x-api-key`) with the
-    OpenAI organisation and project it acts for; "" when there is no credential. The scheme's case does not count, the key's does.
-    Raises InvalidRequest when a credential header comes twice.
+    The tenant is the HMAC-SHA256, under the install's secret, of the credential (`Authorization`, `api-key`,
+    `x-api-key`) with the OpenAI organisation and project it acts for; "" when there is no credential. The scheme's case
+    does not count, the key's does. Raises InvalidRequest when a credential header comes twice.
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -34,5 +33,8 @@ def read_scope(headers: Iterable[tuple[bytes, bytes]], secret: bytes, namespace:
         found[b"authorization"] = scheme.lower() + b" " + key.strip() if key.strip() else b""
     if not any(found.get(name) for name in _CREDENTIALS):
         return Scope(tenant="", namespace=namespace)
-    material = b"\n".join(name + b"=" + found[name] for name in (*_CREDENTIALS, *_ACCOUNTS) if found.get(name))
+    # Each value is written after its length, so that no value can pass for the next header.
+    material = b"".join(
+        b"%s=%d:%s" % (name, len(found[name]), found[name]) for name in (*_CREDENTIALS, *_ACCOUNTS) if found.get(name)
+    )
     return Scope(tenant=hmac.digest(secret, material, "sha256").hex(), namespace=namespace)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
@@ -33,8 +34,11 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
+OWN_PREFIX = "x-cacheproxy-"
+"""Only this proxy speaks under this name: a backend's headers of it are dropped."""
 _READ_BYTES = 256 * 1024
 _INFLATE_BYTES = 64 * 1024
+_WRITE_BYTES = 256 * 1024
 
 
 class HttpUpstream:
@@ -178,6 +182,12 @@ class HttpAnswer:
             raise UpstreamBroken("the backend's compressed answer ended early")
 
 
+def _payload(call: Call) -> Any:
+    if isinstance(call.body, bytes) and len(call.body) > _WRITE_BYTES:
+        return io.BytesIO(call.body)  # written piece by piece, so that a large body does not hold up the loop
+    return call.body or None
+
+
 def _base_url(url: str) -> str:
     try:
         parsed = URL(url)
@@ -195,7 +205,11 @@ def _end_to_end(response: aiohttp.ClientResponse, *, decoded: bool) -> tuple[tup
     named = {name.strip().lower() for name in response.headers.get("connection", "").split(",")}
     dropped = HOP_BY_HOP | named | ({"content-encoding", "content-length"} if decoded else set())
     pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.raw_headers)
-    return tuple((name, value) for name, value in pairs if name.lower() not in dropped)
+    return tuple(
+        (name, value)
+        for name, value in pairs
+        if name.lower() not in dropped and not name.lower().startswith(OWN_PREFIX)
+    )
 
 
 def _translate(exc: aiohttp.ClientError) -> UpstreamError:

@@ -1,0 +1,69 @@
+"""`check`: whether a pack is valid and does what its probes claim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cacheproxy.errors import PackError
+from cacheproxy.policy.loader import load_pack
+from cacheproxy.policy.probes import load_probes, run_probes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cacheproxy.evaluate.vectors import TextEncoder
+    from cacheproxy.policy.probes import ProbeResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """What a check found: problems as `file:line: what`, and the result of every probe that could be run."""
+
+    directory: Path
+    problems: tuple[str, ...] = ()
+    results: tuple[ProbeResult, ...] = ()
+    encoder: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the pack is valid and every probe holds."""
+        return not self.problems
+
+
+def check_pack(directory: Path, open_encoder: Callable[[], TextEncoder]) -> CheckReport:
+    """Validate a pack, then run its probes. The encoder is opened only for a valid pack that has probes.
+
+    Never raises PackError: an invalid pack is a report with problems. Raises what the encoder raises.
+    """
+    try:
+        pack = load_pack(directory)
+        probes = load_probes(directory, pack)
+    except PackError as exc:
+        return CheckReport(directory=directory, problems=tuple(exc.message.splitlines()))
+    if not probes.probes:
+        return CheckReport(directory=directory)
+    encoder = open_encoder()
+    results = run_probes(pack, probes.probes, encoder.encode, encoder.fingerprint)
+    failures = tuple(
+        f"{probes.file}:{line}: probes[{at}] expected a {result.probe.expect}: {_evidence(result)}; {result.probe.why}"
+        for at, (line, result) in enumerate(zip(probes.lines, results, strict=True))
+        if not result.passed
+    )
+    return CheckReport(directory=directory, problems=failures, results=tuple(results), encoder=encoder.fingerprint)
+
+
+def render_check(report: CheckReport) -> str:
+    """Return the report for a terminal: every problem on a line of its own, then one line of summary."""
+    held = sum(result.passed for result in report.results)
+    probes = f"{held} of {len(report.results)} probes hold" if report.results else "no probes were run"
+    encoder = f" with encoder {report.encoder}" if report.encoder else ""
+    verdict = "ok" if report.passed else "failed"
+    return "\n".join([*report.problems, f"{report.directory}: {verdict}: {probes}{encoder}"])
+
+
+def _evidence(result: ProbeResult) -> str:
+    ruling = result.ruling
+    threshold = "none" if ruling.threshold is None else f"{ruling.threshold:.3f}"
+    return f"{ruling.reason} (similarity {ruling.similarity:.3f}, threshold {threshold})"

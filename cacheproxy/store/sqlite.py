@@ -1,0 +1,280 @@
+"""Entries in a SQLite file that one process owns.
+
+A put returns once its transaction is committed (WAL, synchronous NORMAL): the end of the process, however it comes,
+loses nothing; a loss of power may lose the last commits. One thread writes, one reads; what was used recently is served
+from memory without leaving the event loop, and since nobody else writes the file, memory and file agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Self
+
+import structlog
+
+from cacheproxy.errors import StoreUnavailable
+from cacheproxy.store.caps import Caps
+from cacheproxy.store.codec import Decoded, encode
+from cacheproxy.store.condition import Condition
+from cacheproxy.store.database import Database
+from cacheproxy.store.group_commit import GroupCommit
+from cacheproxy.store.hot import HotEntries
+from cacheproxy.store.reader import Reader
+from cacheproxy.store.tombstones import Tombstones
+from cacheproxy.store.writer import Discard, Job, MarkUsed, Outcome, Purge, Put, Sweep, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+    from pathlib import Path
+
+    from cacheproxy import settings
+    from cacheproxy.model import Entry
+    from cacheproxy.ports import Clock
+    from cacheproxy.store.table import Found
+
+PURGE_JOB_IDS = 1000
+USED_PENDING = 4096
+"""How many uses are noted in memory before they are written, all at once."""
+
+_log = structlog.get_logger()
+
+
+class SqliteStore:
+    """An EntryStore in one file, used as `async with`. It serves only between entering and leaving.
+
+    `corrupt_records` counts records dropped because their checks failed, `quarantined` damaged files moved aside at
+    opening. `factory` makes the connections.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limits: settings.Store,
+        clock: Clock,
+        *,
+        factory: type[sqlite3.Connection] = sqlite3.Connection,
+    ) -> None:
+        self.corrupt_records = 0
+        self.quarantined = 0
+        self._path = path
+        self._clock = clock
+        self._caps = Caps(max_entries=limits.max_entries, max_bytes=limits.max_bytes)
+        self._open_file = partial(Database, path, busy_timeout_ms=limits.busy_timeout_ms, factory=factory)
+        self._condition = Condition(path)
+        self._hot = HotEntries(limits.hot_bytes)
+        self._tombstones = Tombstones()
+        self._used_s: dict[str, float] = {}
+        self._fence = 0
+        self._database: Database | None = None
+        self._reader: Reader
+        self._writer: Writer
+        self._writer_thread: ThreadPoolExecutor
+        self._queue: GroupCommit
+
+    async def __aenter__(self) -> Self:
+        """Open the file, off the loop. Raises ConfigError and StoreUnavailable as `Database` does."""
+        self._writer_thread = ThreadPoolExecutor(1, thread_name_prefix="cacheproxy-store-writer")
+        opening = self._writer_thread.submit(self._open_file, now_s=self._clock.now())
+        try:
+            database = await asyncio.wrap_future(opening)
+        except BaseException:
+            opening.add_done_callback(_close_unwanted)  # a cancelled opening may still succeed
+            self._writer_thread.shutdown(wait=False)
+            raise
+        self._reader = Reader(database, self._condition, self._end_load, self._drop_damaged)
+        self._writer = Writer(database, self._caps)
+        self._queue = GroupCommit(self._writer_thread, self._writer.commit, self._end_write)
+        self._fence = database.fence
+        self.quarantined += database.quarantined
+        self._database = database
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Finish what was queued, fold the log into the file and let another process in."""
+        database = self._opened()
+        self._flush_used()
+        self._database = None
+        self._hot.clear()
+        try:
+            await self._queue.drain()
+        finally:
+            self._queue.abandon()
+            # In the writer's thread, after what it was given before; done to its end also when this call is cancelled.
+            closing = self._writer_thread.submit(
+                _close, database, self._reader.stop(), clean=not self._condition.damaged
+            )
+            self._writer_thread.shutdown(wait=False)
+            await asyncio.shield(asyncio.wrap_future(closing))
+
+    @property
+    def fence(self) -> int:
+        """A number that every purge raises, also over restarts."""
+        return self._fence
+
+    @property
+    def over_cap(self) -> bool:
+        """Whether a sweep is due for size."""
+        return self._caps.over(*self._writer.totals)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the file in use."""
+        return self._writer.totals[1]
+
+    def __len__(self) -> int:
+        """Count entries, expired ones that were not swept yet included."""
+        return self._writer.totals[0]
+
+    def health(self) -> str:
+        """Return "" when reads and writes work, else what is wrong."""
+        return str(self._condition) if self._database else f"{self._path.name}: not open"
+
+    async def get(self, entry_id: str) -> Entry | None:
+        """Return a live entry: from memory without leaving the loop, else from the file."""
+        entry = self._hot.get(entry_id)
+        if entry is None:
+            entry = await self._read(entry_id)
+            if entry is None:
+                return None
+        now_s = self._clock.now()
+        if now_s >= entry.expires_s:
+            self._hot.discard(entry_id)
+            return None
+        self._used_s[entry_id] = now_s
+        if len(self._used_s) >= USED_PENDING:
+            self._flush_used()
+        return entry
+
+    async def put(self, entry: Entry, fence: int) -> bool:
+        """Keep an entry; return once it is committed. The entry and its body are the store's from here on."""
+        self._opened()
+        if fence != self._fence:
+            return False
+        if self._caps.full(*self._writer.totals):
+            raise StoreUnavailable(f"{self._path.name}: too far above its caps; nothing is taken until a sweep")
+        if self._queue.full:
+            raise StoreUnavailable(f"{self._path.name}: writes are too far behind; nothing is taken for a while")
+        job = Put(encoded=encode(entry), fence=fence, now_s=self._clock.now())
+        self._retry_purges()
+        outcome = await self._queue.submit(job)
+        if isinstance(outcome, StoreUnavailable):
+            raise outcome
+        return outcome is not None
+
+    async def purge(self, entry_ids: Collection[str]) -> int:
+        """Remove entries and raise the fence; none is served by this process from the moment of the call.
+
+        When the file cannot be written (StoreUnavailable) that still holds, and each later write tries again to remove.
+        """
+        self._opened()
+        ids = tuple(dict.fromkeys(entry_ids))
+        self._fence += 1
+        self._queue.withdraw_puts()
+        self._retry_purges()
+        self._forget(ids)
+        self._tombstones.bury(ids, self._fence)
+        outcomes = await asyncio.gather(*self._submit_purges(ids))
+        return sum(len(_removed(outcome)) for outcome in outcomes)
+
+    async def sweep(self) -> list[str]:
+        """Remove at most `SWEEP_LIMIT` entries: expired first, then the least recently used above the caps."""
+        self._opened()
+        self._retry_purges()
+        used_s, self._used_s = self._used_s, {}
+        outcome = await self._queue.submit(Sweep(now_s=self._clock.now(), used_s=used_s))
+        return list(_removed(outcome))
+
+    async def scan(self, epoch: str) -> AsyncIterator[Found]:
+        """Yield each live entry's partition, id and vector; answers are not read. Raises StoreUnavailable."""
+        after = -1
+        while True:
+            self._opened()
+            page = await self._reader.page(epoch, after, self._clock.now())
+            for found in page.found:
+                if found[1] not in self._tombstones:
+                    yield found
+            if page.last == after:
+                return
+            after = page.last
+
+    async def _read(self, entry_id: str) -> Entry | None:
+        self._opened()
+        while entry_id not in self._tombstones:
+            fence = self._fence
+            decoded = await self._reader.load(entry_id)
+            if fence == self._fence:  # else the read may have begun before the purge and ended after it
+                return None if decoded is None else decoded.entry
+        return None
+
+    def _end_load(self, decoded: Decoded) -> None:
+        self._hot.put(decoded.entry, decoded.footprint_bytes)
+
+    def _end_write(self, job: Job, outcome: Outcome) -> None:
+        if isinstance(outcome, StoreUnavailable):
+            self._condition.report("write", outcome)
+            if isinstance(job, Purge):
+                self._tombstones.owe(job.entry_ids)
+            return
+        self._condition.report("write", None)
+        self._forget(outcome)
+        if isinstance(job, Purge):
+            self._forget(job.entry_ids)
+            self._tombstones.settle(job.entry_ids, job.fence)
+        elif isinstance(job, Put):
+            entry = job.encoded.entry
+            self._forget((entry.id,))
+            self._tombstones.settle((entry.id,), job.fence)
+            if entry.id not in self._tombstones:  # else a purge waits behind this put
+                self._hot.put(entry, job.encoded.footprint_bytes)
+
+    def _forget(self, entry_ids: Sequence[str]) -> None:
+        self._reader.forget(entry_ids)
+        for entry_id in entry_ids:
+            self._hot.discard(entry_id)
+            self._used_s.pop(entry_id, None)
+
+    def _drop_damaged(self, entry_id: str) -> None:
+        self.corrupt_records += 1
+        _log.error("record_dropped", file=str(self._path), entry=entry_id)
+        if self._database is not None:
+            self._queue.submit(Discard(entry_id=entry_id))
+
+    def _flush_used(self) -> None:
+        used_s, self._used_s = self._used_s, {}
+        if used_s and self._database is not None:
+            self._queue.submit(MarkUsed(used_s=used_s))
+
+    def _retry_purges(self) -> None:
+        if owed := self._tombstones.take_owed():
+            self._submit_purges(owed)
+
+    def _submit_purges(self, entry_ids: Sequence[str]) -> Iterable[asyncio.Future[Outcome | None]]:
+        starts = range(0, max(1, len(entry_ids)), PURGE_JOB_IDS)
+        return [
+            self._queue.submit(Purge(entry_ids=tuple(entry_ids[start : start + PURGE_JOB_IDS]), fence=self._fence))
+            for start in starts
+        ]
+
+    def _opened(self) -> Database:
+        if self._database is None:
+            raise StoreUnavailable(f"{self._path.name}: not open")
+        return self._database
+
+
+def _removed(outcome: Outcome | None) -> tuple[str, ...]:
+    if isinstance(outcome, StoreUnavailable):
+        raise outcome
+    return outcome or ()
+
+
+def _close(database: Database, reads_done: Future[bool], *, clean: bool) -> None:
+    reads_done.result()
+    database.close(clean=clean)
+
+
+def _close_unwanted(opening: Future[Database]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close(clean=True)
