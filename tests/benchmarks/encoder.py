@@ -1,0 +1,38 @@
+"""The encoder by itself: the limit that a semantic lookup is measured against."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from cacheproxy.embed.open import open_encoder
+from cacheproxy.settings import load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+
+def measure(texts: Sequence[str], encoders: Path) -> dict[str, Any]:
+    """Return milliseconds a text alone on one thread, and texts a second in batches of 32 on every core."""
+    encoder = open_encoder(load(environ={}, flags={"encoder": {"cache_dir": str(encoders)}}).encoder, encoders)
+    encoder.encode(texts[:8])
+    alone = []
+    for text in texts[:200]:
+        began = time.perf_counter()
+        encoder.encode([text])
+        alone.append((time.perf_counter() - began) * 1000)
+    batches = [texts[start : start + 32] for start in range(0, min(len(texts), 3200), 32)]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        began = time.perf_counter()
+        list(pool.map(encoder.encode, batches))
+        elapsed_s = time.perf_counter() - began
+    return {
+        "fingerprint": encoder.fingerprint,
+        "alone_ms": round(statistics.median(alone), 3),
+        "batched_per_s": round(sum(map(len, batches)) / elapsed_s, 1),
+        "batched_ms_cpu_per_text": round(elapsed_s * (os.cpu_count() or 1) * 1000 / sum(map(len, batches)), 3),
+    }

@@ -1,0 +1,41 @@
+"""A benchmark's report as Markdown tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return the tables that docs/benchmarks.md shows."""
+    machine, method = report["machine"], report["method"]
+    lines = [
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; {method['rounds']} interleaved rounds "
+        f"of {method['seconds']:g} s, medians with [min, max] over rounds, seed {method['seed']}.",
+        "",
+        "| path | connections | requests/s | CPU ms a request | p50 ms | p99 ms | first byte p50 ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {run['scenario']} | {run['connections']} | {_spread(run['per_s'], 0)} | {_spread(run['cpu_ms'], 3)} "
+        f"| {_spread(run['p50_ms'], 2)} | {_spread(run['p99_ms'], 2)} | {_spread(run['first_p50_ms'], 2)} |"
+        for run in report["runs"]
+    ]
+    lines += ["", "| encoder alone | ms a text, one thread | texts/s, batches of 32, all cores |", "|---|---|---|"]
+    lines += [
+        f"| {name} | {found['alone_ms']:.2f} | {found['batched_per_s']:.0f} |"
+        for name, found in report["encoder"].items()
+    ]
+    lines += [
+        "",
+        f"RSS {report['rss_mb_at_start']} MB at start, {report['rss_mb_at_end']} MB at the end.",
+        "",
+        "Outcomes:",
+    ]
+    for run in report["runs"]:
+        mix = ", ".join(f"{name} {count}" for name, count in sorted(run["outcomes"].items()))
+        lines.append(f"- {run['scenario']}, {run['connections']}: {mix}")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(value: dict[str, float], digits: int) -> str:
+    return f"{value['median']:.{digits}f} [{value['min']:.{digits}f}, {value['max']:.{digits}f}]"
