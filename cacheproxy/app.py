@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from litestar import Litestar, asgi
-from litestar.types import Receive, Scope, Send  # noqa: TC002 - read at run time by the handler
+from litestar.types import Receive, Scope, Send
 
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.open import open_encoder
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from cacheproxy.explain import Explanation, ExplainRequest
+    from cacheproxy.explain import ExplainRequest, Explanation
     from cacheproxy.install import Claim
     from cacheproxy.policy.pack import Pack
     from cacheproxy.settings import Settings
@@ -131,7 +131,8 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
         await stack.enter_async_context(store)
         encoder = await asyncio.to_thread(open_encoder, settings.encoder, data_dir)
         embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
-        index = await stack.enter_async_context(PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch))
+        partitions = PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch)
+        index = await stack.enter_async_context(partitions)
         await index.restore(data_dir / "index", store.scan(embedder.epoch))
         upstream = await _open_upstream(settings, data_dir, stack)
         supervisor = await stack.enter_async_context(Supervisor())

@@ -1,4 +1,4 @@
-"""The command line: thin; it reads options, calls, prints, and maps errors to exit codes (0 done, 1 no, 2 wrong usage)."""
+"""The command line: reads options, calls, prints, and maps errors to exit codes (0 done, 1 no, 2 wrong usage)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cacheproxy.evaluate.vectors import TextEncoder
-    from cacheproxy.explain import Explanation, ExplainRequest
+    from cacheproxy.explain import ExplainRequest, Explanation
 
 # (option, section, key, metavar, help): the settings that have a flag. Everything else is set by file or environment.
 _SERVE_FLAGS = (
@@ -87,8 +87,8 @@ def main() -> None:
       cacheproxy serve --upstream https://api.openai.com/v1
       OpenAI(base_url="http://127.0.0.1:8080/v1")
 
-    Every setting is a TOML key ([store] url), an environment variable (CACHEPROXY_STORE__URL) and, where listed, a flag;
-    flag > environment > file > default.
+    Every setting is a TOML key ([store] url), an environment variable (CACHEPROXY_STORE__URL) and, where listed, a
+    flag; flag > environment > file > default.
     """
 
 
@@ -128,7 +128,7 @@ def demo(config: Path | None, **flags: str | None) -> None:
 @_with_flags(*_COMMON_FLAGS)
 @click.argument("pack", required=False)
 def check(config: Path | None, pack: str | None, **flags: str | None) -> None:
-    """Validate a policy PACK (a name or a directory) and run its probes; exit 1 naming file, line and key on failure."""
+    """Validate a policy PACK (a name or a directory) and run its probes; failures name file, line and key (exit 1)."""
     loaded = _load(config, flags)
     from cacheproxy.evaluate.check import check_pack, render_check
     from cacheproxy.policy.loader import find_pack
@@ -142,9 +142,7 @@ def check(config: Path | None, pack: str | None, **flags: str | None) -> None:
 @_with_flags(*_COMMON_FLAGS)
 @click.argument("text", required=False, default="")
 @click.option("--model", default="", help="Model of the request; entries of other models never match.")
-@click.option(
-    "--body", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A whole request body (JSON)."
-)
+@click.option("--body", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A whole request (JSON).")
 @click.option("--key", default="", envvar="OPENAI_API_KEY", help="The caller's API key.  [default: $OPENAI_API_KEY]")
 @click.option("-c", "--category", default="", help="Category of the request.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -1,4 +1,4 @@
-"""The demo: real questions, rephrasings and traps, through the proxy, with the official client, answered by a small local model."""
+"""The demo: questions, rephrasings and traps through the proxy, by the official client, to a small local model."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def asks(script: dict[str, Any]) -> Iterator[Ask]:
 
 
 def verdict(told: list[Told]) -> list[str]:
-    """Return what went wrong: a repeat that was not an exact hit, a trap that was served, too few rephrasings, too little speed."""
+    """Return what went wrong: a repeat that missed, a trap that was served, too few rephrasings or too little speed."""
     problems = [f"repeat was not a hit: {t.ask.text}" for t in told if t.ask.kind == "repeat" and t.tier != "exact"]
     problems += [
         f"trap was served from the cache: {t.ask.text}" for t in told if t.ask.kind == "trap" and t.outcome == "hit"

@@ -20,8 +20,8 @@
         ├── IndexUnavailable
         └── StoreUnavailable
 
-Each leaf that can reach a caller carries its HTTP status and its OpenAI wire code. Messages say what, where and what to do,
-and never hold prompt text or keys.
+Each leaf that can reach a caller carries its HTTP status and its OpenAI wire code. Messages say what, where and what to
+do, and never hold prompt text or keys.
 """
 
 

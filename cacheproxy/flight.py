@@ -1,7 +1,7 @@
 """Single-flight: one exchange with the backend, shared by every caller who waits for the same answer.
 
-The exchange belongs to the flight, not to the caller who opened it: when that caller leaves, the others go on; when the last reader
-leaves, the exchange is cancelled. Every reader gets the bytes from the start, as they come.
+The exchange belongs to the flight, not to the caller who opened it: when that caller leaves, the others go on; when the
+last reader leaves, the exchange is cancelled. Every reader gets the bytes from the start, as they come.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Flight:
         self.key = key
         self.form = form
         self.ended = False
+        self.abandoned = False
         self.error: CacheProxyError | None = None
         self.settlement = _UNSETTLED
         self.task: asyncio.Task[None] | None = None
@@ -106,7 +107,7 @@ class Flight:
     @property
     def joinable(self) -> bool:
         """Whether a new reader would still get every byte."""
-        return self.error is None and self._dropped == 0
+        return self.error is None and not self.abandoned and self._written_bytes <= self._keep_bytes
 
     def attach(self) -> Reader:
         """Add a reader, who must `leave`."""
@@ -128,6 +129,7 @@ class Flight:
         self._readers.discard(reader)
         self._read.set()
         if not self._readers and not self.ended and self.task is not None:
+            self.abandoned = True
             self.task.cancel()
 
     def _near(self) -> bool:
@@ -140,16 +142,18 @@ class Flight:
         grown.set()
 
     def _forget_what_all_have_read(self) -> None:
-        # Up to keep_bytes the whole body stays, for followers who join late; past it, only what somebody still needs.
+        # Up to keep_bytes the whole body stays, for followers who join late; past it, only what somebody still needs,
+        # and a reader who holds up too much of it is no longer waited for.
         if self._written_bytes <= self._keep_bytes or any(reader.whole for reader in self._readers):
             return
+        for reader in list(self._readers):
+            if self._written_bytes - reader.read_bytes > self._keep_bytes + self._window_bytes:
+                reader.cut = UpstreamBroken("this reader fell too far behind a shared stream")
+                self._readers.discard(reader)
         needed = min((reader.position for reader in self._readers), default=self._dropped + len(self._chunks))
         if needed > self._dropped:
             del self._chunks[: needed - self._dropped]
             self._dropped = needed
-        for reader in list(self._readers):
-            if self._written_bytes - reader.read_bytes > self._keep_bytes + self._window_bytes:
-                reader.cut = UpstreamBroken("this reader fell too far behind a shared stream")
 
 
 class Reader:
@@ -230,8 +234,9 @@ class Flights:
     def open(self, key: bytes | None, form: object, exchange: Callable[[Flight], Awaitable[None]]) -> Reader:
         """Start an exchange as the leader and return its first reader. A key of None makes it private.
 
-        `form` is compared by callers to see whether the bytes suit them. The flight can be found until `exchange` returns, so a caller who comes while the answer is being stored waits
-        for that instead of asking the backend again.
+        `form` is compared by callers to see whether the bytes suit them. The flight can be found until `exchange`
+        returns, so a caller who comes while the answer is being stored waits for that instead of asking the backend
+        again.
         """
         flight = Flight(key, form, window_bytes=self._window_bytes, keep_bytes=self._keep_bytes)
         reader = flight.attach()

@@ -1,6 +1,7 @@
 """The nouns: frozen values that every room shares, and nothing that acts.
 
-Similarities are cosines in [-1, 1], higher is closer. Times are seconds since the epoch (`_s`) unless a name says otherwise.
+Similarities are cosines in [-1, 1], higher is closer. Times are seconds since the epoch (`_s`) unless a name says
+otherwise.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ class Wire:
 class Query:
     """One request, understood: who asks, what must be equal, and which text may be matched by similarity.
 
-    `fingerprint` (32 bytes) covers scope and the whole body; `compatibility` (32 bytes) the same with the last user text
-    left out. Both ignore the wire form.
+    `fingerprint` (32 bytes) covers scope and the whole body; `compatibility` (32 bytes) the same with the last user
+    text left out. Both ignore the wire form.
     """
 
     dialect: str
@@ -138,7 +139,7 @@ class Partition:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Embedding:
-    """A unit vector of shape (dim,), float32, and a digest of the text the encoder could not see (b"" when it saw all)."""
+    """A unit vector of shape (dim,), float32, and a digest of the text the encoder cannot see (b"" for none)."""
 
     vector: NDArray[np.float32]
     unseen: bytes = b""
@@ -167,7 +168,8 @@ class Reply:
 class Entry:
     """A kept answer with everything a hit must re-check.
 
-    `id` is the hex of the exact fingerprint's first 16 bytes; `vector` is None when the entry serves the exact tier only.
+    `id` is the hex of the exact fingerprint's first 16 bytes; `vector` is None when the entry serves the exact tier
+    only.
     """
 
     id: str

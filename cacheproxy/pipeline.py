@@ -1,4 +1,4 @@
-"""The straight line: plan, exact, semantic, flight. It holds no rule of its own; it asks pure functions and hands on."""
+"""The straight line: plan, exact, semantic, flight. It holds no rule of its own; it asks pure functions, hands on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cacheproxy.flight import Flight, Flights, Reader
     from cacheproxy.model import Candidate, Embedding, Judgement, Outcome, Plan, Query, Reply
     from cacheproxy.policy.pack import Pack
-    from cacheproxy.ports import Call, Clock, Dialect, Embedder, EntryStore, Upstream, VectorIndex
+    from cacheproxy.ports import Call, Clock, Dialect, Embedder, EntryStore, Fold, Upstream, VectorIndex
     from cacheproxy.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -108,8 +108,8 @@ class Pipeline:
     async def fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
         """Have the backend answer a miss and keep the answer, together with everybody who asks the same meanwhile.
 
-        A hit comes back where another caller's answer, asked for in another wire form, was awaited instead. Raises UpstreamError
-        when the backend fails before this caller got a byte.
+        A hit comes back where another caller's answer, asked for in another wire form, was awaited instead. Raises
+        UpstreamError when the backend fails before this caller got a byte.
         """
         flight = self.flights.find(journey.query.fingerprint) if journey.plan.exact else None
         if flight is not None and flight.form != journey.query.wire:
@@ -126,7 +126,7 @@ class Pipeline:
         return await self._join_or_lead(journey, miss, lead)
 
     async def settlement(self, flown: Flown) -> Settlement:
-        """Return what became of a flown answer, waiting a moment for it to be stored; then it may be told truthfully."""
+        """Return what became of a flown answer, waiting a moment for it to be stored, so that headers can tell."""
         return await flown.reader.flight.settled(self._settle_timeout_s)
 
     # Tiers
@@ -201,68 +201,77 @@ class Pipeline:
         if not (plan.exact and plan.store) or plan.only_if_cached:
             return None
         flight = self.flights.find(journey.query.fingerprint)
-        return flight if flight is not None and flight.form == journey.query.wire and not flight.ended else None
+        return flight if flight is not None and flight.form == journey.query.wire else None
 
     async def _join_or_lead(self, journey: Journey, outcome: Miss, lead: Callable[[bytes | None], Reader]) -> Flown:
-        """Join or lead. A follower whose leader fails before giving it a byte tries once more, as leader or as follower."""
+        """Join or lead. A follower whose leader fails before giving it a byte tries once more, leading or following."""
         key = journey.query.fingerprint if journey.plan.exact else None
         for last_try in (False, True):
-            flight = self._joinable(journey) if key is not None else None
-            leads = flight is None
-            reader = lead(key) if flight is None else flight.attach()
+            flight = self._joinable(journey)
+            if flight is None:
+                break
             try:
-                flown = await self._first_bytes(reader, outcome, leads=leads)
-                if leads or last_try or not failed(flown.head.status):
-                    return flown
+                flown = await self._first_bytes(flight.attach(), outcome, coalesced=True)
             except TimeoutError:
                 key = None  # waited long enough for the leader: alone from here
-            except UpstreamError as exc:
-                if leads:
-                    self.parts.telemetry.upstream_errors.labels(exc.code).inc()
-                if leads or last_try:
-                    reader.leave()
+                break
+            except UpstreamError:
+                if last_try:
                     raise
-            except BaseException:
-                reader.leave()
-                raise
-            reader.leave()
-        raise AssertionError("unreachable: the last try returns or raises")
+                continue
+            if last_try or not failed(flown.head.status):
+                self.parts.telemetry.coalesced.inc()
+                return flown
+            flown.reader.leave()
+        return await self._first_bytes(lead(key), outcome, coalesced=False)
 
-    async def _first_bytes(self, reader: Reader, outcome: Miss, *, leads: bool) -> Flown:
-        head = await reader.head(None if leads else self._coalesce_timeout_s)
-        body: bytes | None = None
-        if not is_event_stream(head.headers):
-            body = await reader.body()
-        elif not leads:
-            await reader.started()
-        if not leads:
-            self.parts.telemetry.coalesced.inc()
-        return Flown(outcome=outcome, reader=reader, head=head, body=body, coalesced=not leads)
+    async def _first_bytes(self, reader: Reader, outcome: Miss, *, coalesced: bool) -> Flown:
+        try:
+            head = await reader.head(self._coalesce_timeout_s if coalesced else None)
+            body: bytes | None = None
+            if not is_event_stream(head.headers):
+                body = await reader.body()
+            elif coalesced:
+                await reader.started()
+        except BaseException:
+            reader.leave()
+            raise
+        return Flown(outcome=outcome, reader=reader, head=head, body=body, coalesced=coalesced)
 
     async def _exchange(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> None:
         parts = self.parts
         fence, started_s = parts.store.fence, parts.clock.monotonic()
-        answer = await parts.upstream.send(call)
-        async with answer:
-            if failed(answer.status):
-                self.flights.ground(flight)
-            fold = dialect.fold(journey.query.wire, answer.headers)
-            flight.begin(Head(status=answer.status, headers=answer.headers))
-            try:
-                async for chunk in answer.chunks():
-                    await flight.write(fold.feed(chunk))
-            finally:
-                flight.append(fold.flush())
-            flight.end()
+        try:
+            head, fold = await self._relay(flight, journey, call, dialect)
+        except UpstreamError as exc:
+            parts.telemetry.upstream_errors.labels(exc.code).inc()
+            raise
         fill_s = parts.clock.monotonic() - started_s
         parts.telemetry.upstream_seconds.observe(fill_s)
-        match admit(answer.status, answer.headers, fold.reply(), journey.plan):
+        match admit(head.status, head.headers, fold.reply(), journey.plan):
             case Refuse(reason=reason):
                 settlement = Settlement(stored=False, reason=reason)
             case Keep(reply=reply, ttl_s=ttl_s):
                 settlement = await self._keep(journey, reply, fence=fence, ttl_s=ttl_s, fill_ms=fill_s * 1000)
         parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
         flight.settle(settlement)
+
+    async def _relay(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> tuple[Head, Fold]:
+        """Pass the backend's answer on to the flight, up to its clean end."""
+        answer = await self.parts.upstream.send(call)
+        async with answer:
+            head = Head(status=answer.status, headers=answer.headers)
+            if failed(head.status):
+                self.flights.ground(flight)
+            fold = dialect.fold(journey.query.wire, head.headers)
+            flight.begin(head)
+            try:
+                async for chunk in answer.chunks():
+                    await flight.write(fold.feed(chunk))
+            finally:
+                flight.append(fold.flush())
+            flight.end()
+        return head, fold
 
     async def _keep(self, journey: Journey, reply: Reply, *, fence: int, ttl_s: float, fill_ms: float) -> Settlement:
         """Store first, then index: an id without a document would be a hint to nothing."""
@@ -327,7 +336,7 @@ class Pipeline:
 
 
 def entry_id(fingerprint: bytes) -> str:
-    """Return the id of the entry that answers exactly this request: opaque, since the scope in it is keyed by the install."""
+    """Return the id of the entry that answers exactly this request: opaque, since its scope is keyed by the install."""
     return fingerprint[:16].hex()
 
 

@@ -1,7 +1,7 @@
 """The Protocols behind which everything stands that can block, fail or be swapped.
 
-Every implementation passes the Protocol's contract suite in tests/contract. A failing part raises its `PartUnavailable` leaf;
-the pipeline turns that into a miss. Cancelling any awaited call is safe and leaves the part usable.
+Every implementation passes the Protocol's contract suite in tests/contract. A failing part raises its `PartUnavailable`
+leaf; the pipeline turns that into a miss. Cancelling any awaited call is safe and leaves the part usable.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ class Embedder(Protocol):
     async def embed(self, text: str, *, scope: str = "") -> Embedding:
         """Embed one text of any length.
 
-        Work on equal texts may be shared between calls of one `scope` (a tenant) and never beyond: the time saved would tell.
+        Work on equal texts may be shared between calls of one `scope` (a tenant) and never beyond: the time saved would
+        tell.
 
-        Raises EmbedderUnavailable when the queue is full, the deadline passes or the encoder fails or yields a vector that is
-        not finite, not of unit norm or not of `dim`. A failure of one batch fails all of its waiters and no other.
+        Raises EmbedderUnavailable when the queue is full, the deadline passes or the encoder fails or yields a vector
+        that is not finite, not of unit norm or not of `dim`. A failure of one batch fails all of its waiters and no
+        other.
         """
         ...
 
@@ -47,7 +49,7 @@ class Embedder(Protocol):
 
 
 class VectorIndex(Protocol):
-    """Nearest neighbours inside one partition. A hint: what it returns may be stale and is re-checked on the document."""
+    """Nearest neighbours inside one partition. A hint: what it returns may be stale, the document is checked again."""
 
     async def search(self, partition: Partition, vector: NDArray[np.float32], k: int) -> list[Candidate]:
         """Return at most `k` candidates, closest first; none for an unknown partition.
@@ -131,8 +133,8 @@ class Clock(Protocol):
 class Call:
     """One request to the backend. `target` is the origin-form path with its query; `headers` are end-to-end only.
 
-    With `max_answer_bytes` the answer is asked for uncompressed, decoded if it is not, and capped (event streams are capped only
-    once decoded); None passes whatever comes through.
+    With `max_answer_bytes` the answer is asked for uncompressed, decoded if it is not, and capped (event streams are
+    capped only once decoded); None passes whatever comes through.
     """
 
     method: str
@@ -174,7 +176,8 @@ class Upstream(Protocol):
     async def send(self, call: Call) -> Answer:
         """Send and wait for the head of the answer. Never follows a redirect.
 
-        Raises UpstreamUnreachable, UpstreamTimeout (connect, first byte), UpstreamBusy, UpstreamBroken (a redirect too).
+        Raises UpstreamUnreachable, UpstreamTimeout (connect, first byte), UpstreamBusy, UpstreamBroken (a redirect
+        too).
         """
         ...
 

@@ -7,6 +7,7 @@ Every leaf is a TOML key (`[store] url = ...`) and an environment variable (`CAC
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 ENV_PREFIX = "CACHEPROXY_"
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -34,6 +35,9 @@ class Secret(str):
         return "***" if self.reveal() else "''"
 
     __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(repr(self), spec)
 
     def reveal(self) -> str:
         """Return the value itself."""
@@ -78,7 +82,7 @@ class Upstream(_Section, frozen=True):
     max_decoded_bytes: Count = 16 * 1024 * 1024
     """Largest answer body of a cached route, after decoding."""
     ask_stream_usage: bool = True
-    """Ask for usage on every cacheable stream, so that its entry can serve any form; the caller sees it only when it asked."""
+    """Ask for usage on every cacheable stream, so that its entry can serve any form; only callers who ask see it."""
 
 
 class Store(_Section, frozen=True):
@@ -194,7 +198,7 @@ def load(
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Settings:
-    """Merge file, environment and flags into one checked tree. Raises ConfigError naming where the bad value came from."""
+    """Merge file, environment and flags into one checked tree. Raises ConfigError naming where a bad value is from."""
     tree: dict[str, dict[str, object]] = {}
     origin: dict[tuple[str, str], str] = {}
     for source, layer in (
@@ -212,7 +216,7 @@ def load(
     try:
         settings = msgspec.convert(tree, Settings, strict=False, dec_hook=_decode_secret)
     except msgspec.ValidationError as exc:
-        raise ConfigError(f"settings: {exc}; see docs/operations.md for every key") from exc
+        raise ConfigError(f"{_where(str(exc), origin)}: {exc}; see docs/operations.md for every key") from exc
     for (section, key), allowed in _CHOICES.items():
         value = getattr(getattr(settings, section), key)
         if value not in allowed:
@@ -251,7 +255,14 @@ def _check_names(tree: Mapping[str, Mapping[str, object]], origin: Mapping[tuple
                 raise ConfigError(f"{where}: unknown key {section}.{key}; known: {', '.join(known)}")
 
 
+def _where(problem: str, origin: Mapping[tuple[str, str], str]) -> str:
+    path = re.search(r"`\$\.(\w+)\.(\w+)`", problem)
+    return origin.get((path[1], path[2]), "settings") if path else "settings"
+
+
 def _decode_secret(type_: type, value: object) -> object:
-    if type_ is Secret:
-        return Secret(value)
-    raise NotImplementedError(type_)
+    if type_ is not Secret:
+        raise NotImplementedError(type_)
+    if not isinstance(value, str):
+        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
+    return Secret(value)

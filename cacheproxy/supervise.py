@@ -38,7 +38,7 @@ class Supervisor:
         return task
 
     def every(self, interval_s: float, work: Callable[[], Awaitable[None]], name: str) -> None:
-        """Repeat `work` with pauses of `interval_s`. This is the other border where any exception ends: logged, tried again."""
+        """Repeat `work` with pauses of `interval_s`. The other border where any exception ends: logged, tried again."""
         self.spawn(self._repeat(interval_s, work, name))
 
     async def _repeat(self, interval_s: float, work: Callable[[], Awaitable[None]], name: str) -> None:

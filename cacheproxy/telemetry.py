@@ -1,4 +1,4 @@
-"""Every metric's name, once. Labels are bounded: outcomes, tiers, reasons, categories, parts; never tenants, models or text."""
+"""Every metric's name, once. Labels are bounded (outcomes, reasons, categories, parts): never tenants, models, text."""
 
 from __future__ import annotations
 

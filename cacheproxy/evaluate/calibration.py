@@ -15,7 +15,7 @@ from cacheproxy.evaluate.split import components, halves
 from cacheproxy.evaluate.vectors import embed_texts
 from cacheproxy.policy.calibrate import (
     average_precision,
-    best_f,
+    best_net_benefit,
     counts_at,
     curve,
     round_up,
@@ -44,29 +44,28 @@ _TAIL = 2.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """What a threshold is chosen for: a precision where one is given, else F-beta.
+    """What a threshold is chosen for: a precision where one is given, else the best net benefit.
 
     With `target_precision` it is the smallest threshold where the lower end of precision's 95 % Wilson interval
-    reaches it, else the highest that gives up at most `slack` of the best F-beta. `seed` splits the pairs and draws
+    reaches it. Net benefit counts a right hit as 1 and a wrong one as -`wrong_cost`. `seed` splits the pairs and draws
     the resamples.
     """
 
     target_precision: float | None = None
-    beta: float = 0.5
-    slack: float = 0.02
+    wrong_cost: float = 2.0
     seed: int = 0
 
     def threshold(self, swept: Curve) -> float | None:
         """Return the threshold, or None when no threshold serves the aim."""
         if self.target_precision is not None:
             return threshold_for_precision(swept, self.target_precision, confidence=0.95)
-        best = best_f(swept, self.beta, self.slack)
+        best = best_net_benefit(swept, self.wrong_cost)
         return best[1] if best else None
 
     def __str__(self) -> str:
         if self.target_precision is not None:
-            return f"smallest threshold with precision >= {self.target_precision:g} (lower 95 % bound)"
-        return f"highest threshold within {self.slack:.0%} of the best F{self.beta:g}"
+            return f"precision of at least {self.target_precision:g} (lower 95 % bound)"
+        return f"best net benefit, a wrong answer costing {self.wrong_cost:g} times what a right one saves"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +128,8 @@ def calibrate(files: Sequence[Path], pack: Pack, encoder: TextEncoder, cache_dir
         file=np.repeat(np.arange(len(files)), [len(group) for group in by_file]),
     )
     names = [file.name for file in files]
+    if len(set(names)) < len(names):
+        names = [str(file) for file in files]
     category = np.array(
         [pair.category if pair.category in pack.categories else pack.default_category for pair in pairs]
     )
@@ -156,7 +157,7 @@ def render_calibration(result: Calibration) -> str:
         low, high = choice.interval
         lines += [
             f"# {category}: threshold {choice.threshold:.3f}, 95 % bootstrap interval [{low:.3f}, {high:.3f}].",
-            "# On the other half, with 95 % Wilson intervals:",
+            f"# On the other half, with 95 % Wilson intervals; average precision {_measure(choice.average_precision)}:",
             *(f"# {line}" for line in _table(choice)),
         ]
     thresholds = ", ".join(f"{json.dumps(key)} = {choice.threshold:.3f}" for key, choice in result.choices.items())
@@ -181,7 +182,7 @@ def _choose(category: str, sample: _Sample, files: Sequence[str], aim: Aim) -> C
     exact = aim.threshold(swept)
     if exact is None:
         raise ConfigError(
-            f"category {category}: no threshold gives the {aim} on {chosen.labels.size} pairs; lower it or bring more"
+            f"category {category}: on {chosen.labels.size} pairs, no threshold gives {aim}; aim lower or bring more"
         )
     threshold = round_up(exact)
     groups = {"all": held_out} | {name: held_out.only(held_out.file == at) for at, name in enumerate(files)}
@@ -227,6 +228,10 @@ def _table(choice: Choice) -> list[str]:
                 f"{name:24} {threshold:8.3f}{mark}  {' '.join(f'{_share(*share):20}' for share in shares)}".rstrip()
             )
     return lines
+
+
+def _measure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _share(part: int, whole: int) -> str:

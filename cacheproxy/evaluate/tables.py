@@ -53,7 +53,7 @@ def _baseline_rows(report: PairsReport) -> Iterable[str]:
         return
     rows: tuple[tuple[str, ScoreAt | None], ...] = (
         ("cosine, default", report.baseline.default),
-        ("cosine, tuned here for F1", report.baseline.tuned_f1),
+        ("cosine, tuned for F1", report.baseline.tuned_f1),
         ("cosine, tuned for F0.5", report.baseline.tuned_f05),
     )
     for name, score in rows:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from litestar import Litestar, Response, get, post
 from litestar.exceptions import NotAuthorizedException
-from litestar.params import JSONBody  # noqa: TC002 - read at run time by the handlers
+from litestar.params import JSONBody
 
-from cacheproxy.explain import Explanation, ExplainRequest  # noqa: TC001 - read at run time by the handlers
+from cacheproxy.explain import ExplainRequest, Explanation
 from cacheproxy.http import problems
 
 if TYPE_CHECKING:

@@ -1,13 +1,14 @@
 """The chat completions dialect: how an answer's bytes become a Reply, and a Reply becomes a body or a stream.
 
-The canonical form is the non-stream body with every field it came with. A stream is folded into it by the rules clients use: texts
-are concatenated, lists extended, tool calls merged by index, and of other fields the last value that is not null counts.
+The canonical form is the non-stream body with every field it came with. A stream is folded into it by the rules clients
+use: texts are concatenated, lists extended, tool calls merged by index, and of other fields the last value that is not
+null counts.
 """
 
 from __future__ import annotations
 
+import random
 import re
-import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,6 +16,7 @@ import msgspec
 from cacheproxy.http import sse
 from cacheproxy.model import Reply, Wire
 from cacheproxy.query import chat as query_chat
+from cacheproxy.query.canonical import deeper_than
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +30,7 @@ _PIECE = re.compile(r"\s*\S{1,64}(?:\s+\S+){0,5}|\s+", re.DOTALL)
 _REASONING = ("reasoning_content", "reasoning")
 _SET_ONCE = frozenset({"role", "id", "type", "name"})
 _MAX_CHOICES = 128
+_MAX_DEPTH = 128  # far below what the decoder takes, so that whatever is kept can be merged, written and sent again
 
 
 class ChatDialect:
@@ -42,11 +45,13 @@ class ChatDialect:
     def request(self, body: Mapping[str, Any], wire: Wire) -> bytes | None:
         """Return the body to send upstream, or None when the caller's own bytes serve.
 
-        A cacheable stream asks for usage, so that the entry can serve every form; `fold` hides it from a caller who did not.
+        A cacheable stream asks for usage, so that the entry can serve every form; `fold` hides it from a caller who did
+        not.
         """
-        if not self._asks_for_usage(wire):
+        options = body.get("stream_options")
+        if not self._asks_for_usage(wire) or not isinstance(options, dict | None):
             return None
-        return _encode({**body, "stream_options": {**(body.get("stream_options") or {}), "include_usage": True}})
+        return _encode({**body, "stream_options": {**(options or {}), "include_usage": True}})
 
     def fold(self, wire: Wire, headers: Iterable[tuple[str, str]]) -> Fold:
         """Start reading an answer with these headers."""
@@ -85,10 +90,13 @@ class BodyFold:
             return "too_large"
         if not self._json:
             return "not_json"
+        raw = b"".join(self._parts)
         try:
-            body = _decode(b"".join(self._parts))
+            body = _decode(raw)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return "malformed_body"
+        if deeper_than(raw, _MAX_DEPTH):
+            return "nested_too_deep"
         return Reply(body=body, source="body") if isinstance(body, dict) else "malformed_body"
 
 
@@ -133,7 +141,7 @@ def fold_events(events: Iterable[bytes]) -> Reply | str:
     choices: dict[int, dict[str, Any]] = {}
     done = False
     for raw in events:
-        if raw.lstrip(b"\xef\xbb\xbf").startswith(b"event:") and b"error" in raw.partition(b"\n")[0]:
+        if b"error" in sse.name_of(raw):
             return "error_event"
         data = sse.data_of(raw)
         if data is None:
@@ -166,6 +174,8 @@ def _fold_chunk(data: bytes, body: dict[str, Any], choices: dict[int, dict[str, 
         return "malformed_event"
     if not isinstance(chunk, dict):
         return "malformed_event"
+    if deeper_than(data, _MAX_DEPTH):
+        return "nested_too_deep"
     if chunk.get("error") is not None:
         return "error_event"
     for key, value in chunk.items():
@@ -186,7 +196,7 @@ def _fold_choice(part: Mapping[str, Any], choices: dict[int, dict[str, Any]]) ->
         raise _Malformed
     choice = choices.setdefault(index, {"index": index, "message": {}})
     delta = delta or {}
-    if choice.get("finish_reason") is not None and delta:
+    if choice.get("finish_reason") is not None and any(told for key, told in delta.items() if key != "role"):
         raise _Malformed  # words after the end
     if not isinstance(delta.get("content"), str | None):
         raise _Malformed
@@ -213,11 +223,11 @@ def _merged(old: Any, new: Any) -> Any:
     if isinstance(old, str) and isinstance(new, str):
         return old + new
     if isinstance(old, list) and isinstance(new, list):
-        return [*old, *new]
+        old.extend(new)
+        return old
     if isinstance(old, dict) and isinstance(new, dict):
-        merged = dict(old)
-        _merge_message(merged, new)
-        return merged
+        _merge_message(old, new)
+        return old
     return new
 
 
@@ -255,7 +265,7 @@ def new_id(reply: Reply) -> str:
     """Return a fresh response id in the form of the backend's own."""
     original = reply.body.get("id")
     prefix = original.partition("-")[0] if isinstance(original, str) and "-" in original[:32] else "chatcmpl"
-    return f"{prefix}-{secrets.token_hex(12)}"
+    return f"{prefix}-{random.getrandbits(96):024x}"
 
 
 def render_body(reply: Reply, response_id: str, created_s: int) -> bytes:
@@ -264,14 +274,14 @@ def render_body(reply: Reply, response_id: str, created_s: int) -> bytes:
 
 
 def render_stream(reply: Reply, response_id: str, created_s: int, wire: Wire) -> bytes:
-    """Return a hit as server-sent events with the deltas a live stream would have: role, texts in pieces, finish, usage if asked."""
+    """Return a hit as server-sent events, in a live stream's deltas: role, texts in pieces, finish, usage if asked."""
     envelope = {key: value for key, value in reply.body.items() if key not in ("choices", "usage")}
     envelope |= {"id": response_id, "object": "chat.completion.chunk", "created": created_s}
     silent = {"usage": None} if wire.include_usage else {}
     events = [
         sse.event(_encode({**envelope, "choices": [choice], **silent}))
-        for source in reply.body["choices"]
-        for choice in _choice_deltas(source)
+        for position, source in enumerate(reply.body["choices"])
+        for choice in _choice_deltas(source, position)
     ]
     if wire.include_usage:
         events.append(sse.event(_encode({**envelope, "choices": [], "usage": reply.body.get("usage")})))
@@ -279,9 +289,8 @@ def render_stream(reply: Reply, response_id: str, created_s: int, wire: Wire) ->
     return b"".join(events)
 
 
-def _choice_deltas(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    index, message = choice["index"] if "index" in choice else 0, choice["message"]
-    logprobs = choice.get("logprobs")
+def _choice_deltas(choice: Mapping[str, Any], position: int) -> Iterator[dict[str, Any]]:
+    index, message, logprobs = choice.get("index", position), choice["message"], choice.get("logprobs")
     closing = {key: value for key, value in choice.items() if key not in ("index", "message", "logprobs")}
     open_choice = {"logprobs": None} if "logprobs" in choice else {}
     first: dict[str, Any] = {"role": message.get("role", "assistant")}
@@ -291,10 +300,10 @@ def _choice_deltas(choice: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             first[key] = [{"index": number, **call} for number, call in enumerate(value)]
         elif isinstance(value, str) and key not in _SET_ONCE:
             texts[key] = value
+            if key == "content" or not value:
+                first[key] = ""
         else:
             first[key] = value
-    if "content" in texts:
-        first["content"] = ""
 
     def part(delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {"index": index, "delta": delta, **open_choice, "finish_reason": None, **more}

@@ -1,4 +1,4 @@
-"""The data listener: one ASGI callable that routes, understands, answers, and turns every failure into an OpenAI-shaped body."""
+"""The data port: one ASGI callable that routes, understands, answers, and turns failures into OpenAI-shaped bodies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from cacheproxy.http.chat import ChatDialect, new_id, render_body, render_stream
 from cacheproxy.http.exchange import CallerGone, Exchange
 from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, saved_usd
 from cacheproxy.model import Hit, Miss
-from cacheproxy.pipeline import Flown
 from cacheproxy.ports import Call
 from cacheproxy.query.canonical import decode
 from cacheproxy.query.chat import read_chat
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from cacheproxy.http.exchange import Receive, Send
     from cacheproxy.http.headers import Headers
     from cacheproxy.model import Bypass, Outcome
-    from cacheproxy.pipeline import Journey, Pipeline
+    from cacheproxy.pipeline import Flown, Journey, Pipeline
 
 log = structlog.get_logger()
 
@@ -199,7 +198,8 @@ class Edge:
     async def _refuse(self, exchange: Exchange, error: CacheProxyError, headers: Headers | None = None) -> None:
         self._telemetry.refused.labels(error.code).inc()
         if exchange.started:
-            # Half an answer is out: leaving it unfinished makes the server break the connection, so nobody takes it for whole.
+            # Half an answer is out: leaving it unfinished makes the server break the connection, so nobody takes it for
+            # whole.
             log.info("answer_broken_off", code=error.code)
             return
         headers = [problems.JSON, *(headers or [])]

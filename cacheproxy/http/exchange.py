@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class CallerGone(Exception):  # noqa: N818 - a signal between our own functions, not an error
+class CallerGone(Exception):
     """The caller closed the connection."""
 
 

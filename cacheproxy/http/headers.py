@@ -1,7 +1,7 @@
 """The response headers that tell what the cache did: RFC 9211 `Cache-Status`, `Age`, and `x-cacheproxy-*`.
 
-The same outcome value feeds headers, metrics and `explain`. Nothing here holds prompt text; values that come from a backend are
-reduced to visible ASCII.
+The same outcome value feeds headers, metrics and `explain`. Nothing here holds prompt text; values that come from a
+backend are reduced to visible ASCII.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
+_MOST_TOKENS = 10**9  # beyond it, usage is nonsense and prices nothing
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
 _FWD = {
     "request_no_cache": "request",
@@ -90,7 +91,7 @@ def saved_usd(outcome: Hit, price: Price | None) -> float:
 
 
 def visible(text: str) -> bytes:
-    """Return at most 128 visible ASCII characters, others replaced: no line break or control byte ever reaches a header."""
+    """Return at most 128 visible ASCII characters, others replaced: no line break or control byte reaches a header."""
     return _UNSAFE.sub("?", text[:128]).replace('"', "?").replace("\\", "?").encode()
 
 
@@ -115,4 +116,4 @@ def _common(kind: str, category: str, reason: str, evidence: Lookup | None) -> H
 
 def _tokens(usage: Mapping[str, object], key: str) -> int:
     value = usage.get(key)
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and 0 < value < _MOST_TOKENS else 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from litestar import Litestar, asgi
-from litestar.types import Receive, Scope, Send  # noqa: TC002 - read at run time by the handler
+from litestar.types import Receive, Scope, Send
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.http import problems

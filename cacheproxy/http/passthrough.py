@@ -35,7 +35,7 @@ _OWN_PREFIX = b"x-cacheproxy-"
 
 
 def end_to_end(exchange: Exchange, *dropped: bytes) -> tuple[tuple[str, str], ...]:
-    """Return the request headers that are for the backend: none of the connection's, none of ours, none of `dropped`."""
+    """Return the request headers meant for the backend: none of the connection's, of ours, or of `dropped`."""
     named = {
         token.strip().lower()
         for name, value in exchange.headers
@@ -59,8 +59,9 @@ async def forward(
 ) -> int:
     """Forward one request and return the answer's status.
 
-    `body` is given when it was read already; otherwise it is streamed. `more_headers` adds headers to an answer of some status. Raises UpstreamError before anything was sent back, or after
-    (then the answer stays unfinished and the connection is closed), BodyTooLarge, and CallerGone.
+    `body` is given when it was read already; otherwise it is streamed. `more_headers` adds headers to an answer of some
+    status. Raises UpstreamError before anything was sent back, or after (then the answer stays unfinished and the
+    connection is closed), BodyTooLarge, and CallerGone.
     """
     if any(segment in ("..", ".") for segment in unquote(exchange.path).split("/")):
         raise InvalidRequest("the path must not hold . or .. segments")

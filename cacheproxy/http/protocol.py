@@ -1,7 +1,7 @@
 """The HTTP/1.1 protocol of the data listener: httptools' strict parser, capped, refusing in OpenAI's shape.
 
-httptools is pinned here on purpose: it refuses what other parsers read differently (both lengths, folded headers, control bytes),
-which is how requests are smuggled past a front proxy.
+httptools is pinned here on purpose: it refuses what other parsers read differently (both lengths, folded headers,
+control bytes), which is how requests are smuggled past a front proxy.
 """
 
 from __future__ import annotations

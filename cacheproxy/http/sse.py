@@ -12,7 +12,7 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 
 
 class Splitter:
-    """Cuts a byte stream into events, each with its own blank line; holds at most `limit` bytes of an unfinished one."""
+    """Cuts a byte stream into events, each with its blank line; holds at most `limit` bytes of an unfinished one."""
 
     def __init__(self, limit: int) -> None:
         self._held = b""
@@ -46,7 +46,7 @@ class Splitter:
 
 
 def data_of(event: bytes) -> bytes | None:
-    """Return the data of one raw event (its data lines joined by LF), or None when it has none (comments, keep-alives)."""
+    """Return the data of one raw event (its data lines joined by LF), or None when it has none (a comment)."""
     found = _values(event, b"data")
     return b"\n".join(found) if found else None
 

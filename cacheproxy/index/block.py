@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ BLOCK_ROWS = 1024
 """Most rows of one block: bounds what growing or compacting it copies (1.5 MB of 384 values: 0.3 ms)."""
 
 _HOLE = -2.0  # below every cosine
+_MAPPED_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +60,7 @@ class Block:
     __slots__ = ("_holes", "_matrix", "head", "ids")
 
     def __init__(self, dim: int, capacity: int = 1) -> None:
-        self._matrix: NDArray[np.float32] = np.empty((capacity, dim), dtype=np.float32)
+        self._matrix = _matrix(capacity, dim)
         self._holes: list[int] = []
         self.ids: list[str | None] = []
         self.head = 0
@@ -82,7 +84,7 @@ class Block:
         """Copy a vector in; return its slot. The block must not be full."""
         slot = len(self.ids)
         if slot == len(self._matrix):
-            grown = np.empty((min(2 * slot, BLOCK_ROWS), self._matrix.shape[1]), dtype=np.float32)
+            grown = _matrix(min(2 * slot, BLOCK_ROWS), self._matrix.shape[1])
             grown[:slot] = self._matrix
             self._matrix = grown  # a new array: a scan on another thread keeps the old one
         self._matrix[slot] = vector
@@ -117,3 +119,11 @@ class Block:
     def rows(self) -> list[tuple[str, NDArray[np.float32]]]:
         """Return (id, vector) of each live row."""
         return [(entry_id, self._matrix[slot]) for slot, entry_id in enumerate(self.ids) if entry_id is not None]
+
+
+def _matrix(rows: int, dim: int) -> NDArray[np.float32]:
+    """Return room for vectors; a large one is a mapping of its own, which goes back to the system when it is freed."""
+    size = 4 * rows * dim
+    if size < _MAPPED_BYTES:
+        return np.empty((rows, dim), dtype=np.float32)
+    return np.frombuffer(mmap.mmap(-1, size), dtype=np.float32).reshape(rows, dim)

@@ -39,8 +39,8 @@ DRIFT = 64
 class IndexStats:
     """Figures for metrics.
 
-    `dead` counts dropped vectors that a graph still holds, `tail` rows that are searched flat, `due` partitions that upkeep
-    works on or soon will. `bytes` is an estimate.
+    `dead` counts dropped vectors that a graph still holds, `tail` rows that are searched flat, `due` partitions that
+    upkeep works on or soon will. `bytes` is an estimate.
     """
 
     partitions: int

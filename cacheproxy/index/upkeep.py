@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cacheproxy.index.shelf import Shelf
     from cacheproxy.index.worker import Worker
 
-STEP_ROWS = 8
+STEP_ROWS = 4
 """Vectors a graph takes per step: a search queued behind one waits some milliseconds (1 ms a vector at 100,000)."""
 TAIL_ROWS = 256
 """Rows beside a graph above which they are merged into it."""
@@ -59,8 +59,7 @@ class Upkeep:
         """Stop after the step under way."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     def health(self) -> str:
         """Return "" while the task runs, or what ended it."""

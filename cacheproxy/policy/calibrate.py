@@ -160,16 +160,24 @@ def average_precision(swept: Curve) -> float | None:
     return float(np.sum(np.diff(swept.recall, prepend=0.0) * swept.precision))
 
 
-def best_f(swept: Curve, beta: float, slack: float = 0.0) -> tuple[float, float] | None:
-    """Return (F-beta, threshold) of the highest threshold within `slack` of the best F-beta; None without positives.
-
-    The curve is flat around its top: a slack of 0.02 gives up at most 2 % of the score for far fewer wrong hits.
-    """
+def best_f(swept: Curve, beta: float) -> tuple[float, float] | None:
+    """Return (best F-beta, the highest threshold that gives it); None without positives."""
     if not swept.positives:
         return None
     scores = swept.f(beta)
-    at = int(np.flatnonzero(scores >= (1 - slack) * scores.max())[0])
+    at = int(np.argmax(scores))
     return float(scores[at]), float(swept.thresholds[at])
+
+
+def best_net_benefit(swept: Curve, wrong_cost: float) -> tuple[float, float] | None:
+    """Return (net benefit of a pair, the highest threshold that gives it); None when serving nothing is as good.
+
+    A right hit counts 1, a wrong one -`wrong_cost`, a miss 0: just at the best threshold, hits are right about
+    `wrong_cost` times in `wrong_cost` + 1. Vickers and Elkin, "Decision curve analysis" (2006), equation 1.
+    """
+    benefit = (swept.tp - wrong_cost * swept.fp) / (swept.positives + swept.negatives)
+    at = int(np.argmax(benefit))
+    return (float(benefit[at]), float(swept.thresholds[at])) if benefit[at] > 0 else None
 
 
 def threshold_for_precision(swept: Curve, target: float, confidence: float | None = None) -> float | None:

@@ -1,6 +1,7 @@
 """A policy pack: every number an operator may tune, as frozen values.
 
-The schema of `policies/<pack>/policy.toml` is exactly these structs; `policy/loader.py` reads and checks it. Unknown keys are errors.
+The schema of `policies/<pack>/policy.toml` is exactly these structs; `policy/loader.py` reads and checks it. Unknown
+keys are errors.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Category(_Table, frozen=True):
     """Whether an answer may be served by similarity."""
     ttl_s: Seconds = 3600.0
     max_temperature: NotNegative = 0.7
-    """A request above it asks for variety and bypasses the cache; a request without one is the backend's default and passes."""
+    """A request above it asks for variety and bypasses the cache; one without a temperature passes."""
     candidates: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     """How many nearest entries are judged."""
 
@@ -64,7 +65,7 @@ class Pack(_Table, frozen=True):
     prices: tuple[Price, ...] = ()
 
     def threshold(self, category: str, epoch: str) -> float | None:
-        """Return the calibrated threshold of a category for an encoder epoch, or None: then similarity may serve nothing."""
+        """Return a category's threshold calibrated for an encoder epoch, or None: similarity then serves nothing."""
         for encoder in self.encoders.values():
             if encoder.fingerprint == epoch:
                 return encoder.thresholds.get(category)

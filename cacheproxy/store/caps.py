@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SWEEP_LIMIT = 1000
-"""Most entries that one sweep removes: about 30 ms of a store's writer thread."""
+SWEEP_LIMIT = 256
+"""Most entries that one sweep removes: some 30 ms of a store's writer thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,8 +36,8 @@ _CRC = struct.Struct("<I")
 _FOUR_BYTE_CHARACTER = re.compile(rb"[\xf0-\xf7]")
 # What an entry occupies beside its text in CPython 3.11: its own objects, each JSON object, each member or item.
 _ENTRY_BYTES = 1500
-_OBJECT_BYTES = 180
-_NODE_BYTES = 30
+_OBJECT_BYTES = 200
+_NODE_BYTES = 40
 
 
 class RecordError(StoreUnavailable):
@@ -218,5 +218,6 @@ def _footprint(body: bytes, floats: NDArray[np.float32] | None) -> int:
     width = 1
     if not body.isascii():
         width = 4 if _FOUR_BYTE_CHARACTER.search(body) else 2
-    structure = body.count(b"{") * _OBJECT_BYTES + (body.count(b":") + body.count(b",")) * _NODE_BYTES
+    objects = body.count(b"{")
+    structure = objects * _OBJECT_BYTES + (objects + body.count(b",")) * _NODE_BYTES
     return _ENTRY_BYTES + len(body) * width + structure + (0 if floats is None else floats.nbytes)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cacheproxy.errors import StoreUnavailable
-from cacheproxy.store.writer import Put
+from cacheproxy.store.writer import Purge, Put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +23,8 @@ _log = structlog.get_logger()
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 BATCH_JOBS = 256
 BATCH_BYTES = 8 * 1024 * 1024
+PURGED_ENTRY_BYTES = 16 * 1024
+"""What removing an entry counts for, so that a large purge is committed in steps."""
 
 Waiting = tuple["Job", "asyncio.Future[Outcome | None]"]
 
@@ -71,7 +73,7 @@ class GroupCommit:
             if isinstance(job, Put) and not future.done():
                 future.set_result(None)
         self._waiting = deque(item for item in self._waiting if not isinstance(item[0], Put))
-        self._waiting_bytes = 0
+        self._waiting_bytes = sum(_weight(job) for job, _ in self._waiting)
 
     def abandon(self) -> None:
         """Give up everything that is not yet being written."""
@@ -118,4 +120,6 @@ def _outcomes(running: asyncio.Future[list[Outcome]], count: int) -> list[Outcom
 
 
 def _weight(job: Job) -> int:
-    return job.encoded.size_bytes if isinstance(job, Put) else 0
+    if isinstance(job, Put):
+        return job.encoded.size_bytes
+    return len(job.entry_ids) * PURGED_ENTRY_BYTES if isinstance(job, Purge) else 0

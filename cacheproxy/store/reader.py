@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, TypeVar
 from cacheproxy.errors import StoreUnavailable
 from cacheproxy.store.codec import Decoded, RecordError
 from cacheproxy.store.condition import unavailable
-from cacheproxy.store.table import Page, load
+from cacheproxy.store.table import load, read_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cacheproxy.store.condition import Condition
     from cacheproxy.store.database import Database
+    from cacheproxy.store.table import Page
 
 T = TypeVar("T")
 
@@ -60,7 +61,7 @@ class Reader:
 
     async def page(self, epoch: str, after: int, now_s: float) -> Page:
         """Return the next vectors of an epoch. Raises StoreUnavailable."""
-        page = await self._run(partial(Page, self._database.reader, epoch, after, now_s, PAGE_ROWS))
+        page = await self._run(partial(read_page, self._database.reader, epoch, after, now_s, PAGE_ROWS))
         for entry_id in page.damaged:
             self._damaged(entry_id)
         return page

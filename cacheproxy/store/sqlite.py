@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from cacheproxy.ports import Clock
     from cacheproxy.store.table import Found
 
-PURGE_JOB_IDS = 1000
+PURGE_JOB_IDS = 256
 USED_PENDING = 4096
 """How many uses are noted in memory before they are written, all at once."""
 

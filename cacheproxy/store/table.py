@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cacheproxy.model import Partition
@@ -31,25 +32,31 @@ def load(connection: sqlite3.Connection, entry_id: str) -> Decoded | None:
     return None if row is None else decode(row[1], row[0], entry_id)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Some vectors of an epoch, in row order; the next begin after row `last`. Ids in `damaged` failed their check."""
 
-    def __init__(self, connection: sqlite3.Connection, epoch: str, after: int, now_s: float, limit: int) -> None:
-        self.found: list[Found] = []
-        self.damaged: list[str] = []
-        self.last = after
-        rows = connection.execute(
-            "SELECT e.n, e.id, e.category, e.compatibility, d.vector FROM entries e JOIN documents d ON d.n = e.n "
-            "WHERE e.n > ? AND e.epoch = ? AND e.expires > ? AND d.vector IS NOT NULL ORDER BY e.n LIMIT ?",
-            (after, epoch, now_s, limit),
-        ).fetchall()
-        for n, entry_id, category, compatibility, vector in rows:
-            self.last = n
-            partition = Partition(category=category, compatibility=compatibility, epoch=epoch)
-            try:
-                self.found.append((partition, entry_id, decode_vector(vector, partition, entry_id)))
-            except RecordError:
-                self.damaged.append(entry_id)
+    found: list[Found]
+    damaged: list[str]
+    last: int
+
+
+def read_page(connection: sqlite3.Connection, epoch: str, after: int, now_s: float, limit: int) -> Page:
+    """Return the next `limit` live vectors of an epoch after a row; when there are none, `last` is `after`."""
+    found: list[Found] = []
+    damaged: list[str] = []
+    rows = connection.execute(
+        "SELECT e.n, e.id, e.category, e.compatibility, d.vector FROM entries e JOIN documents d ON d.n = e.n "
+        "WHERE e.n > ? AND e.epoch = ? AND e.expires > ? AND d.vector IS NOT NULL ORDER BY e.n LIMIT ?",
+        (after, epoch, now_s, limit),
+    ).fetchall()
+    for _, entry_id, category, compatibility, vector in rows:
+        partition = Partition(category=category, compatibility=compatibility, epoch=epoch)
+        try:
+            found.append((partition, entry_id, decode_vector(vector, partition, entry_id)))
+        except RecordError:
+            damaged.append(entry_id)
+    return Page(found=found, damaged=damaged, last=rows[-1][0] if rows else after)
 
 
 def count(connection: sqlite3.Connection) -> tuple[int, int]:

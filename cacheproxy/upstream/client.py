@@ -1,4 +1,4 @@
-"""The HTTP client of a backend: no redirects, no cookies kept, no proxies from the environment, a deadline on every wait."""
+"""A backend's HTTP client: no redirects, no cookies, no proxies from the environment, a deadline on every wait."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import aiohttp
 from yarl import URL
 
 from cacheproxy.errors import ConfigError, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
-from cacheproxy.ports import Answer, Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from cacheproxy import settings
+    from cacheproxy.ports import Answer, Call
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # RFC 9110 section 7.6.1, and the fields that older proxies treat as such.

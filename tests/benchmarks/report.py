@@ -9,8 +9,8 @@ def render(report: dict[str, Any]) -> str:
     """Return the tables that docs/benchmarks.md shows."""
     machine, method = report["machine"], report["method"]
     lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; {method['rounds']} interleaved rounds "
-        f"of {method['seconds']:g} s, medians with [min, max] over rounds, seed {method['seed']}.",
+        f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; {method['rounds']} interleaved "
+        f"rounds of {method['seconds']:g} s, medians with [min, max] over rounds, seed {method['seed']}.",
         "",
         "| path | connections | requests/s | CPU ms a request | p50 ms | p99 ms | first byte p50 ms |",
         "|---|---|---|---|---|---|---|",
@@ -25,12 +25,8 @@ def render(report: dict[str, Any]) -> str:
         f"| {name} | {found['alone_ms']:.2f} | {found['batched_per_s']:.0f} |"
         for name, found in report["encoder"].items()
     ]
-    lines += [
-        "",
-        f"RSS {report['rss_mb_at_start']} MB at start, {report['rss_mb_at_end']} MB at the end.",
-        "",
-        "Outcomes:",
-    ]
+    lines += ["", f"RSS {report['rss_mb_at_start']} MB at start, {report['rss_mb_at_end']} MB at the end."]
+    lines += ["", "Outcomes:"]
     for run in report["runs"]:
         mix = ", ".join(f"{name} {count}" for name, count in sorted(run["outcomes"].items()))
         lines.append(f"- {run['scenario']}, {run['connections']}: {mix}")
