@@ -139,7 +139,16 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
         flights = Flights(
             supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
         )
-        parts = Parts(store=store, index=index, embedder=embedder, upstream=upstream, clock=clock, telemetry=telemetry)
+        crowded = asyncio.Event()
+        parts = Parts(
+            store=store,
+            index=index,
+            embedder=embedder,
+            upstream=upstream,
+            clock=clock,
+            telemetry=telemetry,
+            make_room=crowded.set,
+        )
         pipeline = Pipeline(parts, pack, flights, coalesce_timeout_s=settings.flight.coalesce_timeout_s)
         ready = Readiness({"store": store, "encoder": embedder, "index": index, "upstream": upstream})
         edge = Edge(pipeline, settings, secret, ready)
@@ -147,6 +156,9 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
         _export_gauges(telemetry, pipeline)
 
         async def sweep() -> None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(crowded.wait(), _SWEEP_INTERVAL_S)
+            crowded.clear()
             while removed := await store.sweep():
                 index.remove(removed)
                 telemetry.removed.inc(len(removed))
@@ -154,7 +166,7 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
         async def snapshot() -> None:
             await index.save(data_dir / "index")
 
-        supervisor.every(_SWEEP_INTERVAL_S, sweep, "sweep")
+        supervisor.every(0, sweep, "sweep")
         supervisor.every(settings.index.snapshot_interval_s, snapshot, "snapshot")
         supervisor.spawn(_watch_loop(telemetry))
         try:

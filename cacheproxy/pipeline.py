@@ -50,6 +50,8 @@ class Parts:
     upstream: Upstream
     clock: Clock
     telemetry: Telemetry
+    make_room: Callable[[], None]
+    """Called after a put that took the store above its caps."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -306,6 +308,8 @@ class Pipeline:
                 return Settlement(stored=False, reason="purged_meanwhile", model=model)
             if embedding is not None:
                 parts.index.add(partition, entry.id, embedding.vector)
+            if parts.store.over_cap:
+                parts.make_room()
         except PartUnavailable as exc:
             kept = isinstance(exc, IndexUnavailable)
             return Settlement(stored=kept, reason=self._failed(exc), entry_id=entry.id if kept else "", model=model)

@@ -83,6 +83,11 @@ class EntryStore(Protocol):
         """A number that every purge raises; a fill that began under a lower one is discarded."""
         ...
 
+    @property
+    def over_cap(self) -> bool:
+        """Whether `sweep` has something to do about the size caps; puts far above them are refused."""
+        ...
+
     async def get(self, entry_id: str) -> Entry | None:
         """Return the entry, or None when it is missing, expired or fails its checksum (then also dropped and counted).
 

@@ -205,6 +205,8 @@ class Edge:
         headers = [problems.JSON, *(headers or [])]
         if error.status in (413, 415):
             headers.append((b"connection", b"close"))
+        if error.status == 405:
+            headers.append((b"allow", b"GET, HEAD"))
         if error.status == 415:
             headers.append((b"accept-encoding", b"identity"))
         await exchange.send_whole(error.status, headers, problems.body_of(error))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cacheproxy.errors import BodyTooLarge, InvalidRequest
+from cacheproxy.errors import BodyTooLarge, CacheProxyError, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -33,6 +33,8 @@ class Exchange:
         self._receive = receive
         self._send = send
         self.started = False
+        self.broken: CallerGone | CacheProxyError | None = None
+        """What ended `body_chunks` early, however the reader of those chunks reported it."""
 
     @property
     def method(self) -> str:
@@ -58,7 +60,7 @@ class Exchange:
 
     async def body(self, limit: int) -> bytes:
         """Return the whole body. Raises BodyTooLarge beyond `limit` bytes, declared or not, and CallerGone."""
-        self._check_declared(limit)
+        self.check_declared(limit)
         message = await self._next()
         if not message.get("more_body"):
             body: bytes = message.get("body", b"")
@@ -75,8 +77,16 @@ class Exchange:
         return b"".join(parts)
 
     async def body_chunks(self, limit: int) -> AsyncIterator[bytes]:
-        """Yield the body as it comes. Raises as `body`."""
-        self._check_declared(limit)
+        """Yield the body as it comes. Raises as `body`, and leaves the error in `broken`."""
+        try:
+            async for chunk in self._chunks(limit):
+                yield chunk
+        except (CallerGone, CacheProxyError) as exc:
+            self.broken = exc
+            raise
+
+    async def _chunks(self, limit: int) -> AsyncIterator[bytes]:
+        self.check_declared(limit)
         room = limit
         while True:
             message = await self._next()
@@ -137,7 +147,8 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    def _check_declared(self, limit: int) -> None:
+    def check_declared(self, limit: int) -> None:
+        """Raise BodyTooLarge when the body is declared to be larger than `limit`."""
         declared = self.header(b"content-length")
         if declared is None:
             return

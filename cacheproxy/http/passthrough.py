@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from cacheproxy.errors import InvalidRequest
+from cacheproxy.errors import InvalidRequest, UpstreamError
 from cacheproxy.ports import Call
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ async def forward(
         payload = body
     # A body we hold gets its length from the client; a streamed one keeps the length that was declared.
     dropped = (b"content-length",) if isinstance(payload, bytes) else ()
+    exchange.check_declared(max_body_bytes)
     call = Call(method=exchange.method, target=exchange.target, headers=end_to_end(exchange, *dropped), body=payload)
     if isinstance(payload, bytes):
         return await exchange.while_caller_stays(_send_back(exchange, upstream, call, more_headers))
@@ -84,7 +85,12 @@ async def forward(
 
 
 async def _send_back(exchange: Exchange, upstream: Upstream, call: Call, more: Callable[[int], Headers] | None) -> int:
-    answer = await upstream.send(call)
+    try:
+        answer = await upstream.send(call)
+    except UpstreamError:
+        if exchange.broken is not None:
+            raise exchange.broken from None  # not the backend: the caller's own body broke off or was too large
+        raise
     async with answer:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         await exchange.send_stream(answer.status, headers + (more(answer.status) if more else []), answer.chunks())

@@ -99,7 +99,7 @@ class HttpUpstream:
                     call.method,
                     self.url_of(call.target),
                     headers=headers,
-                    data=call.body or None,
+                    data=_payload(call),
                     allow_redirects=False,
                 )
         except TimeoutError as exc:

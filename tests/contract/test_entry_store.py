@@ -1,0 +1,323 @@
+"""What every EntryStore promises (cacheproxy.ports.EntryStore)."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cacheproxy import settings
+from cacheproxy.errors import StoreUnavailable
+from cacheproxy.store.caps import SWEEP_LIMIT
+from cacheproxy.store.memory import MemoryStore
+from cacheproxy.store.sqlite import SqliteStore
+from tests.support.clock import FakeClock
+from tests.support.entries import BODY, EPOCH, entry_id, make_entry, same
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+    from typing import Any, Protocol
+
+    class OpenStore(Protocol):
+        """Opens the store under test, empty, with these limits."""
+
+        def __call__(self, **limits: Any) -> AbstractAsyncContextManager[MemoryStore | SqliteStore]: ...
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(params=["memory", "sqlite", "sqlite-cold"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> OpenStore:
+    @asynccontextmanager
+    async def opened(**limits: Any) -> AsyncIterator[MemoryStore | SqliteStore]:
+        if request.param == "sqlite-cold":
+            limits["hot_bytes"] = 0
+        chosen = settings.Store(**limits)
+        store = (
+            MemoryStore(chosen, clock) if request.param == "memory" else SqliteStore(tmp_path / "e.db", chosen, clock)
+        )
+        async with store:
+            yield store
+
+    return opened
+
+
+@pytest.fixture
+async def store(open_store: OpenStore) -> AsyncIterator[MemoryStore | SqliteStore]:
+    async with open_store() as opened:
+        yield opened
+
+
+Store = MemoryStore | SqliteStore
+
+
+async def _scan(store: Store, epoch: str) -> dict[str, tuple[object, bytes]]:
+    return {id_: (partition, vector.tobytes()) async for partition, id_, vector in store.scan(epoch)}
+
+
+async def test_what_was_put_comes_back_in_every_part(store: Store) -> None:
+    entries = [
+        make_entry("with vector", dim=384),
+        make_entry("without", dim=0),
+        make_entry("odd", body={"z": 2**70, "a": 1.0}),
+    ]
+    for entry in entries:
+        assert await store.put(entry, store.fence)
+    for entry in entries:
+        assert same(await store.get(entry.id), entry)
+    assert len(store) == 3
+    assert store.health() == ""
+
+
+async def test_an_unknown_id_is_none(store: Store) -> None:
+    for unknown in (entry_id("nobody"), "", "'; DROP TABLE entries; --"):
+        assert await store.get(unknown) is None
+
+
+async def test_a_put_replaces_the_entry_of_the_same_id(store: Store) -> None:
+    for version in range(3):
+        assert await store.put(make_entry("paris", version=version), store.fence)
+        assert same(await store.get(entry_id("paris")), make_entry("paris", version=version))
+    assert len(store) == 1
+    assert list(await _scan(store, EPOCH)) == [entry_id("paris")]
+    size = store.size_bytes
+    await store.put(make_entry("paris", version=3, padding=5000), store.fence)
+    assert size + 4900 < store.size_bytes < size + 5100
+
+
+async def test_an_entry_is_gone_the_instant_it_expires(store: Store, clock: FakeClock) -> None:
+    await store.put(make_entry("paris", ttl_s=10), store.fence)
+    clock.advance(9.999)
+    assert await store.get(entry_id("paris")) is not None
+    clock.advance(0.001)
+    assert await store.get(entry_id("paris")) is None
+    assert await _scan(store, EPOCH) == {}
+
+
+async def test_a_put_may_bring_an_expired_id_back(store: Store, clock: FakeClock) -> None:
+    await store.put(make_entry("paris", ttl_s=10), store.fence)
+    clock.advance(10)
+    await store.put(make_entry("paris", version=1, created_s=clock.now(), ttl_s=10), store.fence)
+    assert same(await store.get(entry_id("paris")), make_entry("paris", version=1, created_s=clock.now(), ttl_s=10))
+    assert await store.sweep() == []
+
+
+async def test_purge_removes_counts_and_raises_the_fence(store: Store) -> None:
+    for key in "abc":
+        await store.put(make_entry(key), store.fence)
+    before = store.fence
+    assert await store.purge([entry_id("a"), entry_id("b"), entry_id("b"), entry_id("nobody")]) == 2
+    assert store.fence > before
+    assert await store.get(entry_id("a")) is None
+    assert await store.get(entry_id("b")) is None
+    assert same(await store.get(entry_id("c")), make_entry("c"))
+    assert len(store) == 1
+    assert list(await _scan(store, EPOCH)) == [entry_id("c")]
+
+
+async def test_purging_nothing_still_raises_the_fence(store: Store) -> None:
+    before = store.fence
+    assert await store.purge([]) == 0
+    assert store.fence > before
+
+
+async def test_a_purge_of_thousands_removes_all_of_them(store: Store) -> None:
+    keys = [str(number) for number in range(1500)]
+    await asyncio.gather(*(store.put(make_entry(key, dim=0), store.fence) for key in keys))
+    assert await store.purge([entry_id(key) for key in keys]) == len(keys)
+    assert len(store) == 0
+    assert store.size_bytes == 0
+
+
+async def test_a_fill_that_began_before_a_purge_is_discarded(store: Store) -> None:
+    fence = store.fence
+    await store.purge([entry_id("other")])
+    assert not await store.put(make_entry("paris"), fence)
+    assert await store.get(entry_id("paris")) is None
+    assert len(store) == 0
+    assert await store.put(make_entry("paris"), store.fence)
+
+
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_put_that_races_a_purge_leaves_nothing_of_what_was_purged(store: Store, steps: int) -> None:
+    """The purge comes so many steps of the loop after the put: before, in and after the put's group commit."""
+    await store.put(make_entry("paris"), store.fence)
+    late = asyncio.create_task(store.put(make_entry("paris", version=1), store.fence))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    readers = [asyncio.create_task(store.get(entry_id("paris"))) for _ in range(3)]
+    await store.purge([entry_id("paris")])
+    assert await store.get(entry_id("paris")) is None
+    await late
+    await asyncio.gather(*readers)
+    assert await store.get(entry_id("paris")) is None
+    assert await _scan(store, EPOCH) == {}
+    assert len(store) == 0
+
+
+async def test_a_put_after_a_purge_in_the_same_group_commit_stays(store: Store) -> None:
+    await store.put(make_entry("paris"), store.fence)
+    purge = asyncio.create_task(store.purge([entry_id("paris")]))
+    await asyncio.sleep(0)
+    assert await store.put(make_entry("paris", version=1), store.fence)
+    assert await purge == 1
+    assert same(await store.get(entry_id("paris")), make_entry("paris", version=1))
+
+
+async def test_a_late_put_in_the_same_group_commit_as_a_purge_is_discarded(store: Store) -> None:
+    fence = store.fence
+    purge = asyncio.create_task(store.purge([entry_id("other")]))
+    await asyncio.sleep(0)
+    assert not await store.put(make_entry("paris"), fence)
+    await purge
+    assert len(store) == 0
+
+
+async def test_sweep_removes_expired_entries_and_names_them(store: Store, clock: FakeClock) -> None:
+    for key, ttl_s in (("a", 10), ("b", 20), ("c", 30)):
+        await store.put(make_entry(key, ttl_s=ttl_s), store.fence)
+    assert await store.sweep() == []
+    clock.advance(20)
+    assert sorted(await store.sweep()) == sorted([entry_id("a"), entry_id("b")])
+    assert await store.sweep() == []
+    assert len(store) == 1
+
+
+async def test_sweep_removes_what_was_used_least_recently_above_the_entry_cap(
+    open_store: OpenStore, clock: FakeClock
+) -> None:
+    async with open_store(max_entries=3) as store:
+        for key in "abcde":
+            clock.advance(1)
+            await store.put(make_entry(key), store.fence)
+        for key in "ab":
+            clock.advance(1)
+            assert await store.get(entry_id(key)) is not None
+        due = store.over_cap
+        assert await store.sweep() == [entry_id("c"), entry_id("d")]
+        assert (due, store.over_cap) == (True, False)
+        assert await store.sweep() == []
+        assert len(store) == 3
+
+
+async def test_sweep_takes_expired_entries_before_live_ones(open_store: OpenStore, clock: FakeClock) -> None:
+    async with open_store(max_entries=2) as store:
+        for key, ttl_s in (("a", 100), ("b", 100), ("c", 5)):
+            clock.advance(1)
+            await store.put(make_entry(key, ttl_s=ttl_s), store.fence)
+        clock.advance(10)
+        assert await store.sweep() == [entry_id("c")]
+        assert await store.sweep() == []
+
+
+async def test_sweep_keeps_the_byte_cap(open_store: OpenStore, clock: FakeClock) -> None:
+    async with open_store(max_bytes=100_000) as store:
+        for number in range(20):
+            clock.advance(1)
+            await store.put(make_entry(str(number), padding=10_000), store.fence)
+        assert store.over_cap
+        removed = await store.sweep()
+        assert removed == [entry_id(str(number)) for number in range(len(removed))]
+        assert 80_000 < store.size_bytes <= 100_000
+
+
+async def test_a_full_store_is_swept_below_its_cap_so_that_the_next_put_needs_no_sweep(open_store: OpenStore) -> None:
+    async with open_store(max_entries=100) as store:
+        for number in range(101):
+            await store.put(make_entry(str(number), dim=0), store.fence)
+        assert len(await store.sweep()) == 3
+        await store.put(make_entry("next", dim=0), store.fence)
+        assert not store.over_cap
+
+
+async def test_a_sweep_is_bounded_and_the_next_ones_finish_the_work(store: Store, clock: FakeClock) -> None:
+    keys = [str(number) for number in range(SWEEP_LIMIT + 50)]
+    await asyncio.gather(*(store.put(make_entry(key, dim=0, ttl_s=10), store.fence) for key in keys))
+    clock.advance(10)
+    first, second = await store.sweep(), await store.sweep()
+    assert len(first) == SWEEP_LIMIT
+    assert sorted(first + second) == sorted(entry_id(key) for key in keys)
+    assert await store.sweep() == []
+    assert len(store) == 0
+
+
+async def test_puts_are_refused_when_no_sweep_keeps_up(open_store: OpenStore) -> None:
+    async with open_store(max_entries=10) as store:
+        puts = (store.put(make_entry(str(number), dim=0), store.fence) for number in range(2 * 75))
+        outcomes = [(await asyncio.gather(put, return_exceptions=True))[0] for put in puts]
+        assert outcomes[:75] == [True] * 75
+        assert all(isinstance(outcome, StoreUnavailable) for outcome in outcomes[75:])
+        assert len(store) == 75
+        await store.sweep()
+        assert await store.put(make_entry("again", dim=0), store.fence)
+
+
+async def test_scan_yields_the_live_vectors_of_one_epoch(store: Store, clock: FakeClock) -> None:
+    kept = [make_entry("a"), make_entry("b"), make_entry("c")]
+    others = [make_entry("old encoder", epoch="other"), make_entry("exact only", dim=0), make_entry("brief", ttl_s=1)]
+    for entry in kept + others:
+        await store.put(entry, store.fence)
+    await store.purge([entry_id("c")])
+    clock.advance(1)
+    expected = {entry.id: (entry.partition, entry.vector.tobytes()) for entry in kept[:2] if entry.vector is not None}
+    assert await _scan(store, EPOCH) == expected
+    assert list(await _scan(store, "other")) == [entry_id("old encoder")]
+    assert await _scan(store, "unknown") == {}
+
+
+async def test_scan_sees_every_entry_that_stays_while_others_come_and_go(store: Store) -> None:
+    stay = [str(number) for number in range(1200)]
+    await asyncio.gather(*(store.put(make_entry(key), store.fence) for key in stay))
+    seen: list[str] = []
+    async for _, id_, _ in store.scan(EPOCH):
+        if len(seen) % 400 == 0:
+            await store.put(make_entry(f"new {len(seen)}"), store.fence)
+            await store.put(make_entry("0", version=len(seen)), store.fence)
+        seen.append(id_)
+    assert {entry_id(key) for key in stay} <= set(seen)
+
+
+@pytest.mark.parametrize("steps", range(4))
+async def test_cancelling_any_call_leaves_the_store_usable(store: Store, steps: int) -> None:
+    await store.put(make_entry("kept"), store.fence)
+    calls = [
+        store.get(entry_id("kept")),
+        store.put(make_entry("maybe"), store.fence),
+        store.purge([entry_id("nobody")]),
+        store.sweep(),
+        _scan(store, EPOCH),
+    ]
+    tasks: list[asyncio.Task[object]] = [asyncio.ensure_future(call) for call in calls]
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert same(await store.get(entry_id("kept")), make_entry("kept"))
+    assert await store.put(make_entry("later"), store.fence)
+    assert same(await store.get(entry_id("later")), make_entry("later"))
+    assert (await store.get(entry_id("maybe")) is None) == (entry_id("maybe") not in await _scan(store, EPOCH))
+    assert store.health() == ""
+
+
+async def test_concurrent_readers_of_one_entry_all_get_it(store: Store) -> None:
+    await store.put(make_entry("paris"), store.fence)
+    entries = await asyncio.gather(*(store.get(entry_id("paris")) for _ in range(50)))
+    assert all(same(entry, make_entry("paris")) for entry in entries)
+
+
+async def test_an_entry_that_cannot_be_recorded_is_refused_alone(store: Store) -> None:
+    bad = make_entry("bad", body={**BODY, "odd": "\ud800"})
+    outcomes = await asyncio.gather(
+        store.put(make_entry("good"), store.fence), store.put(bad, store.fence), return_exceptions=True
+    )
+    assert outcomes[0] is True
+    assert isinstance(outcomes[1], StoreUnavailable)
+    assert len(store) == 1

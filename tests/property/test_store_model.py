@@ -1,0 +1,150 @@
+"""Any sequence of calls leaves a store agreeing with a dict."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cacheproxy.settings import Store as Limits
+from cacheproxy.store.memory import MemoryStore
+from cacheproxy.store.sqlite import SqliteStore
+from tests.support.clock import FakeClock
+from tests.support.entries import EPOCH, entry_id, make_entry, same
+
+if TYPE_CHECKING:
+    from cacheproxy.model import Entry
+
+KEYS = tuple("abcdefgh")
+CAP = 5
+
+
+class StoreModel(RuleBasedStateMachine):
+    """A store beside a dict of what was acknowledged; `used` orders the dict's keys by their last use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.clock = FakeClock()
+        self.model: dict[str, Entry] = {}
+        self.used: dict[str, float] = {}
+        self.old_fence = 0
+        self.version = 0
+
+    @initialize()
+    def start(self) -> None:
+        self.store = self.make()
+        self.runner.run(self.store.__aenter__())
+
+    def make(self) -> MemoryStore | SqliteStore:
+        return MemoryStore(Limits(max_entries=CAP), self.clock)
+
+    def live(self) -> dict[str, Entry]:
+        return {id_: entry for id_, entry in self.model.items() if self.clock.now() < entry.expires_s}
+
+    @rule(key=st.sampled_from(KEYS), ttl_s=st.sampled_from([1, 5, 1000]), dim=st.sampled_from([0, 8]))
+    def put(self, key: str, ttl_s: float, dim: int) -> None:
+        self.clock.advance(0.001)
+        self.version += 1
+        entry = make_entry(key, version=self.version, created_s=self.clock.now(), ttl_s=ttl_s, dim=dim)
+        assert self.runner.run(self.store.put(entry, self.store.fence))
+        self.model[entry.id] = entry
+        self.used[entry.id] = self.clock.now()
+
+    @precondition(lambda self: self.old_fence < self.store.fence)
+    @rule(key=st.sampled_from(KEYS))
+    def late_put(self, key: str) -> None:
+        assert not self.runner.run(self.store.put(make_entry(key, version=-1), self.old_fence))
+
+    @rule(key=st.sampled_from(KEYS))
+    def get(self, key: str) -> None:
+        self.clock.advance(0.001)
+        expected = self.live().get(entry_id(key))
+        assert same(self.runner.run(self.store.get(entry_id(key))), expected)
+        if expected is not None:
+            self.used[expected.id] = self.clock.now()
+
+    @rule(keys=st.sets(st.sampled_from(KEYS), max_size=3))
+    def purge(self, keys: set[str]) -> None:
+        self.old_fence = self.store.fence
+        ids = {entry_id(key) for key in keys}
+        assert self.runner.run(self.store.purge(ids)) == len(ids & self.model.keys())
+        assert self.store.fence > self.old_fence
+        self.model = {id_: entry for id_, entry in self.model.items() if id_ not in ids}
+
+    @rule(seconds=st.sampled_from([0.5, 1, 5, 100]))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def sweep(self) -> None:
+        expired = self.model.keys() - self.live().keys()
+        coldest = sorted(self.live(), key=self.used.__getitem__)
+        surplus = coldest[: max(0, len(coldest) - CAP)]
+        assert set(self.runner.run(self.store.sweep())) == expired | set(surplus)
+        self.model = {id_: entry for id_, entry in self.live().items() if id_ not in surplus}
+
+    @invariant()
+    def counts_agree(self) -> None:
+        assert len(self.store) == len(self.model)
+        assert self.store.over_cap == (len(self.model) > CAP)
+        assert self.store.health() == ""
+        assert self.store.corrupt_records == 0
+
+    @invariant()
+    def scan_agrees(self) -> None:
+        async def scanned() -> dict[str, bytes]:
+            return {id_: vector.tobytes() async for _, id_, vector in self.store.scan(EPOCH)}
+
+        vectors = {id_: entry.vector.tobytes() for id_, entry in self.live().items() if entry.vector is not None}
+        assert self.runner.run(scanned()) == vectors
+
+    def teardown(self) -> None:
+        self.runner.run(self.store.__aexit__())
+        self.runner.close()
+
+
+class SqliteModel(StoreModel):
+    """The same with a file, which may be closed and opened at any time."""
+
+    hot_bytes = 64 * 1024 * 1024
+
+    def make(self) -> SqliteStore:
+        self.directory = tempfile.TemporaryDirectory()
+        return self.opened()
+
+    def opened(self) -> SqliteStore:
+        return SqliteStore(
+            Path(self.directory.name) / "e.db", Limits(max_entries=CAP, hot_bytes=self.hot_bytes), self.clock
+        )
+
+    @rule()
+    def restart(self) -> None:
+        fence = self.store.fence
+        self.runner.run(self.store.__aexit__())
+        self.store = self.opened()
+        self.runner.run(self.store.__aenter__())
+        assert self.store.fence == fence
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.directory.cleanup()
+
+
+class ColdSqliteModel(SqliteModel):
+    """The same with nothing held in memory."""
+
+    hot_bytes = 0
+
+
+StoreModel.TestCase.settings = SqliteModel.TestCase.settings = ColdSqliteModel.TestCase.settings = settings(
+    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestMemory = StoreModel.TestCase
+TestSqlite = SqliteModel.TestCase
+TestColdSqlite = ColdSqliteModel.TestCase

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from cacheproxy.errors import InvalidRequest
+from cacheproxy.model import Controls, Plan, Query, Scope, Tier, Trait, Wire
+from cacheproxy.policy.pack import Category, Encoder, Pack
+from cacheproxy.policy.plan import plan
+
+EPOCH = "encoder-1"
+EXACT = frozenset({Tier.EXACT})
+NONE = frozenset[Tier]()
+
+PACK = Pack(
+    schema=1,
+    name="test",
+    description="",
+    default_category="default",
+    categories={
+        "default": Category(semantic=True, ttl_s=100.0, candidates=7),
+        "careful": Category(ttl_s=50.0, max_temperature=0.0),
+        "never": Category(allow_caching=False, semantic=True),
+        "new": Category(semantic=True),
+    },
+    encoders={"e": Encoder(fingerprint=EPOCH, calibrated_on="x", thresholds={"default": 0.8, "careful": 0.9})},
+)
+
+
+def query(controls: Controls | None = None, **fields: Any) -> Query:
+    plain = Query(
+        dialect="chat",
+        scope=Scope(tenant="t"),
+        model="m",
+        text="Hi",
+        fingerprint=b"f" * 32,
+        compatibility=b"c" * 32,
+        wire=Wire(),
+        controls=controls or Controls(),
+    )
+    return dataclasses.replace(plain, **fields)
+
+
+def planned(controls: Controls | None = None, *, epoch: str | None = EPOCH, **fields: Any) -> Plan:
+    return plan(query(controls, **fields), PACK, epoch)
+
+
+def rights(found: Plan) -> str:
+    """What a plan allows, as letters: e(xact) s(emantic) k(eep) f(indable by similarity)."""
+    named = zip("eskf", (found.exact, found.semantic, found.store, found.embed), strict=True)
+    return "".join(letter if allowed else "-" for letter, allowed in named)
+
+
+def test_a_plain_question_may_use_everything() -> None:
+    assert planned() == Plan(
+        category="default",
+        exact=True,
+        semantic=True,
+        store=True,
+        embed=True,
+        threshold=0.8,
+        ttl_s=100.0,
+        candidates=7,
+    )
+
+
+BYPASSED = [Trait.UNREADABLE, Trait.ANONYMOUS, Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.AUDIO]
+
+
+@pytest.mark.parametrize("trait", Trait)
+def test_every_trait_narrows_and_names_itself(trait: Trait) -> None:
+    found = planned(traits=frozenset({trait}))
+    assert rights(found) == ("----" if trait in BYPASSED else "e-k-")
+    assert found.reason == trait.value
+
+
+def test_a_bypass_outranks_an_exact_only_rule() -> None:
+    assert planned(traits=frozenset({Trait.TOOLS, Trait.STATEFUL})).reason == "stateful"
+    assert planned(Controls(no_cache=True), traits=frozenset({Trait.STATEFUL})).reason == "stateful"
+
+
+RULES: dict[str, tuple[Controls, dict[str, Any], str, str]] = {
+    "no-cache": (Controls(no_cache=True), {}, "--kf", "request_no_cache"),
+    "no-store": (Controls(no_store=True), {}, "es-f", "request_no_store"),
+    "both": (Controls(no_cache=True, no_store=True), {}, "---f", "request_no_cache"),
+    "exact tier": (Controls(tiers=EXACT), {}, "e-k-", "tier_exact"),
+    "no tier": (Controls(tiers=NONE, no_store=True), {}, "----", "tier_off"),
+    "a category without similarity": (Controls(category="careful"), {}, "e-k-", "category_exact_only"),
+    "a category that is never cached": (Controls(category="never"), {}, "----", "category_not_cached"),
+    "a category that was not calibrated": (Controls(category="new"), {}, "e-k-", "encoder_not_calibrated"),
+    "another encoder": (Controls(), {"epoch": "encoder-2"}, "e-k-", "encoder_not_calibrated"),
+    "no encoder": (Controls(), {"epoch": None}, "e-k-", "no_encoder"),
+    "temperature at the limit": (Controls(), {"temperature": 0.7}, "eskf", ""),
+    "temperature above it": (Controls(), {"temperature": 0.71}, "----", "temperature"),
+    "temperature beyond floats": (Controls(), {"temperature": 10**400}, "----", "temperature"),
+    "temperature below zero": (Controls(), {"temperature": -1.0}, "eskf", ""),
+    "temperature for a careful category": (
+        Controls(category="careful"),
+        {"temperature": 0.1},
+        "----",
+        "temperature",
+    ),
+    "no temperature for a careful category": (Controls(category="careful"), {}, "e-k-", "category_exact_only"),
+}
+
+
+@pytest.mark.parametrize(("controls", "given", "expected", "reason"), RULES.values(), ids=RULES)
+def test_a_rule_narrows_and_gives_its_reason(
+    controls: Controls, given: dict[str, Any], expected: str, reason: str
+) -> None:
+    found = planned(controls, **given)
+    assert (rights(found), found.reason) == (expected, reason)
+
+
+@pytest.mark.parametrize(
+    ("asked", "effective"), [(None, 0.8), (0.0, 0.8), (0.5, 0.8), (0.8, 0.8), (0.95, 0.95), (1.0, 1.0)]
+)
+def test_a_request_may_only_raise_the_threshold(asked: float | None, effective: float) -> None:
+    assert planned(Controls(threshold=asked)).threshold == effective
+
+
+@pytest.mark.parametrize(("asked", "effective"), [(None, 100.0), (0.0, 0.0), (10.0, 10.0), (1e9, 100.0)])
+def test_a_request_may_only_shorten_the_ttl(asked: float | None, effective: float) -> None:
+    assert planned(Controls(ttl_s=asked)).ttl_s == effective
+
+
+def test_freshness_is_carried_over() -> None:
+    found = planned(Controls(max_age_s=5.0, min_fresh_s=6.0, only_if_cached=True))
+    assert (found.max_age_s, found.min_fresh_s, found.only_if_cached) == (5.0, 6.0, True)
+
+
+def test_an_unknown_category_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(InvalidRequest, match="careful, default, never, new") as refusal:
+        planned(Controls(category="nope"))
+    assert refusal.value.param == "x-cacheproxy-category"
