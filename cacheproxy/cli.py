@@ -208,21 +208,30 @@ def pairs(
 @main.command()
 @_with_flags(*_COMMON_FLAGS)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--target-precision", type=click.FloatRange(0.5, 1.0), help="Aim at a precision instead of F0.5.")
+@click.option("--target-precision", type=click.FloatRange(0.5, 1.0), help="Aim at a precision instead.")
+@click.option(
+    "--wrong-cost", type=click.FloatRange(0), default=2.0, show_default=True, help="Right hits a wrong one costs."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Splits the pairs, draws the resamples.")
 def calibrate(
-    config: Path | None, files: tuple[Path, ...], target_precision: float | None, seed: int, **flags: str | None
+    config: Path | None,
+    files: tuple[Path, ...],
+    target_precision: float | None,
+    wrong_cost: float,
+    seed: int,
+    **flags: str | None,
 ) -> None:
     """Choose thresholds for the current encoder on labelled pairs, and print the table to paste into a pack.
 
-    FILES are as for `eval pairs`. One half of the pairs chooses, the other half measures.
+    FILES are as for `eval pairs`. One half of the pairs chooses the threshold of best net benefit, the other half
+    measures it.
     """
     loaded = _load(config, flags)
     from cacheproxy.evaluate.calibration import Aim, calibrate, render_calibration
     from cacheproxy.policy.loader import find_pack, load_pack
 
     pack = load_pack(find_pack(loaded.policies.pack))
-    aim = Aim(target_precision=target_precision, seed=seed)
+    aim = Aim(target_precision=target_precision, wrong_cost=wrong_cost, seed=seed)
     click.echo(render_calibration(calibrate(files, pack, _encoder(loaded), loaded.data.path() / "vectors", aim)))
 
 

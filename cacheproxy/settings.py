@@ -52,9 +52,13 @@ class Server(_Section, frozen=True):
     """The two listeners."""
 
     host: str = "127.0.0.1"
+    """Address of the data port."""
     port: Port = 8080
+    """Data port: OpenAI's API, /healthz, /readyz."""
     admin_host: str = "127.0.0.1"
+    """Address of the admin port; anything but loopback needs admin.token."""
     admin_port: Port = 8081
+    """Admin port: /metrics, health, /admin/v1/explain."""
     drain_s: Positive = 30.0
     """How long streams in flight may go on after SIGTERM."""
     max_body_bytes: Count = 32 * 1024 * 1024
@@ -62,8 +66,11 @@ class Server(_Section, frozen=True):
     max_upload_bytes: Count = 1024 * 1024 * 1024
     """Largest request body of a passed-through route (streamed, never held)."""
     max_headers: Count = 100
+    """Most headers of a request; above it 431."""
     max_header_bytes: Count = 32 * 1024
+    """Most bytes of all headers together; above it 431."""
     max_target_bytes: Count = 16 * 1024
+    """Longest path with query; above it 414."""
     max_depth: Count = 64
     """Deepest JSON nesting of a request."""
 
@@ -74,11 +81,15 @@ class Upstream(_Section, frozen=True):
     url: str = "https://api.openai.com/v1"
     """Base URL, or `local` for the embedded small model."""
     connect_timeout_s: Positive = 5.0
+    """Longest wait for a connection; then 502."""
     first_byte_timeout_s: Positive = 120.0
+    """Longest wait for the head of an answer; then 504."""
     idle_timeout_s: Positive = 60.0
     """Longest silence between two pieces of a body."""
     total_timeout_s: Positive = 900.0
+    """Longest answer, first to last byte."""
     max_connections: Count = 1024
+    """Most connections to the backend at once; more requests wait for one."""
     max_decoded_bytes: Count = 16 * 1024 * 1024
     """Largest answer body of a cached route, after decoding."""
     ask_stream_usage: bool = True
@@ -91,12 +102,15 @@ class Store(_Section, frozen=True):
     url: str = ""
     """`sqlite:///FILE` or `memory://`; empty means `entries.sqlite3` in the data directory."""
     max_entries: Count = 1_000_000
+    """Above it, expired and then least recently used entries go."""
     max_bytes: Count = 4 * 1024**3
+    """The same for bytes of records and vectors."""
     max_entry_bytes: Count = 1024 * 1024
     """Largest answer kept."""
     hot_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
     """Decoded documents held in memory in front of the file."""
     busy_timeout_ms: Count = 100
+    """Longest wait for a file another program has locked."""
 
 
 class Encoder(_Section, frozen=True):
@@ -105,12 +119,15 @@ class Encoder(_Section, frozen=True):
     name: str = "all-MiniLM-L6-v2"
     """A known name or a directory with a sentence-transformers model (safetensors)."""
     device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `mps`. The GPU path runs in half precision and is untested on a GPU."""
     precision: str = "fp32"
     """On a CPU: `fp32` or `int8`. Each has its own fingerprint and its own calibrated thresholds."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Worker threads of one core each; 0 means one per core, at most four."""
     max_batch: Count = 32
+    """Most texts encoded together."""
     queue: Count = 4096
+    """Most texts waiting; above it a request goes on as a miss."""
     cache_dir: str = ""
     """Where exported encoders are kept; empty means `encoders` in the data directory."""
     timeout_ms: Count = 2000
@@ -123,9 +140,13 @@ class Index(_Section, frozen=True):
     flat_limit: Count = 1024
     """Entries above which a partition becomes a graph (measured crossover)."""
     m: Count = 16
+    """HNSW: links of a node."""
     ef_construction: Count = 100
+    """HNSW: breadth of the search while building."""
     ef_search: Count = 64
+    """HNSW: breadth of a lookup."""
     snapshot_interval_s: Positive = 300.0
+    """Pause between snapshots; one more is taken at a clean stop."""
 
 
 class Flight(_Section, frozen=True):
@@ -161,13 +182,16 @@ class Log(_Section, frozen=True):
     """Structured logs on stderr."""
 
     format: str = "text"
+    """`text` or `json`."""
     level: str = "info"
+    """`debug`, `info`, `warning` or `error`."""
 
 
 class Admin(_Section, frozen=True):
     """The admin listener."""
 
     token: Secret = Secret("")
+    """Bearer token of the admin port; health needs none."""
 
 
 class Settings(_Section, frozen=True):
