@@ -57,6 +57,8 @@ async def run_demo(settings: Settings, running: Callable[[Settings], AbstractAsy
     """Run the demo and print its table. Returns whether everything came out as it must: see `verdict`."""
     script = tomllib.loads(_QUESTIONS.read_text(encoding="utf-8"))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
     with tempfile.TemporaryDirectory(prefix="cacheproxy-demo-") as scratch:
         console.print(
             "Starting the proxy with the embedded encoder and small model (the first start prepares both) ..."

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from cacheproxy.model import Plan, Reply
 
+# Not `no-cache`: nearly every event stream carries it out of habit, and no LLM backend offers revalidation.
+_FORBIDDING = frozenset({"no-store", "private"})
 _HARMLESS_VARY = frozenset({"accept-encoding", "accept", "origin", "authorization"})
 
 
@@ -79,7 +81,7 @@ def _within_directives(headers: Iterable[tuple[str, str]], reply: Reply, ttl_s: 
     for name, value in headers:
         if name.lower() == "cache-control":
             directives = parse_directives(value)
-            if directives.keys() & {"no-store", "no-cache", "private"}:
+            if directives.keys() & _FORBIDDING:
                 return Refuse(reason="upstream_cache_control")
             for limit in directives.keys() & {"s-maxage", "max-age"}:
                 seconds = delta_seconds(directives[limit]) or 0.0  # nonsense counts as stale (RFC 9111 section 4.2.1)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.openai_wire import completion
+from tests.support.openai_wire import completion, events
 from tests.support.proxy import PARAPHRASE, QUESTION, chat
-from tests.support.upstream import answer
+from tests.support.upstream import answer, stream
 
 if TYPE_CHECKING:
     from tests.support.proxy import Answered, Proxy
@@ -217,7 +217,7 @@ async def test_an_unknown_or_malformed_directive_is_ignored(proxy: Proxy, key: s
 
 
 @pytest.mark.parametrize(
-    "directive", ["no-store", "private, no-store", "no-cache", "max-age=0", "s-maxage=0, max-age=600"]
+    "directive", ["no-store", "private, no-store", "no-cache, no-store", "max-age=0", "s-maxage=0, max-age=600"]
 )
 async def test_an_answer_is_not_kept_where_the_backend_forbids_it(
     proxy: Proxy, upstream: ScriptedUpstream, key: str, directive: str
@@ -226,6 +226,14 @@ async def test_an_answer_is_not_kept_where_the_backend_forbids_it(
     assert (await proxy.ask(chat(), key=key)).content == "No."
     await proxy.settled(key)
     assert not await proxy.cached(chat(), key=key)
+
+
+async def test_a_stream_that_says_no_cache_out_of_habit_is_kept(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str
+) -> None:
+    upstream.always(stream(*events("Yes."), headers=[("cache-control", "no-cache")]))
+    await proxy.fill(chat(stream=True), key=key)
+    assert (await proxy.ask(chat(), key=key)).content == "Yes."
 
 
 async def test_the_backends_freshness_limits_a_life(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:

@@ -27,7 +27,7 @@ _WAIT_S = 10.0
 
 
 class ScriptedModel:
-    """Answers with the given pieces, one a token; in byte-level form, so `Ġ` is a space. A prompt is a token a character.
+    """Answers with the given pieces, one a token, in byte-level form: `Ġ` is a space. A prompt is a token a character.
 
     With `gated`, every token waits for a permit of `gate`.
     """

@@ -102,7 +102,7 @@ DIRECTIVES: dict[str, tuple[list[tuple[str, str]], float | str]] = {
     "none": ([], 100.0),
     "no-store": ([("Cache-Control", "no-store")], "upstream_cache_control"),
     "private": ([("cache-control", "max-age=60, Private")], "upstream_cache_control"),
-    "no-cache": ([("cache-control", "no-cache")], "upstream_cache_control"),
+    "no-cache, as every event stream says": ([("cache-control", "no-cache, must-revalidate")], 100.0),
     "in a second header": ([("cache-control", "x"), ("CACHE-CONTROL", "no-store")], "upstream_cache_control"),
     "max-age": ([("cache-control", "max-age=60")], 60.0),
     "max-age beyond the plan": ([("cache-control", "max-age=6000")], 100.0),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 HELLO = ["Hello", "Ġworld", "."]
 
 
-async def stream(client: LocalClient, **fields: object) -> tuple[str, list[dict[str, Any]]]:
+async def stream(client: LocalClient, **fields: Any) -> tuple[str, list[dict[str, Any]]]:
     """Return the last event's data and the chunks before it."""
     async with client.post(chat(stream=True, **fields)) as response:
         assert response.status == 200
@@ -93,7 +93,11 @@ async def test_the_list_holds_the_one_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status", "code"),
-    [("/v1/embeddings", 404, "not_found"), ("/", 404, "not_found"), ("/v1/chat/completions", 405, "method_not_allowed")],
+    [
+        ("/v1/embeddings", 404, "not_found"),
+        ("/", 404, "not_found"),
+        ("/v1/chat/completions", 405, "method_not_allowed"),
+    ],
 )
 async def test_other_routes_are_refused_in_openai_form(tmp_path: Path, path: str, status: int, code: str) -> None:
     async with serving(ScriptedModel(HELLO), tmp_path) as client:
@@ -162,8 +166,8 @@ async def test_a_failure_is_a_500_and_the_next_request_is_answered(tmp_path: Pat
 
 async def test_a_failure_inside_a_stream_ends_it_without_the_end_mark(tmp_path: Path) -> None:
     model = ScriptedModel(HELLO, gated=True)
+    model.gate.release()
     async with serving(model, tmp_path) as client, client.post(chat(stream=True)) as response:
-        model.gate.release()
         assert b"assistant" in await response.content.readline()
         model.failure = RuntimeError("out of memory")
         model.gate.release()

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.upstream.local import weights
 from cacheproxy.upstream.local.convert import is_sound, seal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import structlog
 from litestar import Litestar, Request, Response, get, post
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.params import FromPath
 from litestar.response import Stream
 
 from cacheproxy.errors import CacheProxyError, InvalidRequest, MethodNotAllowed, RouteNotFound, UpstreamBusy
@@ -81,7 +82,7 @@ async def list_models() -> dict[str, Any]:
 
 
 @get("/v1/models/{model:str}")
-async def get_model(model: str) -> dict[str, Any]:
+async def get_model(model: FromPath[str]) -> dict[str, Any]:
     """Describe the one model."""
     if model != MODEL_ID:
         raise ModelNotFound(f"the embedded model is {MODEL_ID}", param="model")
