@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -36,7 +37,6 @@ from cacheproxy.upstream.local.process import LocalModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from pathlib import Path
 
     from cacheproxy.explain import ExplainRequest, Explanation
     from cacheproxy.install import Claim
@@ -134,7 +134,9 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
         partitions = PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch)
         index = await stack.enter_async_context(partitions)
         await index.restore(data_dir / "index", store.scan(embedder.epoch))
-        upstream = await _open_upstream(settings, data_dir, stack)
+        model = await _open_local_model(settings, data_dir, stack)
+        upstream = HttpUpstream(settings.upstream, socket_path=model.socket_path if model else None)
+        await stack.enter_async_context(upstream)
         supervisor = await stack.enter_async_context(Supervisor())
         flights = Flights(
             supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
@@ -150,7 +152,8 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
             make_room=crowded.set,
         )
         pipeline = Pipeline(parts, pack, flights, coalesce_timeout_s=settings.flight.coalesce_timeout_s)
-        ready = Readiness({"store": store, "encoder": embedder, "index": index, "upstream": upstream})
+        local = {"local_model": model} if model else {}
+        ready = Readiness({"store": store, "encoder": embedder, "index": index, **local})
         edge = Edge(pipeline, settings, secret, ready)
 
         _export_gauges(telemetry, pipeline)
@@ -285,12 +288,15 @@ async def serve(settings: Settings) -> None:
         await stop.wait()
 
 
-async def _open_upstream(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> HttpUpstream:
-    socket_path: Path | None = None
-    if settings.upstream.url == "local":
-        model = await stack.enter_async_context(LocalModel(data_dir))
-        socket_path = model.socket_path
-    return await stack.enter_async_context(HttpUpstream(settings.upstream, socket_path=socket_path))
+async def _open_local_model(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> LocalModel | None:
+    if settings.upstream.url != "local":
+        return None
+    return await stack.enter_async_context(LocalModel(_model_dir(settings, data_dir)))
+
+
+def _model_dir(settings: Settings, data_dir: Path) -> Path:
+    chosen = settings.upstream.local_cache_dir
+    return Path(chosen).expanduser() if chosen else data_dir
 
 
 def _export_gauges(telemetry: Telemetry, pipeline: Pipeline) -> None:

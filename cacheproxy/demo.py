@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import statistics
 import tempfile
 import time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _QUESTIONS = Path(__file__).with_name("demo_questions.toml")
 _MODEL = "smollm2-135m-instruct"
 _WAIT_S = 180.0
+_POLL_S = 0.25
 GOAL_SPEEDUP = 20.0
 """A hit must be at least this many times faster than a miss for the demo to succeed."""
 
@@ -64,6 +66,7 @@ async def run_demo(settings: Settings, running: Callable[[Settings], AbstractAsy
             "Starting the proxy with the embedded encoder and small model (the first start prepares both) ..."
         )
         async with running(_own(settings, Path(scratch))) as proxy:
+            await _until_ready(proxy)
             told = await _ask_all(proxy.url, script, console)
     console.print(_table(told))
     problems = verdict(told)
@@ -124,10 +127,24 @@ def _own(settings: Settings, scratch: Path) -> Settings:
     return replace(
         settings,
         server=replace(settings.server, port=0, admin_port=0),
-        upstream=replace(settings.upstream, url="local", first_byte_timeout_s=_WAIT_S),
+        upstream=replace(
+            settings.upstream,
+            url="local",
+            local_cache_dir=settings.upstream.local_cache_dir or str(models),
+            first_byte_timeout_s=_WAIT_S,
+        ),
         encoder=replace(settings.encoder, cache_dir=settings.encoder.cache_dir or str(models / "encoders")),
         data=replace(settings.data, dir=str(scratch)),
     )
+
+
+async def _until_ready(proxy: Any) -> None:
+    """Wait until the small model has loaded, which is no answer's time. Raises ConfigError when it does not."""
+    deadline_s = time.monotonic() + _WAIT_S
+    while broken := {name: why for name, why in proxy.house.readiness().items() if why}:
+        if time.monotonic() > deadline_s:
+            raise ConfigError(f"not ready after {_WAIT_S:g} s: {broken}")
+        await asyncio.sleep(_POLL_S)
 
 
 async def _ask_all(url: str, script: dict[str, Any], console: Console) -> list[Told]:

@@ -127,7 +127,6 @@ class Flight:
     def detach(self, reader: Reader) -> None:
         """Remove a reader; without any, an exchange that has not ended is cancelled."""
         self._readers.discard(reader)
-        self._read.set()
         if not self._readers and not self.ended and self.task is not None:
             self.abandoned = True
             self.task.cancel()

@@ -186,10 +186,6 @@ class Upstream(Protocol):
         """
         ...
 
-    def health(self) -> str:
-        """Return "" when able to serve, else what is wrong."""
-        ...
-
 
 class Fold(Protocol):
     """Reads an answer's bytes as they pass and folds them into a Reply."""

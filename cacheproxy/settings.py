@@ -80,6 +80,8 @@ class Upstream(_Section, frozen=True):
 
     url: str = "https://api.openai.com/v1"
     """Base URL, or `local` for the embedded small model."""
+    local_cache_dir: str = ""
+    """Where the embedded model's converted weights are kept; empty means the data directory."""
     connect_timeout_s: Positive = 5.0
     """Longest wait for a connection; then 502."""
     first_byte_timeout_s: Positive = 120.0

@@ -75,10 +75,6 @@ class HttpUpstream:
         if self._session is not None:
             await self._session.close()
 
-    def health(self) -> str:
-        """Return "": the backend's state is seen request by request."""
-        return ""
-
     def url_of(self, target: str) -> URL:
         """Return the absolute URL of a caller's origin-form target, percent-encoding untouched."""
         return URL(self._base + target.removeprefix("/v1"), encoded=True)

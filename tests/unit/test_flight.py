@@ -431,6 +431,15 @@ async def test_a_body_too_large_to_keep_cannot_be_joined(tower: Tower, script: S
     assert await leader.task == b"x" * (KEEP + 1)
 
 
+async def test_nobody_joins_where_the_next_bytes_would_cut_him_off(tower: Tower, script: Script) -> None:
+    Listener(tower.open(script))
+    slow = tower.join()
+    await script.begin(b"x" * (KEEP + 1))
+    assert slow.cut is None
+    assert held_bytes(slow.flight) == KEEP + 1
+    assert tower.flights.find(KEY) is None
+
+
 async def test_bytes_that_no_reader_needs_are_forgotten(tower: Tower, script: Script) -> None:
     leader = Listener(tower.open(script))
     await script.begin(*[CHUNK] * 100)

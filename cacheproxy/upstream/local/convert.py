@@ -1,7 +1,7 @@
 """The weights in a form that loads fast: converted once from GGUF, kept in the data directory with checksums.
 
-Parsing the GGUF and its vocabulary in Python takes some 20 s; the copy loads in 2 to 4 s. It holds float16: the error of
-that rounding is far below the one of the int8 the engine computes with, and it halves the file (260 MB).
+Parsing the GGUF and its vocabulary in Python takes some 20 s; the copy loads in 2 to 4 s. It holds float16: the error
+of that rounding is far below the one of the int8 the engine computes with, and it halves the file (260 MB).
 """
 
 from __future__ import annotations
