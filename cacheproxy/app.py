@@ -9,15 +9,13 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
-from litestar import Litestar, asgi
-from litestar.types import Receive, Scope, Send
 
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.open import open_encoder
-from cacheproxy.errors import ConfigError
+from cacheproxy.errors import ConfigError, IndexUnavailable
 from cacheproxy.explain import explain
 from cacheproxy.flight import Flights
 from cacheproxy.http.admin import create_admin_app
@@ -31,17 +29,22 @@ from cacheproxy.policy.loader import find_pack, load_pack
 from cacheproxy.settings import load
 from cacheproxy.store.open import open_store
 from cacheproxy.supervise import Supervisor
-from cacheproxy.telemetry import Telemetry
+from cacheproxy.telemetry import Figures, Telemetry
 from cacheproxy.upstream.client import HttpUpstream
 from cacheproxy.upstream.local.process import LocalModel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
+    from litestar import Litestar
+
     from cacheproxy.explain import ExplainRequest, Explanation
+    from cacheproxy.http.exchange import Receive, Send
     from cacheproxy.install import Claim
     from cacheproxy.policy.pack import Pack
     from cacheproxy.settings import Settings
+    from cacheproxy.store.memory import MemoryStore
+    from cacheproxy.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
 
@@ -156,7 +159,7 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
         ready = Readiness({"store": store, "encoder": embedder, "index": index, **local})
         edge = Edge(pipeline, settings, secret, ready)
 
-        _export_gauges(telemetry, pipeline)
+        telemetry.export(lambda: _figures(store, embedder, index, flights, supervisor))
 
         async def sweep() -> None:
             with contextlib.suppress(TimeoutError):
@@ -183,7 +186,10 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
                 secret=secret,
             )
         finally:
-            await snapshot()
+            try:
+                await snapshot()
+            except IndexUnavailable as exc:  # the next start rebuilds from the store
+                log.warning("snapshot_failed", reason=exc.message)
 
 
 def create_app(settings: Settings | None = None) -> Litestar:
@@ -200,11 +206,10 @@ def create_app(settings: Settings | None = None) -> Litestar:
             rooms.append(house)
             yield
 
-    @asgi("/", is_mount=True, copy_scope=False)
-    async def data(scope: Scope, receive: Receive, send: Send) -> None:
+    async def edge(scope: Any, receive: Receive, send: Send) -> None:
         await rooms[0].edge(scope, receive, send)
 
-    return Litestar([data], lifespan=[lifespan], openapi_config=None, logging_config=None)
+    return data_app(edge, lifespan)
 
 
 class Running:
@@ -299,11 +304,42 @@ def _model_dir(settings: Settings, data_dir: Path) -> Path:
     return Path(chosen).expanduser() if chosen else data_dir
 
 
-def _export_gauges(telemetry: Telemetry, pipeline: Pipeline) -> None:
-    telemetry.gauge(
-        "cacheproxy_entries_indexed", "Entries that similarity can find.", lambda: len(pipeline.parts.index)
+def _figures(
+    store: SqliteStore | MemoryStore,
+    embedder: MicroBatcher,
+    index: PartitionedIndex,
+    flights: Flights,
+    supervisor: Supervisor,
+) -> Figures:
+    encoded, indexed = embedder.stats, index.stats()
+    return Figures(
+        flights=flights.aloft,
+        background_failures=supervisor.failures,
+        store_entries=len(store),
+        store_bytes=store.size_bytes,
+        store_corrupt_records=store.corrupt_records,
+        store_quarantined=store.quarantined,
+        encoder_queue=embedder.queued,
+        encoder_running=embedder.running,
+        encoder_batches=encoded.batches,
+        encoder_texts=encoded.texts,
+        encoder_memo_hits=encoded.memo_hits,
+        encoder_shared=encoded.shared,
+        encoder_left=encoded.left,
+        encoder_failures={flaw.value: count for flaw, count in encoded.failures.items()},
+        entries_indexed=indexed.live,
+        index_partitions=indexed.partitions,
+        index_graphs=indexed.graphs,
+        index_dead=indexed.dead,
+        index_tail=indexed.tail,
+        index_due=indexed.due,
+        index_bytes=indexed.bytes,
+        index_merged_rows=indexed.merged_rows,
+        index_rebuilds=indexed.rebuilds,
+        index_upkeep_failures=indexed.failures,
+        index_snapshots=indexed.snapshots,
+        index_snapshots_refused=indexed.snapshot_refused,
     )
-    telemetry.gauge("cacheproxy_flights", "Exchanges with the backend in the air.", lambda: pipeline.flights.aloft)
 
 
 async def _watch_loop(telemetry: Telemetry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import urllib.error
 import urllib.request
@@ -16,9 +17,10 @@ import msgspec
 
 from cacheproxy import __version__, logs, settings
 from cacheproxy.errors import CacheProxyError, ConfigError, RequestError
+from cacheproxy.query.canonical import decode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from cacheproxy.evaluate.vectors import TextEncoder
     from cacheproxy.explain import ExplainRequest, Explanation
@@ -52,15 +54,15 @@ def _with_flags(*flags: tuple[str, str, str, str, str]) -> Callable[[Callable[..
     return decorate
 
 
-def _load(config: Path | None, flags: dict[str, str | None], upstream: str | None = None) -> settings.Settings:
+def _load(
+    config: Path | None, flags: Mapping[str, str | None], environ: Mapping[str, str] | None = None
+) -> settings.Settings:
     tree: dict[str, dict[str, object]] = {}
     for name, value in flags.items():
         if value is not None:
             section, _, key = name.partition("__")
             tree.setdefault(section, {})[key] = value
-    if upstream is not None:
-        tree.setdefault("upstream", {})["url"] = upstream
-    loaded = settings.load(config, flags=tree)
+    loaded = settings.load(config, environ, flags=tree)
     logs.configure(loaded.log)
     return loaded
 
@@ -94,8 +96,8 @@ def main() -> None:
 
 @main.command()
 @_with_flags(*_SERVE_FLAGS, *_COMMON_FLAGS)
-@click.option("--upstream", metavar="URL|local", envvar="OPENAI_BASE_URL", help="Backend.  [default: $OPENAI_BASE_URL]")
-def serve(config: Path | None, upstream: str | None, **flags: str | None) -> None:
+@click.option("--upstream", "upstream__url", metavar="URL|local", help="Backend.  [default: $OPENAI_BASE_URL]")
+def serve(config: Path | None, **flags: str | None) -> None:
     """Serve until SIGTERM; SIGHUP reads the policy pack again.
 
     \b
@@ -104,7 +106,9 @@ def serve(config: Path | None, upstream: str | None, **flags: str | None) -> Non
       cacheproxy serve --upstream http://127.0.0.1:11434/v1      # Ollama
       cacheproxy serve --upstream local                          # the embedded small model: no key, no network
     """
-    loaded = _load(config, flags, upstream)
+    # The official client's variable names the backend too, where no CACHEPROXY_UPSTREAM__URL does.
+    base_url = os.environ.get("OPENAI_BASE_URL")
+    loaded = _load(config, flags, {"CACHEPROXY_UPSTREAM__URL": base_url, **os.environ} if base_url else None)
     from cacheproxy import app  # here and below: help must not wait for the engines
 
     _run(app.serve(loaded))
@@ -128,7 +132,13 @@ def demo(config: Path | None, **flags: str | None) -> None:
 @_with_flags(*_COMMON_FLAGS)
 @click.argument("pack", required=False)
 def check(config: Path | None, pack: str | None, **flags: str | None) -> None:
-    """Validate a policy PACK (a name or a directory) and run its probes; failures name file, line and key (exit 1)."""
+    """Validate a policy PACK (a name or a directory) and run its probes; failures name file, line and key (exit 1).
+
+    \b
+    Examples:
+      cacheproxy check                  # the pack in force
+      cacheproxy check policies/mine    # one of your own
+    """
     loaded = _load(config, flags)
     from cacheproxy.evaluate.check import check_pack, render_check
     from cacheproxy.policy.loader import find_pack
@@ -159,20 +169,38 @@ def explain(
     """Show every step of the decision for a question, with its evidence, changing nothing.
 
     It asks the proxy that is serving this data directory, or opens the directory itself when none is.
+
+    \b
+    Examples:
+      cacheproxy explain "How do I reset my password?" --model gpt-4o-mini
+      cacheproxy explain --body request.json --json
     """
     from cacheproxy import explain as explaining
 
     loaded = _load(config, {"log__level": "error", **flags})
     request = explaining.ExplainRequest(
-        text=text, model=model, key=key, category=category, body=_read_json(body) if body else None
+        text=text,
+        model=model,
+        key=key,
+        category=category,
+        body=_read_body(body, loaded.server.max_depth) if body else None,
     )
-    explanation = _ask_running(loaded, request) or _explain_here(loaded, request)
+    try:
+        asked = msgspec.json.encode(request)
+    except UnicodeEncodeError as exc:
+        raise ConfigError("the question and its options must be UTF-8 text") from exc
+    explanation = _ask_running(loaded, asked) or _explain_here(loaded, request)
     click.echo(msgspec.json.encode(explanation).decode() if as_json else explaining.render(explanation))
 
 
 @main.group(name="eval")
 def evaluate() -> None:
-    """Measure decisions on labelled data."""
+    """Measure decisions on labelled data.
+
+    \b
+    Example:
+      cacheproxy eval pairs pairs.jsonl --baseline cosine
+    """
 
 
 @evaluate.command()
@@ -248,18 +276,17 @@ def _encoder(loaded: settings.Settings) -> TextEncoder:
     return open_encoder(loaded.encoder, open_data_dir(loaded))
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_body(file: Path, max_depth: int) -> dict[str, Any]:
     try:
-        body = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
-        raise ConfigError(f"{file}: not a JSON file: {exc}") from exc
-    if not isinstance(body, dict):
-        raise ConfigError(f"{file}: a request body is a JSON object")
-    return body
+        return decode(file.read_bytes(), max_depth)
+    except OSError as exc:
+        raise ConfigError(f"{file}: cannot be read ({exc.strerror})") from exc
+    except RequestError as exc:
+        raise ConfigError(f"{file}: {exc.message}") from exc
 
 
-def _ask_running(loaded: settings.Settings, request: ExplainRequest) -> Explanation | None:
-    """Ask the proxy that serves this data directory, or return None when there is none."""
+def _ask_running(loaded: settings.Settings, asked: bytes) -> Explanation | None:
+    """Send an encoded ExplainRequest to the proxy that serves this data directory; None when there is none."""
     from cacheproxy.explain import Explanation
     from cacheproxy.install import running_admin_url
 
@@ -269,9 +296,11 @@ def _ask_running(loaded: settings.Settings, request: ExplainRequest) -> Explanat
     headers = {"content-type": "application/json"}
     if token := loaded.admin.token.reveal():
         headers["authorization"] = f"Bearer {token}"
-    call = urllib.request.Request(f"{url}/admin/v1/explain", msgspec.json.encode(request), headers)
+    call = urllib.request.Request(f"{url}/admin/v1/explain", asked, headers)
+    # The question and the key go to this machine's own port, never through a proxy that the environment names.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with urllib.request.urlopen(call, timeout=30) as answer:
+        with direct.open(call, timeout=30) as answer:
             return msgspec.json.decode(answer.read(), type=Explanation)
     except urllib.error.HTTPError as exc:
         message = json.loads(exc.read() or b"{}").get("error", {}).get("message", exc.reason)

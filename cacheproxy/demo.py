@@ -51,8 +51,6 @@ class Told:
     similarity: str
     category: str
     ms: float
-    answer: str
-    usd: str
 
 
 async def run_demo(settings: Settings, running: Callable[[Settings], AbstractAsyncContextManager[Any]]) -> bool:
@@ -149,12 +147,15 @@ async def _until_ready(proxy: Any) -> None:
 
 async def _ask_all(url: str, script: dict[str, Any], console: Console) -> list[Told]:
     try:
-        from openai import AsyncOpenAI  # only the demo needs the client
+        from openai import AsyncOpenAI, DefaultAsyncHttpxClient  # only the demo needs the client
     except ImportError as exc:
         raise ConfigError("the demo needs the official client: pip install 'cacheproxy[demo]'") from exc
     planned = list(asks(script))
     told = []
-    async with AsyncOpenAI(base_url=f"{url}/v1", api_key="demo", timeout=_WAIT_S, max_retries=0) as client:
+    direct = DefaultAsyncHttpxClient(trust_env=False)  # a proxy of the environment cannot reach this machine's port
+    async with AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="demo", timeout=_WAIT_S, max_retries=0, http_client=direct
+    ) as client:
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             task = progress.add_task("asking", total=len(planned))
             for ask in planned:
@@ -173,20 +174,16 @@ async def _ask(client: Any, ask: Ask, script: dict[str, Any]) -> Told:
     raw = await client.chat.completions.with_raw_response.create(**request, stream=ask.stream)
     answer = raw.parse()
     if ask.stream:
-        pieces = [chunk.choices[0].delta.content or "" async for chunk in answer if chunk.choices]
-        text = "".join(pieces)
-    else:
-        text = answer.choices[0].message.content or ""
+        async for _ in answer:
+            pass
     header = raw.headers.get
     return Told(
         ask=ask,
         ms=(time.perf_counter() - began_s) * 1000,
-        answer=text,
         outcome=header("x-cacheproxy-outcome", ""),
         tier=header("x-cacheproxy-tier", ""),
         similarity=header("x-cacheproxy-similarity", ""),
         category=header("x-cacheproxy-category", ""),
-        usd=header("x-cacheproxy-saved-usd", ""),
     )
 
 

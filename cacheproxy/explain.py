@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from cacheproxy.query.controls import read_controls
 from cacheproxy.query.scope import read_scope
 
 if TYPE_CHECKING:
-    from cacheproxy.model import Outcome, Query
+    from cacheproxy.model import Entry, Outcome, Query
     from cacheproxy.pipeline import Journey, Pipeline
 
 _NEAREST = 3
@@ -28,6 +29,10 @@ class ExplainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     body: dict[str, Any] | None = None
     key: str = ""
     category: str = ""
+
+    def __repr__(self) -> str:
+        """Show neither key nor text."""
+        return f"ExplainRequest(model={self.model!r}, category={self.category!r})"
 
 
 class Near(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,7 +146,7 @@ async def _candidates(pipeline: Pipeline, outcome: Outcome) -> list[Near]:
         Near(
             entry=judgement.candidate.entry_id,
             similarity=judgement.candidate.similarity,
-            text=await _text(pipeline, judgement.candidate.entry_id),
+            text=entry.text if (entry := await _entry(pipeline, judgement.candidate.entry_id)) else "",
             verdict=judgement.reason,
         )
         for judgement in (found.judgements if found else ())
@@ -153,21 +158,21 @@ async def _elsewhere(pipeline: Pipeline, journey: Journey, known: set[str]) -> l
     embedder, store = pipeline.parts.embedder, pipeline.parts.store
     if embedder is None:
         return []
+    nearest: list[tuple[float, str]] = []  # a heap of the best so far: the store may hold a million
     try:
         embedding = journey.embedding or await embedder.embed(journey.query.text, scope=journey.query.scope.tenant)
-        ranked = sorted(
-            [
-                (float(np.dot(vector, embedding.vector)), entry_id)
-                async for partition, entry_id, vector in store.scan(embedder.epoch)
-                if entry_id not in known and partition.compatibility != journey.query.compatibility
-            ],
-            reverse=True,
-        )[:_NEAREST]
+        async for partition, entry_id, vector in store.scan(embedder.epoch):
+            if entry_id not in known and partition.compatibility != journey.query.compatibility:
+                near = float(np.dot(vector, embedding.vector)), entry_id
+                if len(nearest) < _NEAREST:
+                    heapq.heappush(nearest, near)
+                else:
+                    heapq.heappushpop(nearest, near)
     except PartUnavailable:
         return []
     found = []
-    for similarity, entry_id in ranked:
-        entry = await store.get(entry_id)
+    for similarity, entry_id in sorted(nearest, reverse=True):
+        entry = await _entry(pipeline, entry_id)
         if entry is not None:
             same = entry.tenant == journey.query.scope.tenant
             verdict = "another model, parameters or history" if same else "another tenant"
@@ -176,6 +181,8 @@ async def _elsewhere(pipeline: Pipeline, journey: Journey, known: set[str]) -> l
     return found
 
 
-async def _text(pipeline: Pipeline, entry_id: str) -> str:
-    entry = await pipeline.parts.store.get(entry_id)
-    return entry.text if entry else ""
+async def _entry(pipeline: Pipeline, entry_id: str) -> Entry | None:
+    try:
+        return await pipeline.parts.store.get(entry_id)
+    except PartUnavailable:
+        return None  # the decision is explained without the entry's text

@@ -169,10 +169,9 @@ class Reader:
         """Stop reading; the last reader to leave ends the exchange."""
         self.flight.detach(self)
 
-    async def head(self, timeout_s: float | None = None) -> Head:
-        """Wait for the head. Raises the exchange's error, or TimeoutError after `timeout_s`."""
-        async with asyncio.timeout(timeout_s):
-            return await asyncio.shield(self.flight._head)
+    async def head(self) -> Head:
+        """Wait for the head. Raises the exchange's error."""
+        return await asyncio.shield(self.flight._head)
 
     async def started(self) -> None:
         """Wait for the first byte of the body or its end. Raises the exchange's error if it broke off before."""

@@ -31,8 +31,15 @@ def open_data_dir(settings: Settings) -> Path:
 
 
 def install_secret(data_dir: Path) -> bytes:
-    """Return this install's key for scopes, made once: losing it orphans every entry."""
+    """Return this install's key for scopes, made once: losing it orphans every entry. Raises ConfigError."""
     path = data_dir / "install.key"
+    try:
+        return _read_or_make(path)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read or made ({exc.strerror}); choose a writable --data-dir") from exc
+
+
+def _read_or_make(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -53,7 +60,10 @@ def install_secret(data_dir: Path) -> bytes:
 def claim(data_dir: Path) -> Iterator[Claim]:
     """Own the directory until the block ends, or the process does. Raises ConfigError when another proxy owns it."""
     path = data_dir / _LOCK
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be opened ({exc.strerror}); choose a writable --data-dir") from exc
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

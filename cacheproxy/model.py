@@ -1,7 +1,7 @@
 """The nouns: frozen values that every room shares, and nothing that acts.
 
 Similarities are cosines in [-1, 1], higher is closer. Times are seconds since the epoch (`_s`) unless a name says
-otherwise.
+otherwise. No repr shows prompt text or an answer.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Query:
     dialect: str
     scope: Scope
     model: str
-    text: str
+    text: str = field(repr=False)
     fingerprint: bytes
     compatibility: bytes
     wire: Wire
@@ -160,7 +160,7 @@ class Reply:
     `source` says whether it was read from a body or folded from a stream.
     """
 
-    body: Mapping[str, Any]
+    body: Mapping[str, Any] = field(repr=False)
     source: str
 
 
@@ -176,7 +176,7 @@ class Entry:
     fingerprint: bytes
     partition: Partition
     tenant: str
-    text: str
+    text: str = field(repr=False)
     reply: Reply
     created_s: float
     expires_s: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -229,12 +230,12 @@ class Pipeline:
 
     async def _first_bytes(self, reader: Reader, outcome: Miss, *, coalesced: bool) -> Flown:
         try:
-            head = await reader.head(self._coalesce_timeout_s if coalesced else None)
-            body: bytes | None = None
-            if not is_event_stream(head.headers):
-                body = await reader.body()
-            elif coalesced:
-                await reader.started()
+            async with asyncio.timeout(self._coalesce_timeout_s if coalesced else None):
+                head = await reader.head()
+                streams = is_event_stream(head.headers)
+                if streams and coalesced:
+                    await reader.started()
+            body = None if streams else await reader.body()
         except BaseException:
             reader.leave()
             raise

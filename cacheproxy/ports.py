@@ -6,7 +6,7 @@ leaf; the pipeline turns that into a miss. Cancelling any awaited call is safe a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -144,8 +144,8 @@ class Call:
 
     method: str
     target: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes | AsyncIterator[bytes]
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    body: bytes | AsyncIterator[bytes] = field(repr=False)
     max_answer_bytes: int | None = None
 
 

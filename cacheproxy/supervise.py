@@ -14,9 +14,13 @@ log = structlog.get_logger()
 
 
 class Supervisor:
-    """Owns background tasks: logs those that fail, cancels the rest at the end. Use it as an async context manager."""
+    """Owns background tasks: logs and counts those that fail, cancels the rest at the end.
+
+    Use it as an async context manager.
+    """
 
     def __init__(self) -> None:
+        self.failures = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Supervisor:
@@ -47,9 +51,11 @@ class Supervisor:
             try:
                 await work()
             except Exception:
+                self.failures += 1
                 log.exception("background_failed", work=name)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
+            self.failures += 1
             log.error("task_failed", exc_info=error)

@@ -2,15 +2,108 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, NamedTuple, get_type_hints
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client import Metric
 
 _FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _SLOW_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+
+class _Gauge(NamedTuple):
+    name: str
+    text: str
+
+
+class _Total(NamedTuple):
+    name: str
+    text: str
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What the parts count themselves, read when the metrics are asked for; each field with its metric."""
+
+    flights: Annotated[int, _Gauge("cacheproxy_flights", "Exchanges with the backend in the air.")]
+    background_failures: Annotated[
+        int, _Total("cacheproxy_background_failures_total", "Background tasks that failed; the log says which.")
+    ]
+    store_entries: Annotated[
+        int, _Gauge("cacheproxy_store_entries", "Entries kept, expired ones not swept yet included.")
+    ]
+    store_bytes: Annotated[int, _Gauge("cacheproxy_store_bytes", "Bytes of entries, as store.max_bytes counts them.")]
+    store_corrupt_records: Annotated[
+        int, _Total("cacheproxy_store_corrupt_records_total", "Records dropped because their checks failed.")
+    ]
+    store_quarantined: Annotated[
+        int, _Total("cacheproxy_store_quarantined_total", "Damaged store files moved aside at the start.")
+    ]
+    encoder_queue: Annotated[int, _Gauge("cacheproxy_encoder_queue", "Texts waiting for an encoder worker.")]
+    encoder_running: Annotated[int, _Gauge("cacheproxy_encoder_running", "Batches being encoded.")]
+    encoder_batches: Annotated[int, _Total("cacheproxy_encoder_batches_total", "Batches encoded.")]
+    encoder_texts: Annotated[int, _Total("cacheproxy_encoder_texts_total", "Texts encoded.")]
+    encoder_memo_hits: Annotated[
+        int, _Total("cacheproxy_encoder_memo_hits_total", "Texts whose embedding was remembered.")
+    ]
+    encoder_shared: Annotated[
+        int, _Total("cacheproxy_encoder_shared_total", "Texts that were being encoded for another request.")
+    ]
+    encoder_left: Annotated[
+        int, _Total("cacheproxy_encoder_left_total", "Texts dropped from the queue: nobody waited any more.")
+    ]
+    encoder_failures: Annotated[
+        dict[str, int],
+        _Total("cacheproxy_encoder_failures_total", "Requests that got no embedding, by flaw.", "flaw"),
+    ]
+    entries_indexed: Annotated[int, _Gauge("cacheproxy_entries_indexed", "Entries that similarity can find.")]
+    index_partitions: Annotated[int, _Gauge("cacheproxy_index_partitions", "Partitions with entries.")]
+    index_graphs: Annotated[int, _Gauge("cacheproxy_index_graphs", "Partitions with a graph.")]
+    index_dead: Annotated[int, _Gauge("cacheproxy_index_dead", "Dropped vectors that graphs still hold.")]
+    index_tail: Annotated[int, _Gauge("cacheproxy_index_tail", "Vectors searched flat.")]
+    index_due: Annotated[int, _Gauge("cacheproxy_index_due", "Partitions that wait for upkeep.")]
+    index_bytes: Annotated[int, _Gauge("cacheproxy_index_bytes", "Memory of vectors and graphs, estimated.")]
+    index_merged_rows: Annotated[int, _Total("cacheproxy_index_merged_rows_total", "Vectors moved into graphs.")]
+    index_rebuilds: Annotated[int, _Total("cacheproxy_index_rebuilds_total", "Graphs rebuilt.")]
+    index_upkeep_failures: Annotated[
+        int, _Total("cacheproxy_index_upkeep_failures_total", "Partitions whose upkeep failed: flat until a restart.")
+    ]
+    index_snapshots: Annotated[int, _Total("cacheproxy_index_snapshots_total", "Snapshots written.")]
+    index_snapshots_refused: Annotated[
+        int, _Total("cacheproxy_index_snapshots_refused_total", "Snapshot files refused at the start.")
+    ]
+
+
+class _Kept(Collector):
+    """Figures as metrics."""
+
+    def __init__(self, read: Callable[[], Figures]) -> None:
+        self._read = read
+        hints = get_type_hints(Figures, include_extras=True)
+        self._metrics: dict[str, _Gauge | _Total] = {field: hint.__metadata__[0] for field, hint in hints.items()}
+
+    def collect(self) -> Iterator[Metric]:
+        figures = self._read()
+        for field, metric in self._metrics.items():
+            value = getattr(figures, field)
+            match metric:
+                case _Gauge(name=name, text=text):
+                    yield GaugeMetricFamily(name, text, value=value)
+                case _Total(name=name, text=text, label=""):
+                    yield CounterMetricFamily(name, text, value=value)
+                case _Total(name=name, text=text, label=label):
+                    family = CounterMetricFamily(name, text, labels=[label])
+                    for told, count in value.items():
+                        family.add_metric([told], count)
+                    yield family
 
 
 class Telemetry:
@@ -61,9 +154,9 @@ class Telemetry:
             "cacheproxy_loop_lag_seconds", "How late the event loop ran a timer.", buckets=_FAST_S, registry=r
         )
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Export a value that is read when the metrics are asked for."""
-        Gauge(name, text, registry=self.registry).set_function(read)
+    def export(self, read: Callable[[], Figures]) -> None:
+        """Export what the parts count themselves; `read` is called whenever the metrics are asked for."""
+        self.registry.register(_Kept(read))
 
     def render(self) -> bytes:
         """Return all metrics in Prometheus text format."""

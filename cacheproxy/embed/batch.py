@@ -45,7 +45,7 @@ class Job:
     """One text to encode, and everybody who waits for it. `started_s` is None while it queues."""
 
     key: bytes
-    text: str
+    text: str = field(repr=False)
     weight: int
     started_s: float | None = None
     waiters: list[asyncio.Future[Embedding | Flaw]] = field(default_factory=list)

@@ -17,7 +17,7 @@ from cacheproxy.errors import (
 from cacheproxy.http import passthrough, problems
 from cacheproxy.http.chat import ChatDialect, new_id, render_body, render_stream
 from cacheproxy.http.exchange import CallerGone, Exchange
-from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, saved_usd
+from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, saved_usd, shareable
 from cacheproxy.model import Hit, Miss
 from cacheproxy.ports import Call
 from cacheproxy.query.canonical import decode
@@ -163,7 +163,7 @@ class Edge:
         settlement = None if streams else await self._pipeline.settlement(flown)
         headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
-            for name, value in head.headers
+            for name, value in (shareable(head.headers) if flown.coalesced else head.headers)
             if name.lower() != "content-length"
         ]
         headers += outcome_headers(flown.outcome, 0)

@@ -32,6 +32,7 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
+        self._body_read = asyncio.Event()
         self.started = False
         self.broken: CallerGone | CacheProxyError | None = None
         """What ended `body_chunks` early, however the reader of those chunks reported it."""
@@ -121,7 +122,10 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def while_caller_stays(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work`, cancelling it as soon as the caller leaves: then CallerGone. The body must have been read."""
+        """Run `work`, cancelling it as soon as the caller leaves: then CallerGone.
+
+        While `work` still reads the body, that reading is what notices.
+        """
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(self._wait_for_disconnect())
         try:
@@ -141,9 +145,12 @@ class Exchange:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise CallerGone
+        if not message.get("more_body"):
+            self._body_read.set()
         return message
 
     async def _wait_for_disconnect(self) -> None:
+        await self._body_read.wait()  # before that, the messages belong to whoever reads the body
         while (await self._receive())["type"] != "http.disconnect":
             pass
 

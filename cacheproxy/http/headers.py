@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[bytes, bytes]]
 
+_LEADERS_OWN = ("set-cookie", "x-request-id", "openai-organization", "openai-processing-ms", "x-ratelimit-")
 _MOST_TOKENS = 10**9  # beyond it, usage is nonsense and prices nothing
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
 _FWD = {
@@ -93,6 +94,11 @@ def saved_usd(outcome: Hit, price: Price | None) -> float:
 def visible(text: str) -> bytes:
     """Return at most 128 visible ASCII characters, others replaced: no line break or control byte reaches a header."""
     return _UNSAFE.sub("?", text[:128]).replace('"', "?").replace("\\", "?").encode()
+
+
+def shareable(headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return what of an answer's headers is meant for all who share it: nothing of the one request that asked."""
+    return tuple((name, value) for name, value in headers if not name.lower().startswith(_LEADERS_OWN))
 
 
 def lacks(headers: Iterable[tuple[str, str]], name: str) -> bool:

@@ -15,21 +15,28 @@ from cacheproxy.errors import ConfigError
 from cacheproxy.http import problems
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Awaitable, Callable, Generator
+    from contextlib import AbstractAsyncContextManager
 
-    from cacheproxy.http.edge import Edge
+    Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 _KEEP_ALIVE_S = 75  # longer than clients pool a connection, so that they close first
 
 
-def data_app(edge: Edge) -> Litestar:
+def data_app(edge: Callable[[Any, Receive, Send], Awaitable[None]], *lifespan: Lifespan) -> Litestar:
     """Return the application of the data port: one ASGI mount, since typed handlers cost more than an exact hit may."""
 
     @asgi("/", is_mount=True, copy_scope=False)
     async def data(scope: Scope, receive: Receive, send: Send) -> None:
         await edge(scope, receive, send)
 
-    return Litestar([data], openapi_config=None, logging_config=None, exception_handlers=problems.HANDLERS)
+    return Litestar(
+        [data],
+        lifespan=lifespan,
+        openapi_config=None,
+        logging_config=None,
+        exception_handlers=problems.HANDLERS,
+    )
 
 
 class Listener(uvicorn.Server):

@@ -56,8 +56,8 @@ async def forward(
     max_body_bytes: int,
     body: bytes | None = None,
     more_headers: Callable[[int], Headers] | None = None,
-) -> int:
-    """Forward one request and return the answer's status.
+) -> None:
+    """Forward one request and its answer.
 
     `body` is given when it was read already; otherwise it is streamed. `more_headers` adds headers to an answer of some
     status. Raises UpstreamError before anything was sent back, or after (then the answer stays unfinished and the
@@ -79,12 +79,10 @@ async def forward(
     dropped = (b"content-length",) if isinstance(payload, bytes) else ()
     exchange.check_declared(max_body_bytes)
     call = Call(method=exchange.method, target=exchange.target, headers=end_to_end(exchange, *dropped), body=payload)
-    if isinstance(payload, bytes):
-        return await exchange.while_caller_stays(_send_back(exchange, upstream, call, more_headers))
-    return await _send_back(exchange, upstream, call, more_headers)
+    await exchange.while_caller_stays(_send_back(exchange, upstream, call, more_headers))
 
 
-async def _send_back(exchange: Exchange, upstream: Upstream, call: Call, more: Callable[[int], Headers] | None) -> int:
+async def _send_back(exchange: Exchange, upstream: Upstream, call: Call, more: Callable[[int], Headers] | None) -> None:
     try:
         answer = await upstream.send(call)
     except UpstreamError:
@@ -94,4 +92,3 @@ async def _send_back(exchange: Exchange, upstream: Upstream, call: Call, more: C
     async with answer:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
         await exchange.send_stream(answer.status, headers + (more(answer.status) if more else []), answer.chunks())
-    return answer.status

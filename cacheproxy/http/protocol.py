@@ -7,7 +7,7 @@ control bytes), which is how requests are smuggled past a front proxy.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -15,11 +15,41 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from cacheproxy.http.problems import problem_body
 
 if TYPE_CHECKING:
+    import asyncio
+
     from cacheproxy import settings
 
 
 class _Refused(Exception):  # raised inside a parser callback to stop parsing
     pass
+
+
+class _Corked:
+    """A transport that hands over at once what one turn of the event loop wrote: head and body in one system call."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Hold the bytes until the turn ends."""
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+
+    def close(self) -> None:
+        """Hand over what is held, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        if held:
+            self._transport.write(b"".join(held))
 
 
 class CappedProtocol(HttpToolsProtocol):
@@ -32,6 +62,10 @@ class CappedProtocol(HttpToolsProtocol):
         self._refusal = (400, "the request is not valid HTTP/1.1", "invalid_http")
         self._head_bytes = 0
         self._in_head = True
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, its writes corked."""
+        super().connection_made(cast("asyncio.Transport", _Corked(cast("asyncio.Transport", transport), self.loop)))
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, refusing a head that never ends before it fills memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ _SAME = bytes(32)
 class Text:
     """A question and what the encoder made of it."""
 
-    text: str
+    text: str = field(repr=False)
     embedding: Embedding
 
 

@@ -53,7 +53,7 @@ class Database:
             with _translated(path):
                 try:
                     self._open()
-                except sqlite3.DatabaseError as exc:
+                except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:  # the latter: a message quotes damaged text
                     if primary_code(exc) not in _DAMAGE:
                         raise
                     self._quarantine(now_s, exc)
@@ -105,7 +105,7 @@ class Database:
         if (problem := _pragma(self.writer, pragma)) != "ok":
             raise DamagedError(str(problem))
 
-    def _quarantine(self, now_s: float, exc: sqlite3.DatabaseError) -> None:
+    def _quarantine(self, now_s: float, exc: sqlite3.DatabaseError | UnicodeDecodeError) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
         aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
         number = 1

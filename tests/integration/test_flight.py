@@ -10,11 +10,13 @@ import pytest
 
 from tests.support.openai_wire import DONE, completion, events
 from tests.support.polling import eventually, eventually_true
-from tests.support.proxy import Answered, answered, chat
+from tests.support.proxy import Answered, answered, chat, proxy_settings, started
 from tests.support.rawhttp import Truncated
 from tests.support.upstream import CUT, RESET, Hold, Step, answer, stream
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.proxy import Proxy
     from tests.support.rawhttp import Connection
     from tests.support.upstream import ScriptedUpstream
@@ -303,3 +305,34 @@ async def test_a_broken_answer_is_never_a_clean_end_for_a_follower(
         await follower.until(DONE)
     leader.leave()
     follower.leave()
+
+
+@FORMS
+async def test_a_follower_gets_nothing_that_was_meant_for_the_leader_alone(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, form: dict[str, Any]
+) -> None:
+    own = [("set-cookie", "session=1"), ("x-request-id", "leader"), ("x-ratelimit-remaining-tokens", "7")]
+    release = asyncio.Event()
+    steps = stream(*EVENTS, headers=own) if form else answer(completion(TEXT), headers=own)
+    upstream.play([Hold(release), *steps])
+    connections = [await proxy.post(chat(**form), key=key) for _ in range(2)]
+    await upstream.received(1)
+    await arrived(proxy)
+    release.set()
+    leader, follower = sorted(
+        [await read(one) for one in connections], key=lambda one: one.get("x-cacheproxy-coalesced") or ""
+    )
+    assert [leader.get(name) for name, _ in own] == [value for _, value in own]
+    assert [follower.get(name) for name, _ in own] == [None, None, None]
+
+
+async def test_a_follower_of_a_stream_that_stalls_at_its_head_goes_alone(
+    upstream: ScriptedUpstream, tmp_path: Path, key: str
+) -> None:
+    settings = proxy_settings(upstream.url, tmp_path, flight={"coalesce_timeout_s": 0.2})
+    async with started(settings) as proxy:
+        upstream.play(stream(Hold(asyncio.Event())), stream(*EVENTS))
+        leader = await proxy.begin(chat(stream=True), key=key)
+        alone = await proxy.ask(chat(stream=True), key=key)
+        assert (alone.status, alone.content, upstream.calls) == (200, TEXT, 2)
+        leader.leave()

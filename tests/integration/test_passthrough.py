@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.openai_wire import MODEL, completion, encode
+from tests.support.polling import eventually
 from tests.support.proxy import QUESTION, answered, chat
 from tests.support.rawhttp import Connection, request_bytes
 from tests.support.upstream import CUT, Hold, Send, answer, head, stream
@@ -180,6 +181,22 @@ async def test_another_routes_stream_goes_through_as_it_comes(proxy: Proxy, upst
         response = await exchange.rest()
     assert (response.body, response.complete) == (first + second, True)
     assert response.get("content-type") == "text/event-stream; charset=utf-8"
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+@pytest.mark.parametrize("begun", [True, False], ids=["answer begun", "no head yet"])
+async def test_a_caller_who_leaves_another_route_cancels_the_backend(
+    proxy: Proxy, upstream: ScriptedUpstream, begun: bool, reset: bool
+) -> None:
+    never, event = asyncio.Event(), b"data: 1\n\n"
+    upstream.play(stream(event, Hold(never)) if begun else [Hold(never)])
+    connection = await Connection.open(proxy.url)
+    connection.send(request_bytes("POST", "/v1/responses", [], b"{}"))
+    request = await upstream.received(1)
+    if begun:
+        await (await connection.exchange()).until(event)
+    connection.leave(reset=reset)
+    await eventually(lambda: request.client_left_s is not None, "the backend is cancelled", within_s=2.0)
 
 
 async def test_another_routes_stream_that_breaks_does_not_end_cleanly(proxy: Proxy, upstream: ScriptedUpstream) -> None:

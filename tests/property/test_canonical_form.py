@@ -96,7 +96,7 @@ def test_a_repeated_key_is_refused_however_it_is_spelled(value: dict[str, Any], 
         decode(body, 64)
 
 
-@given(kinds=st.lists(st.sampled_from("[{"), min_size=0, max_size=40), beside=st.lists(scalars, max_size=2))
+@given(kinds=st.lists(st.sampled_from("[{"), min_size=10, max_size=20), beside=st.lists(scalars, max_size=2))
 def test_nesting_is_refused_exactly_beyond_the_limit(kinds: list[str], beside: list[Any]) -> None:
     value: Any = 1
     for kind in kinds:
@@ -141,9 +141,39 @@ turns = st.fixed_dictionaries(
     {"role": st.sampled_from(["system", "developer", "user", "assistant"]), "content": st.text()},
     optional={"name": st.text()},
 )
+KNOWN = [
+    "model",
+    "temperature",
+    "top_p",
+    "n",
+    "seed",
+    "stop",
+    "max_tokens",
+    "max_completion_tokens",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "functions",
+    "response_format",
+    "user",
+    "reasoning_effort",
+    "modalities",
+    "audio",
+    "prediction",
+    "store",
+    "metadata",
+    "service_tier",
+    "verbosity",
+    "web_search_options",
+]
+
 fields = st.dictionaries(
-    st.sampled_from(["model", "temperature", "top_p", "seed", "stop", "max_tokens", "tools", "user", "n", "logit_bias"])
-    | st.text().filter(lambda name: name not in ("messages", "stream", "stream_options")),
+    st.sampled_from(KNOWN) | st.text().filter(lambda name: name not in ("messages", "stream", "stream_options")),
     values,
     max_size=5,
 )
@@ -176,6 +206,18 @@ def test_a_change_anywhere_but_in_the_last_user_text_changes_both_fingerprints(
     one, two = read(body), read(other)
     assert one.compatibility != two.compatibility
     assert one.fingerprint != two.fingerprint
+
+
+@given(body=requests(), field=st.sampled_from(KNOWN) | texts, one=values, other=values)
+@settings(max_examples=200)
+def test_every_field_known_or_not_is_part_of_both_fingerprints(
+    body: dict[str, Any], field: str, one: object, other: object
+) -> None:
+    assume(reference(one) != reference(other) and field not in ("messages", "stream", "stream_options"))
+    without = {key: value for key, value in body.items() if key != field}
+    queries = [read(without), read({**without, field: one}), read({**without, field: other})]
+    assert len({query.compatibility for query in queries}) == 3
+    assert len({query.fingerprint for query in queries}) == 3
 
 
 @given(body=requests(), text=texts)

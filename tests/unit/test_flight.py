@@ -163,7 +163,8 @@ async def test_everybody_waits_for_one_head(tower: Tower, script: Script) -> Non
 async def test_a_follower_waits_for_the_head_no_longer_than_it_wants_to(tower: Tower, script: Script) -> None:
     leader, follower = tower.open(script), tower.join()
     with pytest.raises(TimeoutError):
-        await follower.head(0.001)
+        async with asyncio.timeout(0.001):
+            await follower.head()
     follower.leave()
     await script.begin()
     assert await leader.head() == HEAD

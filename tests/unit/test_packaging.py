@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
+import importlib.util
+import os
 import re
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,3 +107,73 @@ def test_no_file_knows_the_machine_it_was_written_on() -> None:
         if path != Path(__file__) and (found := MACHINE_PATH.search(path.read_text(encoding="utf-8", errors="replace")))
     }
     assert told == {}
+
+
+# What is built and installed.
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
+    """The standard wheel, built from this checkout."""
+    into = tmp_path_factory.mktemp("wheel")
+    if importlib.util.find_spec("hatchling"):
+        build = ["hatchling", "build", "-t", "wheel", "-d", str(into)]
+    else:  # asks the package index for hatchling
+        build = ["pip", "wheel", ".", "--no-deps", "-c", "constraints.txt", "-w", str(into)]
+    subprocess.run([sys.executable, "-m", *build], cwd=ROOT, check=True, capture_output=True, timeout=100)
+    [file] = into.glob("*.whl")
+    with zipfile.ZipFile(file) as opened:
+        yield opened
+
+
+def imported(code: str, cwd: Path) -> str:
+    """Return what code prints in a fresh interpreter that stands outside the checkout."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    told = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=kept, capture_output=True, text=True, check=True, timeout=60
+    )
+    return told.stdout.strip()
+
+
+@pytest.mark.slow
+def test_the_wheel_carries_everything_that_the_package_reads(wheel: zipfile.ZipFile) -> None:
+    packs = ROOT / "policies"
+    data = {f"cacheproxy/_policies/{file.relative_to(packs).as_posix()}" for file in packs.rglob("*") if file.is_file()}
+    assert "cacheproxy/_policies/balanced/policy.toml" in data
+    code = {file.relative_to(ROOT).as_posix() for file in SOURCES}
+    assert data | code | {"cacheproxy/demo_questions.toml", "cacheproxy/py.typed"} <= set(wheel.namelist())
+
+
+@pytest.mark.slow
+def test_the_wheel_gives_one_import_name(wheel: zipfile.ZipFile) -> None:
+    tops = {name.partition("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"cacheproxy"}
+
+
+@pytest.mark.slow
+def test_an_installed_package_finds_the_packs_it_brought(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path / "site")
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path / "site")!r})
+from cacheproxy.policy.loader import find_pack, load_pack
+print(load_pack(find_pack("balanced")).name, find_pack("balanced"))
+"""
+    assert imported(code, tmp_path) == f"balanced {tmp_path / 'site' / 'cacheproxy' / '_policies' / 'balanced'}"
+
+
+def test_an_editable_install_brings_no_copy_of_the_packs() -> None:
+    files = importlib.metadata.files("cacheproxy")
+    assert files
+    assert [str(file) for file in files if "_policies" in str(file) or file.name == "policy.toml"] == []
+
+
+@pytest.mark.parametrize("name", ["policies", "tests", "docs", "federated"])
+def test_an_editable_install_gives_no_other_import_name(name: str, tmp_path: Path) -> None:
+    code = f"""
+from importlib.util import find_spec
+spec = find_spec({name!r})
+print(*((spec.submodule_search_locations or [spec.origin]) if spec else []), sep="\\n")
+"""
+    found = [Path(line) for line in imported(code, tmp_path).splitlines()]  # another package may own the name
+    assert [path for path in found if path.is_relative_to(ROOT) and not path.is_relative_to(sys.prefix)] == []

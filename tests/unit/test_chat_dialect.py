@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from cacheproxy.http import sse
+from cacheproxy.http.chat import BodyFold, ChatDialect, StreamFold, fold_events, new_id, render_stream
+from cacheproxy.model import Reply, Wire
+from tests.support.openai_wire import DONE, chunk, chunks, completion, delta, encode, event, events
+
+STREAM = [("content-type", "text/event-stream; charset=utf-8")]
+
+
+def folded(*chunks: Any) -> dict[str, Any]:
+    reply = fold_events([*(event(one) for one in chunks), DONE])
+    assert isinstance(reply, Reply), reply
+    return dict(reply.body)
+
+
+def refused(*raw: bytes) -> str:
+    reply = fold_events(raw)
+    assert isinstance(reply, str)
+    return reply
+
+
+def say(fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return chunk([delta(fields, **more)])
+
+
+def test_a_live_stream_folds_into_the_body_of_the_same_answer() -> None:
+    live = chunks("one two three", include_usage=True)
+    assert folded(*live) == completion("one two three")
+
+
+def test_the_choices_of_a_stream_are_put_in_order() -> None:
+    body = folded(say({"content": "b"}, index=1), say({"content": "a"}), say({"content": "c"}, index=1))
+    assert [(one["index"], one["message"]["content"]) for one in body["choices"]] == [(0, "a"), (1, "bc")]
+
+
+def test_the_last_value_that_is_not_null_counts() -> None:
+    body = folded(
+        {**say({"content": "x"}, stop_reason=None), "system_fingerprint": None},
+        {**say({}, finish="stop", stop_reason=7), "system_fingerprint": "fp"},
+        {**chunk([delta({}, finish=None, stop_reason=None)]), "system_fingerprint": None},
+    )
+    (choice,) = body["choices"]
+    assert (choice["finish_reason"], choice["stop_reason"], body["system_fingerprint"]) == ("stop", 7, "fp")
+
+
+def test_a_role_that_is_repeated_is_not_joined() -> None:
+    body = folded(*(say({"role": "assistant", "content": word}) for word in ("one ", "two")))
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": "one two"}
+
+
+def test_tool_calls_are_merged_by_their_index() -> None:
+    def call(index: int, arguments: str, **more: Any) -> dict[str, Any]:
+        return say({"tool_calls": [{"index": index, "function": {"arguments": arguments}, **more}]})
+
+    body = folded(call(0, "{", id="a", type="function"), call(0, "}", id="a"), call(1, "[]", id="b"))
+    assert body["choices"][0]["message"]["tool_calls"] == [
+        {"id": "a", "type": "function", "function": {"arguments": "{}"}},
+        {"id": "b", "function": {"arguments": "[]"}},
+    ]
+
+
+def test_token_probabilities_of_all_chunks_are_listed_once() -> None:
+    told = [{"token": word, "logprob": -1.0} for word in ("one", "two")]
+    parts = [delta({"content": one["token"]}) | {"logprobs": {"content": [one], "refusal": None}} for one in told]
+    body = folded(*(chunk([part]) for part in parts), say({}, finish="stop"))
+    assert body["choices"][0]["logprobs"] == {"content": told, "refusal": None}
+
+
+def test_comments_and_padding_are_left_out() -> None:
+    live = [event({**one, "obfuscation": "xxxx"}) for one in chunks("one")]
+    reply = fold_events([b": ping\n\n", *live, b"id: 1\nretry: 5\n\n", DONE])
+    assert isinstance(reply, Reply)
+    assert "obfuscation" not in reply.body
+
+
+def test_a_polite_last_chunk_after_the_finish_is_no_content() -> None:
+    closing = {**say({"role": "assistant", "content": ""}), "usage": {"prompt_tokens": 1}}
+    body = folded(*chunks("one"), closing)
+    assert (body["choices"][0]["message"]["content"], body["usage"]) == ("one", {"prompt_tokens": 1})
+
+
+WHOLE = events("one two")
+MALFORMED = [
+    b"data: {\n\n",
+    b"data: []\n\n",
+    b"data: \xff\n\n",
+    b"data: " + b"[" * 100_000 + b"\n\n",
+    event({"choices": None}),
+    event({"choices": {}}),
+    event({"choices": [None]}),
+    event(chunk([{"index": "0", "delta": {}}])),
+    event(chunk([{"index": -1, "delta": {}}])),
+    event(chunk([{"index": 10**6, "delta": {}}])),
+    event(chunk([{"index": 0, "delta": []}])),
+    event(say({"content": 5})),
+    event(say({"tool_calls": {}})),
+    event(say({"tool_calls": [{"index": 10**6}]})),
+]
+
+
+@pytest.mark.parametrize("raw", MALFORMED, ids=lambda raw: repr(raw[:60]))
+def test_an_event_that_makes_no_sense_makes_no_reply(raw: bytes) -> None:
+    assert refused(WHOLE[0], raw, *WHOLE[1:]) == "malformed_event"
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        event({"error": {"message": "x"}}),
+        event({**chunk([]), "error": "x"}),
+        b"event: error\ndata: {}\n\n",
+        b"data: {}\nevent: error\n\n",
+        b": x\r\nevent: response.error\r\ndata: {}\r\n\r\n",
+    ],
+)
+def test_an_error_event_makes_no_reply(raw: bytes) -> None:
+    assert refused(*WHOLE[:-1], raw, WHOLE[-1]) == "error_event"
+
+
+def test_a_stream_ends_with_done_and_nothing_after_it() -> None:
+    assert refused(*WHOLE[:-1]) == "stream_not_finished"
+    assert refused() == "stream_not_finished"
+    assert refused(*WHOLE, WHOLE[1]) == "data_after_done"
+    assert refused(*WHOLE, DONE) == "data_after_done"
+    assert isinstance(fold_events([*WHOLE, b": bye\n\n"]), Reply)
+
+
+def test_words_after_the_finish_make_no_reply() -> None:
+    assert refused(*WHOLE[:-1], WHOLE[1], WHOLE[-1]) == "malformed_event"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "kind"),
+    [
+        ("text/event-stream", StreamFold),
+        ("Text/Event-Stream ; charset=utf-8", StreamFold),
+        ("application/json; charset=utf-8", BodyFold),
+        ("text/plain", BodyFold),
+    ],
+)
+def test_the_answers_type_says_how_it_is_read(content_type: str, kind: type) -> None:
+    dialect = ChatDialect(max_reply_bytes=100, ask_stream_usage=True)
+    assert type(dialect.fold(Wire(), [("Content-Type", content_type)])) is kind
+
+
+@pytest.mark.parametrize("options", ["include_usage", [1], 5, True])
+def test_options_of_another_type_are_the_backends_to_judge(options: object) -> None:
+    dialect = ChatDialect(max_reply_bytes=100, ask_stream_usage=True)
+    assert dialect.request({"stream": True, "stream_options": options}, Wire(stream=True)) is None
+
+
+def test_a_reply_beyond_the_limit_is_passed_on_whole_and_not_kept() -> None:
+    live = b"".join(WHOLE)
+    for hide in (True, False):
+        fold = StreamFold(limit=len(live) - 1, hide_usage=hide)
+        assert b"".join(fold.feed(live[at : at + 7]) for at in range(0, len(live), 7)) + fold.flush() == live
+        assert fold.reply() == "too_large"
+    exact = StreamFold(limit=len(live), hide_usage=False)
+    exact.feed(live)
+    assert isinstance(exact.reply(), Reply)
+
+
+def test_a_body_that_is_not_said_to_be_json_is_not_kept() -> None:
+    fold = BodyFold(limit=100, json=False)
+    fold.feed(b"{}")
+    assert fold.reply() == "not_json"
+
+
+def test_usage_beside_the_last_words_is_left_where_the_backend_put_it() -> None:
+    last = {**say({"content": "x"}), "usage": {"prompt_tokens": 1}}
+    fold = StreamFold(limit=10_000, hide_usage=True)
+    assert fold.feed(event(last)) == event(last)
+
+
+@pytest.mark.parametrize(
+    ("original", "prefix"),
+    [
+        ("chatcmpl-abc", "chatcmpl"),
+        ("gen-1", "gen"),
+        ("abc", "chatcmpl"),
+        (None, "chatcmpl"),
+        ("x" * 99 + "-", "chatcmpl"),
+    ],
+)
+def test_a_new_id_looks_like_the_backends_own(original: object, prefix: str) -> None:
+    reply = Reply(body={"id": original}, source="body")
+    assert new_id(reply).partition("-")[0] == prefix
+    assert new_id(reply) != new_id(reply)
+
+
+def test_choices_without_an_index_are_counted() -> None:
+    body = completion("x")
+    one = {key: value for key, value in body["choices"][0].items() if key != "index"}
+    stream = render_stream(Reply(body={**body, "choices": [one, one]}, source="body"), "id", 1, Wire(stream=True))
+    parts = [msgspec.json.decode(sse.data_of(raw + b"\n\n") or b"") for raw in stream.split(b"\n\n")[:-2]]
+    assert {part["choices"][0]["index"] for part in parts} == {0, 1}
+
+
+def test_a_long_word_and_a_long_blank_are_cut_into_pieces_that_lose_nothing() -> None:
+    content = "a" * 1000 + " " * 1000 + "b c\n" * 50
+    stream = render_stream(Reply(body=completion(content), source="body"), "id", 1, Wire(stream=True))
+    reply = fold_events([raw + b"\n\n" for raw in stream.split(b"\n\n")[:-1]])
+    assert isinstance(reply, Reply)
+    assert reply.body["choices"][0]["message"]["content"] == content
+    assert encode(content) not in stream
