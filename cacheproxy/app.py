@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from cacheproxy.errors import ConfigError, IndexUnavailable
 from cacheproxy.explain import explain
 from cacheproxy.flight import Flights
 from cacheproxy.http.admin import create_admin_app
+from cacheproxy.http.cached import CachedRoute
+from cacheproxy.http.chat import ChatDialect
 from cacheproxy.http.edge import Edge
 from cacheproxy.http.listener import Listener, bind, data_app, is_loopback, listener, url_of
 from cacheproxy.http.protocol import capped
@@ -26,6 +29,7 @@ from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.install import claim, install_secret, open_data_dir
 from cacheproxy.pipeline import Parts, Pipeline
 from cacheproxy.policy.loader import find_pack, load_pack
+from cacheproxy.query.chat import read_chat
 from cacheproxy.settings import load
 from cacheproxy.store.open import open_store
 from cacheproxy.supervise import Supervisor
@@ -154,10 +158,26 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
             telemetry=telemetry,
             make_room=crowded.set,
         )
-        pipeline = Pipeline(parts, pack, flights, coalesce_timeout_s=settings.flight.coalesce_timeout_s)
+        pipeline = Pipeline(
+            parts,
+            pack,
+            flights,
+            lookup_timeout_s=settings.server.lookup_timeout_ms / 1000,
+            coalesce_timeout_s=settings.flight.coalesce_timeout_s,
+        )
         local = {"local_model": model} if model else {}
         ready = Readiness({"store": store, "encoder": embedder, "index": index, **local})
-        edge = Edge(pipeline, settings, secret, ready)
+        threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
+        dialect = ChatDialect(
+            max_reply_bytes=settings.store.max_entry_bytes, ask_stream_usage=settings.upstream.ask_stream_usage
+        )
+        edge = Edge(
+            upstream,
+            telemetry,
+            {"/v1/chat/completions": CachedRoute(pipeline, settings, secret, dialect, read_chat, threads)},
+            max_upload_bytes=settings.server.max_upload_bytes,
+            readiness=ready,
+        )
 
         telemetry.export(lambda: _figures(store, embedder, index, flights, supervisor))
 
@@ -239,11 +259,15 @@ async def running(settings: Settings) -> AsyncIterator[Running]:
     """Assemble a proxy and listen on both ports until the block ends or it was drained. Port 0 takes any free port."""
     server = settings.server
     with contextlib.ExitStack() as sockets:
-        data_socket = sockets.enter_context(bind(server.host, server.port, "server.port"))
+        data_socket = sockets.enter_context(bind(server.host, server.port, "server.host, server.port"))
         admin_host = server.admin_host
         if not settings.admin.token.reveal() and not is_loopback(admin_host):
             raise ConfigError("server.admin_host is not loopback: set admin.token first (CACHEPROXY_ADMIN__TOKEN)")
-        admin_socket = sockets.enter_context(bind(admin_host, server.admin_port, "server.admin_port"))
+        admin_keys = "server.admin_host, server.admin_port"
+        admin_socket = sockets.enter_context(bind(admin_host, server.admin_port, admin_keys))
+        own_port = data_socket.getsockname()[1]
+        if settings.upstream.url != "local" and HttpUpstream(settings.upstream).leads_to(own_port):
+            raise ConfigError("upstream.url is this proxy's own address (is OPENAI_BASE_URL?); give the backend's")
         async with assemble(settings) as house:
             admin_app = create_admin_app(house, settings.admin.token)
             data = listener(data_app(house.edge), http=capped(server), drain_s=server.drain_s)

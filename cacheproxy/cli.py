@@ -183,7 +183,7 @@ def explain(
         model=model,
         key=key,
         category=category,
-        body=_read_body(body, loaded.server.max_depth) if body else None,
+        request=_read_body(body, loaded.server.max_depth) if body else None,
     )
     try:
         asked = msgspec.json.encode(request)

@@ -16,6 +16,7 @@
     │   ├── UpstreamTimeout      504
     │   └── UpstreamBusy         503, its queue is full
     └── PartUnavailable          a part of the cache failed: counted, and treated as a miss
+        ├── LookupTooSlow
         ├── EmbedderUnavailable
         ├── IndexUnavailable
         └── StoreUnavailable
@@ -134,6 +135,12 @@ class PartUnavailable(CacheProxyError):
 
     part: str = "cache"
     code = "part_unavailable"
+
+
+class LookupTooSlow(PartUnavailable):
+    """The tiers together took longer than the lookup budget."""
+
+    part = "lookup"
 
 
 class EmbedderUnavailable(PartUnavailable):

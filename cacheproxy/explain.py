@@ -26,7 +26,7 @@ class ExplainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     text: str = ""
     model: str = ""
-    body: dict[str, Any] | None = None
+    request: dict[str, Any] | None = None
     key: str = ""
     category: str = ""
 
@@ -71,7 +71,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
 async def explain(pipeline: Pipeline, request: ExplainRequest, secret: bytes) -> Explanation:
     """Walk the line up to the decision. Raises InvalidRequest for an empty question or an unknown category."""
-    body = request.body or {"model": request.model, "messages": [{"role": "user", "content": request.text}]}
+    body = request.request or {"model": request.model, "messages": [{"role": "user", "content": request.text}]}
     headers = [(b"authorization", b"Bearer " + request.key.encode())] if request.key else []
     if request.category:
         headers.append((b"x-cacheproxy-category", request.category.encode("utf-8", "replace")))

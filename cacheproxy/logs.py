@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -30,16 +30,17 @@ def configure(config: Log) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
     # uvicorn's own words on one connection (an unfinished answer, a malformed request) are metrics and events of ours.
-    logging.getLogger("uvicorn").handlers = [_Forward()]
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL if config.level != "debug" else logging.DEBUG)
-    logging.getLogger("uvicorn").propagate = False
+    logging.getLogger("uvicorn").setLevel(logging.DEBUG if config.level == "debug" else logging.CRITICAL)
 
 
 class _Forward(logging.Handler):
     """Hands records of the standard library's logging to structlog, without their arguments' text."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log the message template only: its arguments may quote a request."""
-        event: dict[str, Any] = {"source": record.name, "message": str(record.msg)}
-        structlog.get_logger().debug("library_logged", **event)
+        """Log the first line of the template only: arguments and further lines may quote a request."""
+        message = str(record.msg).partition("\n")[0]
+        structlog.get_logger().warning(
+            "library_logged", source=record.name, level_name=record.levelname, message=message
+        )

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cacheproxy.errors import IndexUnavailable, NotCached, PartUnavailable, UpstreamError
+from cacheproxy.errors import IndexUnavailable, LookupTooSlow, PartUnavailable, UpstreamBroken, UpstreamError
 from cacheproxy.flight import Head, Settlement
 from cacheproxy.model import Bypass, Entry, Hit, Lookup, Miss, Partition, Tier
 from cacheproxy.policy.admit import Keep, Refuse, admit
 from cacheproxy.policy.decide import exact_reason, judge, near_enough
 from cacheproxy.policy.plan import plan as plan_query
+from cacheproxy.ports import UNFINISHED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +64,8 @@ class Journey:
     plan: Plan
     started_s: float
     embedding: Embedding | None = None
+    embeddable: bool = True
+    """False once the embedder failed on it: the answer is then kept for exact matches, without trying again."""
 
 
 class Pipeline:
@@ -74,12 +77,14 @@ class Pipeline:
         pack: Callable[[], Pack],
         flights: Flights,
         *,
+        lookup_timeout_s: float,
         coalesce_timeout_s: float,
         settle_timeout_s: float = 1.0,
     ) -> None:
         self.parts = parts
         self.pack = pack
         self.flights = flights
+        self._lookup_timeout_s = lookup_timeout_s
         self._coalesce_timeout_s = coalesce_timeout_s
         self._settle_timeout_s = settle_timeout_s
 
@@ -94,18 +99,17 @@ class Pipeline:
         return Journey(query=query, plan=plan, started_s=self.parts.clock.monotonic())
 
     async def look_up(self, journey: Journey) -> Outcome:
-        """Ask the tiers that the plan allows; quick, and nothing is changed but repairs of the index.
-
-        Raises NotCached when the caller wants a hit or nothing.
-        """
+        """Ask the tiers that the plan allows, within the lookup budget; nothing is changed but repairs of the index."""
         plan = journey.plan
         outcome: Outcome = Bypass(category=plan.category, reason=plan.reason)
         if plan.lookup or plan.store:
-            outcome = await self._exact(journey)
-            if isinstance(outcome, Miss) and self._joinable(journey) is None:
-                outcome = await self._semantic(journey, outcome)
-        if plan.only_if_cached and not isinstance(outcome, Hit):
-            raise NotCached(f"only-if-cached: nothing may be served ({outcome.reason})")
+            try:
+                async with asyncio.timeout(self._lookup_timeout_s):
+                    outcome = await self._exact(journey)
+                    if isinstance(outcome, Miss) and self._joinable(journey) is None:
+                        outcome = await self._semantic(journey, outcome)
+            except TimeoutError:
+                outcome = self._miss(journey, self._failed(LookupTooSlow("the lookup took longer than its budget")))
         return outcome
 
     async def fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
@@ -159,6 +163,7 @@ class Pipeline:
             return found
         partition = Partition(category=plan.category, compatibility=query.compatibility, epoch=embedder.epoch)
         try:
+            journey.embeddable = False  # unless the next line returns
             journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
             candidates = await self.parts.index.search(partition, journey.embedding.vector, plan.candidates)
             hit, judgements = await self._judge_all(journey, partition, journey.embedding, candidates)
@@ -273,6 +278,8 @@ class Pipeline:
                     await flight.write(fold.feed(chunk))
             finally:
                 flight.append(fold.flush())
+            if answer.ends_unmarked and _unfinished(fold.reply()):
+                raise UpstreamBroken("the backend's answer ended before its own end mark")
             flight.end()
         return head, fold
 
@@ -280,7 +287,7 @@ class Pipeline:
         """Store first, then index: an id without a document would be a hint to nothing."""
         query, plan, parts = journey.query, journey.plan, self.parts
         embedder = parts.embedder
-        if plan.embed and journey.embedding is None and embedder is not None:
+        if plan.embed and journey.embeddable and embedder is not None and journey.embedding is None:
             try:
                 journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
             except PartUnavailable as exc:
@@ -338,6 +345,10 @@ class Pipeline:
         if reason == "scope_violation":
             self.parts.telemetry.scope_violations.inc()
             log.error("scope_violated", what="a document of another scope was proposed and refused")
+
+
+def _unfinished(reply: Reply | str) -> bool:
+    return isinstance(reply, str) and reply in UNFINISHED
 
 
 def entry_id(fingerprint: bytes) -> str:

@@ -134,6 +134,25 @@ class Clock(Protocol):
         ...
 
 
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+"""Headers of one connection (RFC 9110 section 7.6.1, and older customs): never in a Call or an Answer."""
+
+OWN_PREFIX = "x-cacheproxy-"
+"""Only this proxy speaks under this name: requests for it stop here, and a backend's headers of it are dropped."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One request to the backend. `target` is the origin-form path with its query; `headers` are end-to-end only.
@@ -162,6 +181,11 @@ class Answer(Protocol):
         """End-to-end headers, in order, repeated names kept."""
         ...
 
+    @property
+    def ends_unmarked(self) -> bool:
+        """Whether only the end of the connection marks the end of the body, so that a cut looks like an end."""
+        ...
+
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes. Raises UpstreamBroken on an early end, UpstreamTimeout past a deadline."""
         ...
@@ -185,6 +209,10 @@ class Upstream(Protocol):
         too).
         """
         ...
+
+
+UNFINISHED = frozenset({"stream_not_finished", "malformed_body"})
+"""Reasons of a `Fold` that a cut would leave: the body has not come to its own end."""
 
 
 class Fold(Protocol):
@@ -214,4 +242,8 @@ class Dialect(Protocol):
 
     def fold(self, wire: Wire, headers: Iterable[tuple[str, str]]) -> Fold:
         """Start reading an answer with these headers, for a caller that wants `wire`."""
+        ...
+
+    def render(self, reply: Reply, wire: Wire, now_s: float) -> tuple[bytes, bytes]:
+        """Return content type and bytes of a kept reply: a new id and time of creation, all else as it came."""
         ...

@@ -61,6 +61,8 @@ class Server(_Section, frozen=True):
     """Admin port: /metrics, health, /admin/v1/explain."""
     drain_s: Positive = 30.0
     """How long streams in flight may go on after SIGTERM."""
+    lookup_timeout_ms: Count = 3000
+    """Longest time both tiers together may take before a request goes on as a miss."""
     max_body_bytes: Count = 32 * 1024 * 1024
     """Largest request body of a cached route."""
     max_upload_bytes: Count = 1024 * 1024 * 1024

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING, Any, Protocol
 
-from litestar import Litestar, Response, get, post
+import msgspec
+from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import NotAuthorizedException
-from litestar.params import JSONBody
 
+from cacheproxy.errors import InvalidRequest
 from cacheproxy.explain import ExplainRequest, Explanation
 from cacheproxy.http import problems
+from cacheproxy.query.canonical import decode
 
 if TYPE_CHECKING:
     from litestar.connection import ASGIConnection
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.settings import Secret
+
+_MAX_DEPTH = 64
 
 
 class Operated(Protocol):
@@ -60,13 +64,13 @@ def create_admin_app(house: Operated, token: Secret) -> Litestar:
         }
         return Response(body, status_code=503 if broken else 200)
 
-    @get("/metrics", guards=[check_token], media_type="text/plain; version=0.0.4; charset=utf-8", sync_to_thread=False)
+    @get("/metrics", guards=[check_token], media_type="text/plain; version=0.0.4", sync_to_thread=False)
     def metrics() -> bytes:
         return house.pipeline.parts.telemetry.render()
 
     @post("/admin/v1/explain", guards=[check_token], status_code=200)
-    async def explain(data: JSONBody[ExplainRequest]) -> Explanation:
-        return await house.explain(data)
+    async def explain(request: Request[Any, Any, Any]) -> Explanation:
+        return await house.explain(_explain_request(await request.body()))
 
     return Litestar(
         [healthz, readyz, metrics, explain],
@@ -74,3 +78,10 @@ def create_admin_app(house: Operated, token: Secret) -> Litestar:
         logging_config=None,
         exception_handlers=problems.HANDLERS,
     )
+
+
+def _explain_request(body: bytes) -> ExplainRequest:
+    try:
+        return msgspec.convert(decode(body, _MAX_DEPTH), ExplainRequest)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequest(f"the body is not what explain takes: {exc}") from exc

@@ -61,6 +61,12 @@ class ChatDialect:
             return StreamFold(limit=self._max_reply_bytes, hide_usage=self._asks_for_usage(wire))
         return BodyFold(limit=self._max_reply_bytes, json=kind == "application/json")
 
+    def render(self, reply: Reply, wire: Wire, now_s: float) -> tuple[bytes, bytes]:
+        """Return the content type and the bytes of a hit, in the form the caller wants."""
+        if wire.stream:
+            return b"text/event-stream; charset=utf-8", render_stream(reply, new_id(reply), int(now_s), wire)
+        return b"application/json", render_body(reply, new_id(reply), int(now_s))
+
     def _asks_for_usage(self, wire: Wire) -> bool:
         return self._ask_stream_usage and wire.stream and not wire.include_usage
 

@@ -28,15 +28,14 @@ _FWD = {
     "too_old": "request",
     "not_fresh_enough": "request",
     "expired": "stale",
-    "below_threshold": "vary-miss",
 }
 
 
-def outcome_headers(outcome: Outcome, now_s: float) -> Headers:
-    """Return the headers known as soon as the outcome is."""
+def outcome_headers(outcome: Outcome, now_s: float, saved: float = 0.0) -> Headers:
+    """Return the headers known as soon as the outcome is; `saved` is in US dollars."""
     match outcome:
         case Hit(entry=entry, tier=tier):
-            headers = _common("hit", outcome.category, outcome.reason, outcome.evidence)
+            headers = _common("hit", outcome.category, outcome.reason, outcome.evidence, saved)
             ttl_s, age_s = int(entry.expires_s - now_s), max(0, int(now_s - entry.created_s))
             status = f'cacheproxy; hit; ttl={ttl_s}; detail="{tier.value}"'
             headers += [
@@ -80,6 +79,14 @@ def forwarded_headers(
     ]
 
 
+def unanswered_headers(outcome: Miss | Bypass, code: str) -> Headers:
+    """Return the headers of a refusal of ours: no answer of a backend stands behind it."""
+    members = [b"cacheproxy", b'detail="' + visible(code) + b'"']
+    if isinstance(outcome, Miss) and code != "not_cached":
+        members.insert(1, b"fwd=" + _FWD.get(outcome.reason, "miss").encode())
+    return [(b"cache-status", b"; ".join(members)), (b"x-cacheproxy-coalesced", b"false")]
+
+
 def saved_usd(outcome: Hit, price: Price | None) -> float:
     """Return what the backend would have charged for this answer; 0 when its price or its usage is unknown."""
     usage = outcome.entry.reply.body.get("usage")
@@ -106,12 +113,13 @@ def lacks(headers: Iterable[tuple[str, str]], name: str) -> bool:
     return all(key.lower() != name for key, _ in headers)
 
 
-def _common(kind: str, category: str, reason: str, evidence: Lookup | None) -> Headers:
+def _common(kind: str, category: str, reason: str, evidence: Lookup | None, saved: float = 0.0) -> Headers:
     headers: Headers = [
         (b"x-cacheproxy-outcome", kind.encode()),
         (b"x-cacheproxy-category", category.encode()),
         (b"x-cacheproxy-reason", reason.encode()),
         (b"x-cacheproxy-lookup-ms", b"%.3f" % (evidence.lookup_ms if evidence else 0.0)),
+        (b"x-cacheproxy-saved-usd", b"%.6f" % saved),
     ]
     if evidence is not None and evidence.similarity is not None:
         headers.append((b"x-cacheproxy-similarity", b"%.4f" % evidence.similarity))

@@ -89,7 +89,7 @@ def bind(host: str, port: int, key: str) -> socket.socket:
         listener.bind((host, port))
     except OSError as exc:
         listener.close()
-        raise ConfigError(f"{key}: cannot listen on {host}:{port} ({exc.strerror}); choose another port") from exc
+        raise ConfigError(f"{key}: cannot listen on {host}:{port} ({exc.strerror}); choose another") from exc
     listener.listen(2048)
     listener.setblocking(False)
     return listener

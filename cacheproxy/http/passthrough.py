@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from cacheproxy.errors import InvalidRequest, UpstreamError
-from cacheproxy.ports import Call
+from cacheproxy.ports import HOP_BY_HOP, OWN_PREFIX, Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,23 +15,9 @@ if TYPE_CHECKING:
     from cacheproxy.http.headers import Headers
     from cacheproxy.ports import Upstream
 
-# RFC 9110 section 7.6.1; `host` is the backend's own; lengths and codings of the connection are made anew.
-_NOT_FORWARDED = frozenset(
-    {
-        b"host",
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"expect",
-    }
-)
-_OWN_PREFIX = b"x-cacheproxy-"
+# `host` is the backend's own, and an expectation is met here.
+_NOT_FORWARDED = frozenset(name.encode() for name in HOP_BY_HOP | {"host", "expect"})
+_OWN_PREFIX = OWN_PREFIX.encode()
 
 
 def end_to_end(exchange: Exchange, *dropped: bytes) -> tuple[tuple[str, str], ...]:

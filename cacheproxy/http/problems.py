@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
 from cacheproxy.errors import CacheProxyError
+
+if TYPE_CHECKING:
+    from cacheproxy.http.exchange import Exchange
+    from cacheproxy.http.headers import Headers
+
+log = structlog.get_logger()
 
 JSON = (b"content-type", b"application/json")
 
@@ -25,6 +32,22 @@ def body_of(error: CacheProxyError) -> bytes:
     return problem_body(error.message, error.type, error.code, error.param)
 
 
+async def send(exchange: Exchange, error: CacheProxyError, headers: Headers | None = None) -> None:
+    """Answer with an error, or, where half an answer is out already, leave it visibly unfinished."""
+    if exchange.started:
+        # The server then breaks the connection, so that nobody takes the half for the whole.
+        log.info("answer_broken_off", code=error.code)
+        return
+    headers = [JSON, *(headers or [])]
+    if error.status in (413, 415):
+        headers.append((b"connection", b"close"))
+    if error.status == 405:
+        headers.append((b"allow", b"GET, HEAD"))
+    if error.status == 415:
+        headers.append((b"accept-encoding", b"identity"))
+    await exchange.send_whole(error.status, headers, body_of(error))
+
+
 def from_framework(_: Request[Any, Any, Any], exc: HTTPException) -> Response[bytes]:
     """Return Litestar's own refusals in our shape."""
     kind = "authentication_error" if exc.status_code == 401 else "invalid_request_error"
@@ -37,4 +60,10 @@ def from_ours(_: Request[Any, Any, Any], exc: CacheProxyError) -> Response[bytes
     return Response(body_of(exc), status_code=exc.status, media_type="application/json")
 
 
-HANDLERS: Any = {HTTPException: from_framework, CacheProxyError: from_ours}
+def from_unexpected(_: Request[Any, Any, Any], exc: Exception) -> Response[bytes]:
+    """Return a 500 that tells nothing; the log has the details."""
+    log.error("request_failed", exc_info=exc)
+    return from_ours(_, CacheProxyError("the proxy failed; its log has the details"))
+
+
+HANDLERS: Any = {HTTPException: from_framework, CacheProxyError: from_ours, Exception: from_unexpected}

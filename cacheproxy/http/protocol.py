@@ -48,7 +48,7 @@ class _Corked:
 
     def _flush(self) -> None:
         held, self._held = self._held, []
-        if held:
+        if held and not self._transport.is_closing():  # else the peer left within this turn, and uvloop would raise
             self._transport.write(b"".join(held))
 
 
@@ -71,7 +71,15 @@ class CappedProtocol(HttpToolsProtocol):
         """Feed the parser, refusing a head that never ends before it fills memory."""
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._go_on_without_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError:
+            self.send_400_response("")
+            return
         limits = self.limits
         ceiling = limits.max_header_bytes + limits.max_target_bytes + 65536
         if self._in_head and self._head_bytes > ceiling and not self.transport.is_closing():
@@ -102,7 +110,10 @@ class CappedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request on; the target must be a path on this server."""
+        if self.parser.should_upgrade():
+            return
         self._in_head = False
+        self._check_head()
         try:
             httptools.parse_url(self.url).path.decode("ascii")  # what the parent class is about to do
         except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
@@ -112,6 +123,8 @@ class CappedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Get ready for the next head on this connection."""
+        if self.parser.should_upgrade():
+            return
         super().on_message_complete()
         self._in_head, self._head_bytes = True, 0
 
@@ -125,6 +138,32 @@ class CappedProtocol(HttpToolsProtocol):
             + body
         )
         self.transport.close()
+
+    def _check_head(self) -> None:
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings not in ([], [b"chunked"]):
+            self._refuse(501, "the only transfer coding understood is chunked", "unsupported_transfer_encoding")
+            raise _Refused
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            self._refuse(400, "an HTTP/1.1 request has exactly one host header", "invalid_host")
+            raise _Refused
+
+    def _go_on_without_upgrade(self, rest: bytes) -> None:
+        """Serve the request as if it had not offered another protocol (RFC 9110 section 7.8).
+
+        The parser stops at an upgrade and never reads the body, so a new one gets the head again, without the offer.
+        """
+        method = self.parser.get_method()
+        if method == b"CONNECT":
+            self._refuse(405, "CONNECT is not for this server: it is no forward proxy", "method_not_allowed")
+            self.send_400_response("")
+            return
+        lines = [b"%s: %s\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
+        head = b"%s %s HTTP/1.1\r\n%s\r\n" % (method, self.url, b"".join(lines))
+        self.parser = httptools.HttpRequestParser(self)
+        self._head_bytes = 0
+        self.data_received(head + rest)
 
     def _refuse(self, status: int, text: str, code: str) -> None:
         self._refusal = (status, text, code)

@@ -28,11 +28,11 @@ class SnapshotRefused(IndexUnavailable):
 
 
 def write_sealed(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    """Write a new file and wait until it is on disk. Raises OSError."""
+    """Write a new file, readable by its owner only, and wait until it is on disk. Raises OSError."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part)
-    with path.open("xb") as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(PREFIX.pack(MAGIC, VERSION, sum(len(part) for part in parts), digest.digest()))
         for part in parts:
             file.write(part)

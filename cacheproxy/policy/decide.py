@@ -68,8 +68,10 @@ def _refusal(
         return "below_threshold"
     if entry is None:
         return "document_missing"
-    if entry.tenant != query.scope.tenant or entry.partition != partition:
+    if entry.tenant != query.scope.tenant or entry.partition.compatibility != partition.compatibility:
         return "scope_violation"
+    if entry.partition != partition:
+        return "other_category" if entry.partition.category != partition.category else "other_epoch"
     if entry.unseen != embedding.unseen:
         return "unseen_text_differs"
     return stale_reason(entry, plan, now_s)

@@ -49,6 +49,9 @@ class Database:
         with _translated(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = FileLock(path)
+        if path.exists() and path.stat().st_size == 0:
+            self.quarantined += 1
+            _log.error("store_file_empty", file=str(path), what="its entries are lost; starting anew")
         try:
             with _translated(path):
                 try:

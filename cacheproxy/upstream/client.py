@@ -11,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from cacheproxy.errors import ConfigError, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from cacheproxy.ports import HOP_BY_HOP, OWN_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -20,22 +21,6 @@ if TYPE_CHECKING:
     from cacheproxy.ports import Answer, Call
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# RFC 9110 section 7.6.1, and the fields that older proxies treat as such.
-HOP_BY_HOP = frozenset(
-    {
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    }
-)
-OWN_PREFIX = "x-cacheproxy-"
-"""Only this proxy speaks under this name: a backend's headers of it are dropped."""
 _READ_BYTES = 256 * 1024
 _INFLATE_BYTES = 64 * 1024
 _WRITE_BYTES = 256 * 1024
@@ -74,6 +59,11 @@ class HttpUpstream:
     async def __aexit__(self, *exc: object) -> None:
         if self._session is not None:
             await self._session.close()
+
+    def leads_to(self, port: int) -> bool:
+        """Whether the base URL is a port of this machine."""
+        base = URL(self._base)
+        return base.host in ("127.0.0.1", "localhost", "::1", "0.0.0.0") and base.port == port
 
     def url_of(self, target: str) -> URL:
         """Return the absolute URL of a caller's origin-form target, percent-encoding untouched."""
@@ -123,6 +113,8 @@ class HttpAnswer:
         self._inflate = max_bytes is not None and encoding in ("gzip", "x-gzip", "deflate")
         self.status: int = response.status
         self.headers = _end_to_end(response, decoded=self._inflate)
+        marked = "content-length" in response.headers or "transfer-encoding" in response.headers
+        self.ends_unmarked: bool = not marked
 
     async def __aenter__(self) -> HttpAnswer:
         return self

@@ -131,10 +131,16 @@ async def test_leaving_an_answer_early_cancels_the_exchange(world: World) -> Non
     await eventually(lambda: world.left_early() == 1, "the backend sees that nobody reads on")
 
 
-async def test_cancelling_leaves_the_upstream_usable(world: World) -> None:
-    world.play([asyncio.Event()], False)
-    task = asyncio.ensure_future(read(await world.upstream.send(CALL), bytearray()))
+@pytest.mark.parametrize("turns", [0, 1, 5, 50])
+async def test_cancelling_at_any_time_leaves_the_upstream_usable(world: World, turns: int) -> None:
+    async def send_and_read() -> None:
+        await read(await world.upstream.send(CALL), bytearray())
+
+    world.play([b"one ", asyncio.Event()], False)
+    task = asyncio.ensure_future(send_and_read())
     await eventually(lambda: len(world.bodies()) == 1, "the call arrives")
+    for _ in range(turns):
+        await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -194,8 +194,9 @@ async def test_a_busy_port_is_named(tmp_path: Path, option: str) -> None:
         port = taken.getsockname()[1]
         given = ["--port", "0", "--admin-port", "0", "--upstream", NOWHERE, option, str(port)]
         refused = await cacheproxy("serve", *given, cwd=tmp_path)
-    key = f"server.{option.strip('-').replace('-', '_')}"
-    told = f"{key}: cannot listen on 127.0.0.1:{port} (Address already in use); choose another port"
+    part = "admin_" if "admin" in option else ""
+    keys = f"server.{part}host, server.{part}port"
+    told = f"{keys}: cannot listen on 127.0.0.1:{port} (Address already in use); choose another"
     assert (refused.code, refused.complaint) == (2, told)
 
 

@@ -143,14 +143,18 @@ def test_a_near_candidate_is_served_with_its_reason() -> None:
     assert judged() == Judgement(candidate=Candidate(ENTRY.id, 0.9), served=True, reason="similar")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [*FOREIGN.values(), {"partition": moved(category="code")}, {"partition": moved(epoch="other")}],
-    ids=[*FOREIGN, "another category", "another encoder"],
-)
-def test_a_document_from_another_partition_is_refused_however_near(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("change", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_document_is_refused_however_near(change: dict[str, Any]) -> None:
     found = judged(entry(**change), similarity=1.0)
     assert (found.served, found.reason) == (False, "scope_violation")
+
+
+@pytest.mark.parametrize(
+    ("partition", "reason"), [(moved(category="code"), "other_category"), (moved(epoch="other"), "other_epoch")]
+)
+def test_an_own_document_that_has_moved_on_is_refused(partition: Partition, reason: str) -> None:
+    found = judged(entry(partition=partition), similarity=1.0)
+    assert (found.served, found.reason) == (False, reason)
 
 
 def test_a_hint_without_a_document_is_refused() -> None:

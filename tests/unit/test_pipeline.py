@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from cacheproxy import settings
 from cacheproxy.embed.batcher import MicroBatcher
-from cacheproxy.errors import InvalidRequest, NotCached, StoreUnavailable, UpstreamBroken, UpstreamError
+from cacheproxy.errors import InvalidRequest, StoreUnavailable, UpstreamBroken, UpstreamError
 from cacheproxy.flight import Flights
 from cacheproxy.http.chat import ChatDialect
 from cacheproxy.index.partitioned import PartitionedIndex
@@ -93,9 +93,9 @@ class House:
         self.crowded = asyncio.Event()
         self.embedder = MicroBatcher(self.encoder, settings.Encoder(timeout_ms=60_000))
         self.index = PartitionedIndex(settings.Index(), dim=self.encoder.dim, epoch=self.encoder.fingerprint)
-        self.pipeline = self.line(1000.0)
+        self.pipeline = self.line()
 
-    def line(self, coalesce_timeout_s: float) -> Pipeline:
+    def line(self, *, lookup_timeout_s: float = 1000.0, coalesce_timeout_s: float = 1000.0) -> Pipeline:
         parts = Parts(
             store=self.store,
             index=self.index,
@@ -106,7 +106,9 @@ class House:
             make_room=self.crowded.set,
         )
         flights = Flights(self.supervisor.spawn, window_bytes=1000, keep_bytes=100_000)
-        return Pipeline(parts, lambda: PACK, flights, coalesce_timeout_s=coalesce_timeout_s)
+        return Pipeline(
+            parts, lambda: PACK, flights, lookup_timeout_s=lookup_timeout_s, coalesce_timeout_s=coalesce_timeout_s
+        )
 
     def query(
         self, text: str = QUESTION, *, scope: Scope = TENANT, controls: Controls | None = None, **fields: Any
@@ -254,11 +256,10 @@ async def test_no_cache_asks_the_backend_and_replaces_the_entry(house: House) ->
     assert await house.answer(REPHRASED) == "hit: Newer."
 
 
-async def test_only_if_cached_never_reaches_the_backend(house: House) -> None:
-    with pytest.raises(NotCached, match="no_candidate"):
-        await house.look_up(controls=Controls(only_if_cached=True))
-    with pytest.raises(NotCached, match="anonymous"):
-        await house.look_up(scope=Scope(tenant=""), controls=Controls(only_if_cached=True))
+async def test_only_if_cached_looks_and_says_why_there_is_no_hit(house: House) -> None:
+    _, unknown = await house.look_up(controls=Controls(only_if_cached=True))
+    _, nobody = await house.look_up(scope=Scope(tenant=""), controls=Controls(only_if_cached=True))
+    assert (unknown.reason, nobody.reason) == ("no_candidate", "anonymous")
     await house.answer()
     assert (await house.answer(controls=Controls(only_if_cached=True))).startswith("hit")
     assert len(house.backend.calls) == 1
@@ -320,6 +321,18 @@ async def test_a_broken_embedder_means_a_miss_whose_answer_is_kept_for_its_equal
     _, similar = await house.look_up(REPHRASED)
     assert isinstance(similar, Miss)
     assert similar.reason == "embedder_unavailable"
+
+
+async def test_a_lookup_over_its_budget_is_a_miss_whose_answer_is_kept_for_its_equal(house: House) -> None:
+    house.pipeline = house.line(lookup_timeout_s=0.01)
+    house.encoder.gate.clear()
+    found = await house.ask()
+    assert isinstance(found, Flown)
+    assert found.outcome.reason == "lookup_unavailable"
+    assert (await house.pipeline.settlement(found)).stored  # and the slow embedder was not asked again
+    house.encoder.gate.set()
+    assert await house.answer() == "hit: Answer."
+    assert len(house.index) == 0
 
 
 async def test_a_broken_index_means_a_miss_whose_answer_is_kept_for_its_equal(house: House) -> None:
@@ -513,7 +526,7 @@ async def test_the_bytes_of_an_unfinished_event_are_passed_on(house: House, end:
 
 
 async def test_a_follower_who_waited_long_enough_goes_alone(house: House) -> None:
-    house.pipeline = house.line(0.01)
+    house.pipeline = house.line(coalesce_timeout_s=0.01)
     house.backend.play(told(before=[asyncio.Event()]))
     stuck = asyncio.ensure_future(house.ask())
     await eventually(lambda: len(house.backend.calls) == 1, "the call")
@@ -527,7 +540,7 @@ async def test_a_follower_who_waited_long_enough_goes_alone(house: House) -> Non
 
 
 async def test_a_follower_of_a_failed_and_then_of_a_silent_leader_goes_alone(house: House) -> None:
-    house.pipeline = house.line(0.05)
+    house.pipeline = house.line(coalesce_timeout_s=0.05)
     release = asyncio.Event()
     house.backend.play(told(before=[release, UpstreamBroken("cut")]), told(before=[asyncio.Event()]))
     asking = [asyncio.ensure_future(house.ask()) for _ in range(3)]

@@ -82,6 +82,7 @@ def test_an_exact_hit_tells_its_age_and_lifetime() -> None:
         "x-cacheproxy-entry": "ab" * 16,
         "x-cacheproxy-model": "m",
         "x-cacheproxy-coalesced": "false",
+        "x-cacheproxy-saved-usd": "0.000000",
     }
 
 
@@ -102,6 +103,7 @@ def test_a_miss_or_a_bypass_tells_no_age_and_no_entry() -> None:
             "x-cacheproxy-category",
             "x-cacheproxy-reason",
             "x-cacheproxy-lookup-ms",
+            "x-cacheproxy-saved-usd",
         }
 
 
@@ -113,7 +115,7 @@ FORWARDED = {
     "no_entry": "miss",
     "no_candidate": "miss",
     "embedder_unavailable": "miss",
-    "below_threshold": "vary-miss",
+    "below_threshold": "miss",
     "expired": "stale",
     "too_old": "request",
     "not_fresh_enough": "request",
