@@ -7,6 +7,7 @@ last reader leaves, the exchange is cancelled. Every reader gets the bytes from 
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -178,7 +179,7 @@ class Reader:
         flight = self.flight
         while not flight._written_bytes and not flight.ended:
             if flight.error is not None:
-                raise flight.error
+                raise copy(flight.error)  # one object raised by many would gather all their tracebacks
             await flight._grown.wait()
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -195,7 +196,7 @@ class Reader:
                 self.read_bytes += len(data)
                 flight._read.set()
             elif flight.error is not None:
-                raise flight.error
+                raise copy(flight.error)
             elif flight.ended:
                 return
             else:

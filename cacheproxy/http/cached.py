@@ -108,7 +108,7 @@ class CachedRoute:
             controls, namespace = read_body_controls(controls, namespace, body.pop("cache"))
             raw = msgspec.json.encode(body)
         scope = read_scope(exchange.headers, self._secret, namespace)
-        query = self._read(body, scope, controls, exchange.scope["query_string"])
+        query = self._read(body, scope, controls, _variant(exchange))
         return _Understood(raw=raw, body=body, query=query)
 
     async def _replay(self, exchange: Exchange, journey: Journey, hit: Hit) -> None:
@@ -196,3 +196,9 @@ class CachedRoute:
         self._telemetry.requests.labels(kind, tier, outcome.category, outcome.reason).inc()
         if isinstance(outcome, Hit | Miss):
             self._telemetry.lookup_seconds.labels(kind).observe(outcome.evidence.lookup_ms / 1000)
+
+
+def _variant(exchange: Exchange) -> bytes:
+    """Return what else of the request changes the answer: its query string, and the beta features it opts in to."""
+    query, beta = exchange.scope["query_string"], exchange.header(b"openai-beta")
+    return (b"?" + query if query else b"") + (b"\nbeta:" + beta if beta else b"")

@@ -11,13 +11,15 @@ from typing import Any
 
 import msgspec
 
-from cacheproxy.errors import InvalidRequest
+from cacheproxy.errors import BodyTooLarge, InvalidRequest
 
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# A text of a million commas exceeds every model's window; a million tiny values hold the interpreter for a second.
+_MAX_COMMAS = 1_000_000
 _ONE_BRACKET = bytes.maketrans(b"{}", b"[]")
 
 
@@ -26,7 +28,10 @@ def decode(body: bytes, max_depth: int) -> dict[str, Any]:
 
     Raises InvalidRequest for anything else: bad UTF-8, unpaired surrogates, NaN, numbers out of range, a byte order
     mark, nesting deeper than `max_depth`, and repeated keys (two parsers may disagree on which one counts).
+    Raises BodyTooLarge for more than a million values.
     """
+    if body.count(b",") > _MAX_COMMAS:
+        raise BodyTooLarge(f"the request body holds more than {_MAX_COMMAS} values; send less")
     try:
         value = _decode(body)
     except UnicodeDecodeError as exc:

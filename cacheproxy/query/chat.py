@@ -26,8 +26,8 @@ _PART_TRAITS = {"text": None, "image_url": Trait.IMAGE, "input_image": Trait.IMA
 def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant: bytes = b"") -> Query:
     """Understand a decoded body. Never raises: an unknown shape becomes a trait, and the backend judges the request.
 
-    `variant` is what else of the HTTP request changes the answer (the target's query string). Both fingerprints are
-    SHA-256 over canonical JSON; the exact one extends the compatibility one by the last user text.
+    `variant` is what else of the HTTP request changes the answer (the query string, beta features). Both
+    fingerprints are SHA-256 over canonical JSON; the exact one extends the compatibility one by the last user text.
     """
     messages = body.get("messages")
     traits = set(_body_traits(body))

@@ -153,6 +153,13 @@ async def test_another_spelling_is_never_an_exact_hit(proxy: Proxy, key: str, ot
     assert (await proxy.ask(chat(other), key=key, headers=PROBE)).tier != "exact"
 
 
+async def test_beta_features_are_part_of_the_question(proxy: Proxy, key: str) -> None:
+    await proxy.fill(chat(), key=key, headers={"openai-beta": "a=v1"})
+    assert not await proxy.cached(chat(), key=key)
+    assert not await proxy.cached(chat(), key=key, headers={"openai-beta": "a=v2"})
+    assert await proxy.cached(chat(), key=key, headers={"openai-beta": "a=v1"})
+
+
 async def test_the_query_string_is_part_of_the_question(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
     await proxy.fill(chat(), key=key)
     for text in (QUESTION, PARAPHRASE):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cacheproxy.errors import InvalidRequest
+from cacheproxy.errors import BodyTooLarge, InvalidRequest
 from cacheproxy.query.canonical import canonical, decode, deeper_than
 
 DEPTH = 64
@@ -83,6 +83,11 @@ ACCEPTED: dict[str, bytes] = {
 @pytest.mark.parametrize("body", ACCEPTED.values(), ids=ACCEPTED)
 def test_an_unambiguous_object_is_read_as_the_standard_library_reads_it(body: bytes) -> None:
     assert decode(body, DEPTH) == json.loads(body)
+
+
+def test_more_values_than_any_model_reads_are_refused_before_they_are_decoded() -> None:
+    with pytest.raises(BodyTooLarge, match="values"):
+        decode(b'{"a":[' + b"1," * 1_000_001 + b"1]}", DEPTH)
 
 
 def test_nesting_counts_arrays_and_objects_alike() -> None:
