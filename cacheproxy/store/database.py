@@ -49,9 +49,10 @@ class Database:
         with _translated(path):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = FileLock(path)
-        if path.exists() and path.stat().st_size == 0:
-            self.quarantined += 1
-            _log.error("store_file_empty", file=str(path), what="its entries are lost; starting anew")
+        if path.exists() and path.stat().st_size == 0 and not path.with_name(f"{path.name}-wal").exists():
+            _log.warning(
+                "store_file_empty", file=str(path), what="a start that was cut short, or a loss of all entries"
+            )
         try:
             with _translated(path):
                 try:
