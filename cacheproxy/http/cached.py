@@ -78,7 +78,7 @@ class CachedRoute:
             understood = await self._understand(exchange)
             journey = self._pipeline.set_out(understood.query)
         except CacheProxyError as exc:
-            refused = Bypass(category="", reason=exc.code)
+            refused = Bypass(category=self._pipeline.pack().default_category, reason=exc.code)
             await self._refuse(exchange, exc, refused)
             return
         outcome = await self._pipeline.look_up(journey)
