@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from cacheproxy.dialect.chat import ChatDialect
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.open import open_encoder
 from cacheproxy.errors import ConfigError, IndexUnavailable
@@ -21,7 +22,6 @@ from cacheproxy.explain import explain
 from cacheproxy.flight import Flights
 from cacheproxy.http.admin import create_admin_app
 from cacheproxy.http.cached import CachedRoute
-from cacheproxy.http.chat import ChatDialect
 from cacheproxy.http.edge import Edge
 from cacheproxy.http.listener import Listener, bind, data_app, is_loopback, listener, url_of
 from cacheproxy.http.protocol import capped

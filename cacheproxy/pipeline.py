@@ -256,7 +256,7 @@ class Pipeline:
             raise
         fill_s = parts.clock.monotonic() - started_s
         parts.telemetry.upstream_seconds.observe(fill_s)
-        match admit(head.status, head.headers, fold.reply(), journey.plan):
+        match admit(journey.query.dialect, head.status, head.headers, fold.reply(), journey.plan):
             case Refuse(reason=reason):
                 settlement = Settlement(stored=False, reason=reason)
             case Keep(reply=reply, ttl_s=ttl_s):

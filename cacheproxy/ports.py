@@ -158,7 +158,8 @@ class Call:
     """One request to the backend. `target` is the origin-form path with its query; `headers` are end-to-end only.
 
     With `max_answer_bytes` the answer is asked for uncompressed, decoded if it is not, and capped (event streams are
-    capped only once decoded); None passes whatever comes through.
+    capped only once decoded); None passes whatever comes through. `model` and `tenant` say who asks for what, "" when
+    that is not known. A `repeatable` call may be sent again when it failed before the first byte of an answer.
     """
 
     method: str
@@ -166,6 +167,9 @@ class Call:
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     body: bytes | AsyncIterator[bytes] = field(repr=False)
     max_answer_bytes: int | None = None
+    model: str = ""
+    tenant: str = ""
+    repeatable: bool = False
 
 
 class Answer(Protocol):
@@ -244,6 +248,6 @@ class Dialect(Protocol):
         """Start reading an answer with these headers, for a caller that wants `wire`."""
         ...
 
-    def render(self, reply: Reply, wire: Wire, now_s: float) -> tuple[bytes, bytes]:
+    def render(self, reply: Reply, wire: Wire, *, entry_id: str, now_s: float) -> tuple[bytes, bytes]:
         """Return content type and bytes of a kept reply: a new id and time of creation, all else as it came."""
         ...

@@ -116,7 +116,7 @@ class CachedRoute:
         saved = saved_usd(hit, self._pipeline.pack().price(str(reply.body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         self._count(hit)
-        content_type, body = self._dialect.render(reply, journey.query.wire, now_s)
+        content_type, body = self._dialect.render(reply, journey.query.wire, entry_id=hit.entry.id, now_s=now_s)
         headers = outcome_headers(hit, now_s, saved)
         headers += [_PRIVATE, _NO_SNIFF, (b"content-type", content_type)]
         await exchange.send_whole(200, headers, body)
@@ -129,6 +129,9 @@ class CachedRoute:
             headers=passthrough.end_to_end(exchange, *_DROPPED),
             body=understood.raw if asked is None else asked,
             max_answer_bytes=self._max_answer_bytes,
+            model=journey.query.model,
+            tenant=journey.query.scope.tenant,
+            repeatable=True,
         )
         try:
             flown = await self._pipeline.fly(journey, miss, call, self._dialect)

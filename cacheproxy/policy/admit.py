@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cacheproxy.policy.whole import flaw
 from cacheproxy.query.controls import delta_seconds, parse_directives
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from cacheproxy.model import Plan, Reply
 
@@ -32,7 +33,9 @@ class Refuse:
     reason: str
 
 
-def admit(status: int, headers: Iterable[tuple[str, str]], reply: Reply | str, plan: Plan) -> Keep | Refuse:
+def admit(
+    dialect: str, status: int, headers: Iterable[tuple[str, str]], reply: Reply | str, plan: Plan
+) -> Keep | Refuse:
     """Decide on a complete exchange. `reply` is the folded answer, or the reason why its bytes made none.
 
     A `Set-Cookie` of the answer is never kept or replayed, and does not forbid keeping the answer: hosted backends
@@ -42,38 +45,10 @@ def admit(status: int, headers: Iterable[tuple[str, str]], reply: Reply | str, p
         return Refuse(reason=f"status_{status}")
     if isinstance(reply, str):
         return Refuse(reason=reply)
-    reason = _body_reason(reply.body)
+    reason = flaw(dialect, reply.body)
     if reason:
         return Refuse(reason=reason)
     return _within_directives(headers, reply, plan.ttl_s)
-
-
-def _body_reason(body: Mapping[str, Any]) -> str:
-    if body.get("error") is not None:
-        return "error_object"
-    choices = body.get("choices")
-    if not isinstance(choices, list) or not choices:
-        return "no_choices"
-    for choice in choices:
-        message = choice.get("message") if isinstance(choice, dict) else None
-        if not isinstance(message, dict):
-            return "no_message"
-        if choice.get("finish_reason") != "stop":
-            return f"finish_{_known_finish(choice.get('finish_reason'))}"
-        if message.get("tool_calls") or message.get("function_call"):
-            return "tool_calls"
-        if message.get("refusal"):
-            return "refusal"
-        if message.get("audio"):
-            return "audio"
-        if not isinstance(message.get("content"), str) or not message["content"].strip():
-            return "no_content"
-    return ""
-
-
-def _known_finish(reason: object) -> str:
-    known = ("length", "content_filter", "tool_calls", "function_call")
-    return reason if isinstance(reason, str) and reason in known else "unknown" if reason else "missing"
 
 
 def _within_directives(headers: Iterable[tuple[str, str]], reply: Reply, ttl_s: float) -> Keep | Refuse:

@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cacheproxy.http import sse
-from cacheproxy.http.chat import BodyFold, ChatDialect, StreamFold, fold_events, new_id, render_body, render_stream
+from cacheproxy.dialect import sse
+from cacheproxy.dialect.chat import BodyFold, ChatDialect, StreamFold, fold_events, render_body, render_stream
 from cacheproxy.model import Plan, Reply, Wire
 from cacheproxy.policy.admit import Keep, admit
 from cacheproxy.query.canonical import canonical
@@ -98,7 +98,7 @@ def told(reply: Reply | str, *left_out: str) -> bytes:
 
 
 def replayed(reply: Reply, *, include_usage: bool) -> bytes:
-    return render_stream(reply, new_id(reply), CREATED_S, Wire(stream=True, include_usage=include_usage))
+    return render_stream(reply, "chatcmpl-new", CREATED_S, Wire(stream=True, include_usage=include_usage))
 
 
 @given(data=st.data(), reply=replies())
@@ -257,7 +257,7 @@ def test_whatever_is_admitted_can_be_replayed(choices: list[dict[str, Any]], env
 
 
 def check_that_what_is_admitted_can_be_replayed(reply: Reply | str) -> None:
-    verdict = admit(200, [], reply, PLAN)
+    verdict = admit("chat", 200, [], reply, PLAN)
     if isinstance(verdict, Keep):
         kept = verdict.reply
         assert msgspec.json.decode(render_body(kept, "x", CREATED_S))["choices"] == kept.body["choices"]

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cacheproxy.http.chat import StreamFold
-from cacheproxy.http.sse import Splitter, data_of, event, name_of
+from cacheproxy.dialect.chat import StreamFold
+from cacheproxy.dialect.sse import Splitter, data_of, event, name_of
 from tests.support.chunking import chunkings
 
 if TYPE_CHECKING:

@@ -33,12 +33,12 @@ GOOD = reply(choice())
 
 def ttl_s(*headers: tuple[str, str]) -> float | str:
     """How long an ordinary answer with these headers is kept, or why it is not."""
-    found = admit(200, headers, GOOD, PLAN)
+    found = admit("chat", 200, headers, GOOD, PLAN)
     return found.ttl_s if isinstance(found, Keep) else found.reason
 
 
 def test_a_whole_ordinary_answer_is_kept_for_the_plans_ttl() -> None:
-    assert admit(200, [("Content-Type", "application/json")], GOOD, PLAN) == Keep(reply=GOOD, ttl_s=100.0)
+    assert admit("chat", 200, [("Content-Type", "application/json")], GOOD, PLAN) == Keep(reply=GOOD, ttl_s=100.0)
 
 
 KEPT = {
@@ -51,7 +51,7 @@ KEPT = {
 
 @pytest.mark.parametrize("told", KEPT.values(), ids=KEPT)
 def test_ordinary_variations_are_kept(told: Reply) -> None:
-    assert isinstance(admit(200, [], told, PLAN), Keep)
+    assert isinstance(admit("chat", 200, [], told, PLAN), Keep)
 
 
 REFUSED: dict[str, tuple[Reply, str]] = {
@@ -86,16 +86,16 @@ REFUSED: dict[str, tuple[Reply, str]] = {
 
 @pytest.mark.parametrize(("told", "reason"), REFUSED.values(), ids=REFUSED)
 def test_an_answer_that_is_not_whole_or_not_ordinary_is_refused(told: Reply, reason: str) -> None:
-    assert admit(200, [], told, PLAN) == Refuse(reason=reason)
+    assert admit("chat", 200, [], told, PLAN) == Refuse(reason=reason)
 
 
 @pytest.mark.parametrize("status", [100, 199, 201, 202, 203, 204, 206, 301, 400, 429, 500])
 def test_only_status_200_is_kept(status: int) -> None:
-    assert admit(status, [], GOOD, PLAN) == Refuse(reason=f"status_{status}")
+    assert admit("chat", status, [], GOOD, PLAN) == Refuse(reason=f"status_{status}")
 
 
 def test_bytes_that_made_no_reply_are_refused_for_their_own_reason() -> None:
-    assert admit(200, [], "stream_not_finished", PLAN) == Refuse(reason="stream_not_finished")
+    assert admit("chat", 200, [], "stream_not_finished", PLAN) == Refuse(reason="stream_not_finished")
 
 
 DIRECTIVES: dict[str, tuple[list[tuple[str, str]], float | str]] = {
@@ -125,4 +125,4 @@ def test_the_backends_directives_only_ever_narrow(headers: list[tuple[str, str]]
 
 def test_a_request_that_asked_for_no_time_keeps_nothing() -> None:
     plan = Plan(category="c", exact=True, semantic=False, store=True, embed=False, threshold=0, ttl_s=0, candidates=1)
-    assert admit(200, [], GOOD, plan) == Refuse(reason="zero_ttl")
+    assert admit("chat", 200, [], GOOD, plan) == Refuse(reason="zero_ttl")

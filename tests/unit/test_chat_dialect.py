@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cacheproxy.http import sse
-from cacheproxy.http.chat import BodyFold, ChatDialect, StreamFold, fold_events, new_id, render_stream
+from cacheproxy.dialect import sse
+from cacheproxy.dialect.chat import BodyFold, ChatDialect, StreamFold, fold_events, render_stream
 from cacheproxy.model import Reply, Wire
 from tests.support.openai_wire import DONE, chunk, chunks, completion, delta, encode, event, events
 
@@ -176,22 +176,6 @@ def test_usage_beside_the_last_words_is_left_where_the_backend_put_it() -> None:
     last = {**say({"content": "x"}), "usage": {"prompt_tokens": 1}}
     fold = StreamFold(limit=10_000, hide_usage=True)
     assert fold.feed(event(last)) == event(last)
-
-
-@pytest.mark.parametrize(
-    ("original", "prefix"),
-    [
-        ("chatcmpl-abc", "chatcmpl"),
-        ("gen-1", "gen"),
-        ("abc", "chatcmpl"),
-        (None, "chatcmpl"),
-        ("x" * 99 + "-", "chatcmpl"),
-    ],
-)
-def test_a_new_id_looks_like_the_backends_own(original: object, prefix: str) -> None:
-    reply = Reply(body={"id": original}, source="body")
-    assert new_id(reply).partition("-")[0] == prefix
-    assert new_id(reply) != new_id(reply)
 
 
 def test_choices_without_an_index_are_counted() -> None:

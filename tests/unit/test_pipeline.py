@@ -11,10 +11,10 @@ import pytest
 import pytest_asyncio
 
 from cacheproxy import settings
+from cacheproxy.dialect.chat import ChatDialect
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.errors import InvalidRequest, StoreUnavailable, UpstreamBroken, UpstreamError
 from cacheproxy.flight import Flights
-from cacheproxy.http.chat import ChatDialect
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.model import Bypass, Controls, Hit, Miss, Scope, Tier
 from cacheproxy.pipeline import Flown, Parts, Pipeline, entry_id, failed, is_event_stream

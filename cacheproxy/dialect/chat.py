@@ -7,13 +7,13 @@ null counts.
 
 from __future__ import annotations
 
-import random
 import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cacheproxy.http import sse
+from cacheproxy.dialect import sse
+from cacheproxy.dialect.ids import new_id
 from cacheproxy.model import Reply, Wire
 from cacheproxy.query import chat as query_chat
 from cacheproxy.query.canonical import deeper_than
@@ -61,11 +61,12 @@ class ChatDialect:
             return StreamFold(limit=self._max_reply_bytes, hide_usage=self._asks_for_usage(wire))
         return BodyFold(limit=self._max_reply_bytes, json=kind == "application/json")
 
-    def render(self, reply: Reply, wire: Wire, now_s: float) -> tuple[bytes, bytes]:
+    def render(self, reply: Reply, wire: Wire, *, entry_id: str, now_s: float) -> tuple[bytes, bytes]:
         """Return the content type and the bytes of a hit, in the form the caller wants."""
+        response_id = new_id(reply.body.get("id"), entry_id, "chatcmpl-")
         if wire.stream:
-            return b"text/event-stream; charset=utf-8", render_stream(reply, new_id(reply), int(now_s), wire)
-        return b"application/json", render_body(reply, new_id(reply), int(now_s))
+            return b"text/event-stream; charset=utf-8", render_stream(reply, response_id, int(now_s), wire)
+        return b"application/json", render_body(reply, response_id, int(now_s))
 
     def _asks_for_usage(self, wire: Wire) -> bool:
         return self._ask_stream_usage and wire.stream and not wire.include_usage
@@ -265,13 +266,6 @@ def _without_usage(event: bytes) -> bytes:
         del chunk["usage"]
         return sse.event(_encode(chunk))
     return b"" if chunk.get("choices") == [] else event
-
-
-def new_id(reply: Reply) -> str:
-    """Return a fresh response id in the form of the backend's own."""
-    original = reply.body.get("id")
-    prefix = original.partition("-")[0] if isinstance(original, str) and "-" in original[:32] else "chatcmpl"
-    return f"{prefix}-{random.getrandbits(96):024x}"
 
 
 def render_body(reply: Reply, response_id: str, created_s: int) -> bytes:

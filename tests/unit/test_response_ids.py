@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pytest
+
+from cacheproxy.dialect.ids import entry_of, new_id
+
+ENTRY = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("original", "prefix"),
+    [
+        ("chatcmpl-abc", "chatcmpl-"),
+        ("resp_abc", "resp_"),
+        ("gen-1", "gen-"),
+        ("abc", "chatcmpl-"),
+        (None, "chatcmpl-"),
+        ("x" * 99 + "-", "chatcmpl-"),
+        ("a b-c", "chatcmpl-"),
+    ],
+)
+def test_a_new_id_looks_like_the_backends_own_and_tells_its_entry(original: object, prefix: str) -> None:
+    made = new_id(original, ENTRY, "chatcmpl-")
+    assert made.startswith(prefix)
+    assert made != new_id(original, ENTRY, "chatcmpl-")
+    assert entry_of(made) == ENTRY
+
+
+@pytest.mark.parametrize(
+    "foreign", ["", "chatcmpl-abc", ENTRY, f"resp_{ENTRY}", f"resp_{'0' * 50}", "resp_" + "g" * 50]
+)
+def test_an_id_of_the_backend_tells_no_entry(foreign: str) -> None:
+    assert entry_of(foreign) is None
