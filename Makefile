@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA := .cacheproxy
 INSTALLED := $(VENV)/.installed
+CLIENTS := .venv-clients
+CLIENTS_INSTALLED := $(CLIENTS)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-fast lint format bench clean
@@ -11,10 +13,14 @@ INSTALLED := $(VENV)/.installed
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-install: $(INSTALLED) ## create .venv and install cacheproxy with all extras
+install: $(INSTALLED) $(CLIENTS_INSTALLED) ## create .venv with all extras, and what the tests need beside it
 
 $(INSTALLED): pyproject.toml constraints.txt .ci/install
 	.ci/install "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+$(CLIENTS_INSTALLED): .ci/install-clients tests/clients/node/package-lock.json $(wildcard tests/clients/python/*.txt)
+	.ci/install-clients "$(PYTHON)" $(CLIENTS)
 	@touch $@
 
 demo: $(INSTALLED) ## real questions through the proxy and a small local model: no key, no network
@@ -23,7 +29,7 @@ demo: $(INSTALLED) ## real questions through the proxy and a small local model: 
 serve: $(INSTALLED) ## serve on port 8080; the backend is OPENAI_BASE_URL, or UPSTREAM=url
 	$(BIN)/cacheproxy serve --data-dir $(DATA) $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
-test: $(INSTALLED) ## the whole test suite
+test: $(INSTALLED) $(CLIENTS_INSTALLED) ## the whole test suite
 	$(BIN)/python -m pytest
 
 test-fast: $(INSTALLED) ## the tests that need no model and no kill loop
@@ -43,4 +49,4 @@ bench: $(INSTALLED) ## measure the hot path and write docs/benchmarks.json (ten 
 	$(BIN)/python -m tests.benchmarks --out docs/benchmarks.json
 
 clean: ## remove .venv, caches and local data
-	rm -rf $(VENV) $(DATA) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) tests/clients/node/node_modules $(DATA) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -4,136 +4,85 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from cacheproxy.access.keeper import open_keeper
+from cacheproxy.access.meter import MeteredUpstream
+from cacheproxy.configure import load
 from cacheproxy.dialect.chat import ChatDialect
+from cacheproxy.dialect.completions import CompletionsDialect
+from cacheproxy.dialect.responses import ResponsesDialect
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.open import open_encoder
 from cacheproxy.errors import ConfigError, IndexUnavailable
-from cacheproxy.explain import explain
+from cacheproxy.figures import Counted
 from cacheproxy.flight import Flights
-from cacheproxy.http.admin import create_admin_app
+from cacheproxy.house import ActivePack, House, Readiness, SystemClock
+from cacheproxy.http.aliases import Aliases
 from cacheproxy.http.cached import CachedRoute
+from cacheproxy.http.callers import tenant_of
+from cacheproxy.http.door import Door, room_for
 from cacheproxy.http.edge import Edge
-from cacheproxy.http.listener import Listener, bind, data_app, is_loopback, listener, url_of
-from cacheproxy.http.protocol import capped
+from cacheproxy.http.embeddings import EmbeddingsRoute
+from cacheproxy.http.feedback import PATH as FEEDBACK_PATH
+from cacheproxy.http.feedback import FeedbackRoute
+from cacheproxy.http.listener import data_app, is_loopback
+from cacheproxy.http.openapi import PATH as OPENAPI_PATH
+from cacheproxy.http.openapi import DocumentRoute
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.install import claim, install_secret, open_data_dir
+from cacheproxy.learn.feedback import Feedback
+from cacheproxy.learn.verdicts import Verdicts
 from cacheproxy.pipeline import Parts, Pipeline
-from cacheproxy.policy.loader import find_pack, load_pack
 from cacheproxy.query.chat import read_chat
-from cacheproxy.settings import load
+from cacheproxy.query.completions import read_completion
+from cacheproxy.query.responses import read_responses
+from cacheproxy.query.scope import read_scope
 from cacheproxy.store.open import open_store
 from cacheproxy.supervise import Supervisor
-from cacheproxy.telemetry import Figures, Telemetry
-from cacheproxy.upstream.client import HttpUpstream
+from cacheproxy.telemetry import Telemetry
 from cacheproxy.upstream.local.process import LocalModel
+from cacheproxy.upstream.open import open_pool
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from litestar import Litestar
 
-    from cacheproxy.explain import ExplainRequest, Explanation
     from cacheproxy.http.exchange import Receive, Send
-    from cacheproxy.install import Claim
-    from cacheproxy.policy.pack import Pack
+    from cacheproxy.model import Controls, Query, Scope
+    from cacheproxy.ports import Clock, Dialect, Upstream
     from cacheproxy.settings import Settings
-    from cacheproxy.store.memory import MemoryStore
-    from cacheproxy.store.sqlite import SqliteStore
+
+    Read = Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]
 
 log = structlog.get_logger()
 
 _SWEEP_INTERVAL_S = 1.0
 _LAG_INTERVAL_S = 0.5
-
-
-class HasHealth(Protocol):
-    """A part that can say how it is."""
-
-    def health(self) -> str:
-        """Return "" when able to serve, else what is wrong."""
-        ...
-
-
-class SystemClock:
-    """The machine's clocks."""
-
-    def now(self) -> float:
-        """Wall clock, seconds since the epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds that never go backwards."""
-        return time.monotonic()
-
-
-class ActivePack:
-    """The pack in force; each request sees one value of it."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._pack = load_pack(find_pack(name))
-
-    def __call__(self) -> Pack:
-        """Return the pack in force."""
-        return self._pack
-
-    def reload(self) -> None:
-        """Read the pack again; a pack with problems leaves the old one in force. Raises PackError."""
-        self._pack = load_pack(find_pack(self._name))
-
-
-class Readiness:
-    """Every part's own word on whether it can serve."""
-
-    def __init__(self, parts: Mapping[str, HasHealth]) -> None:
-        self._parts = parts
-        self.draining = False
-
-    def __call__(self) -> dict[str, str]:
-        """Return every part with "" or what is wrong with it."""
-        state = {name: part.health() for name, part in self._parts.items()}
-        state["listener"] = "draining" if self.draining else ""
-        return state
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class House:
-    """One proxy, assembled and ready to be listened to."""
-
-    settings: Settings
-    pipeline: Pipeline
-    pack: ActivePack
-    edge: Edge
-    ready: Readiness
-    claim: Claim
-    secret: bytes
-
-    def readiness(self) -> dict[str, str]:
-        """Return every part with "" or what is wrong with it."""
-        return self.ready()
-
-    async def explain(self, request: ExplainRequest) -> Explanation:
-        """Show every step of one decision. Raises RequestError."""
-        return await explain(self.pipeline, request, self.secret)
+_KEYS_INTERVAL_S = 0.5
 
 
 @asynccontextmanager
-async def assemble(settings: Settings) -> AsyncIterator[House]:
-    """Open every part in order and close them in reverse. Raises ConfigError naming what the operator must change."""
+async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncIterator[House]:
+    """Open every part in order and close them in reverse; `clock` is the machine's unless given.
+
+    Raises ConfigError naming what the operator must change.
+    """
+    _refuse_open_relay(settings)
+    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        clock, telemetry, pack = SystemClock(), Telemetry(), ActivePack(settings.policies.pack)
+        telemetry, pack = Telemetry(), ActivePack(settings.policies.pack)
         data_dir = open_data_dir(settings)
         owned, secret = stack.enter_context(claim(data_dir)), install_secret(data_dir)
+        keeper = open_keeper(settings, data_dir, secret, clock)
+        identify = keeper.gate.identify if keeper else partial(read_scope, secret=secret)
         store = open_store(settings.store, data_dir, clock)
         await stack.enter_async_context(store)
         encoder = await asyncio.to_thread(open_encoder, settings.encoder, data_dir)
@@ -142,21 +91,32 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
         index = await stack.enter_async_context(partitions)
         await index.restore(data_dir / "index", store.scan(embedder.epoch))
         model = await _open_local_model(settings, data_dir, stack)
-        upstream = HttpUpstream(settings.upstream, socket_path=model.socket_path if model else None)
-        await stack.enter_async_context(upstream)
+        pool = await stack.enter_async_context(
+            open_pool(
+                settings,
+                clock,
+                socket_path=model.socket_path if model else None,
+                observe=lambda name, seconds: telemetry.upstream_first_byte_seconds.labels(name).observe(seconds),
+            )
+        )
+        backend: Upstream = MeteredUpstream(pool) if keeper else pool
         supervisor = await stack.enter_async_context(Supervisor())
         flights = Flights(
             supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
         )
+        verdicts = await stack.enter_async_context(Verdicts(data_dir / "feedback.sqlite3"))
+        feedback = Feedback(verdicts, clock)
         crowded = asyncio.Event()
         parts = Parts(
             store=store,
             index=index,
             embedder=embedder,
-            upstream=upstream,
+            upstream=backend,
             clock=clock,
             telemetry=telemetry,
             make_room=crowded.set,
+            feedback=feedback,
+            resolve=pool.resolve,
         )
         pipeline = Pipeline(
             parts,
@@ -166,20 +126,42 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
             coalesce_timeout_s=settings.flight.coalesce_timeout_s,
         )
         local = {"local_model": model} if model else {}
+        server = settings.server
+        to_backends = settings.upstream.max_connections * (1 + len(settings.upstreams))
+        door = Door(server, room_for(server.max_connections, to_backends))
         ready = Readiness({"store": store, "encoder": embedder, "index": index, **local})
         threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
-        dialect = ChatDialect(
-            max_reply_bytes=settings.store.max_entry_bytes, ask_stream_usage=settings.upstream.ask_stream_usage
-        )
+        aliases = Aliases(pipeline, feedback, secret, timeout_s=settings.server.lookup_timeout_ms / 1000)
+        cached: dict[str, CachedRoute | EmbeddingsRoute] = {
+            path: CachedRoute(pipeline, settings, secret, dialect, read, threads, aliases)
+            for path, (dialect, read) in _dialects(settings).items()
+        }
+        cached["/v1/embeddings"] = EmbeddingsRoute(pipeline, settings, secret, threads)
         edge = Edge(
-            upstream,
+            backend,
             telemetry,
-            {"/v1/chat/completions": CachedRoute(pipeline, settings, secret, dialect, read_chat, threads)},
+            cached,
+            own={FEEDBACK_PATH: FeedbackRoute(pipeline, feedback, secret), OPENAPI_PATH: DocumentRoute()},
+            aliases=aliases,
             max_upload_bytes=settings.server.max_upload_bytes,
+            tenant_of=partial(tenant_of, secret=secret),
             readiness=ready,
+            upstreams=lambda: {backend.name: backend.state for backend in pool.states()},
+            door=door,
+            gate=keeper.gate if keeper else None,
         )
 
-        telemetry.export(lambda: _figures(store, embedder, index, flights, supervisor))
+        telemetry.export(
+            Counted(
+                store=store,
+                embedder=embedder,
+                index=index,
+                flights=flights,
+                supervisor=supervisor,
+                door=door,
+                pool=pool,
+            )
+        )
 
         async def sweep() -> None:
             with contextlib.suppress(TimeoutError):
@@ -195,6 +177,9 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
         supervisor.every(0, sweep, "sweep")
         supervisor.every(settings.index.snapshot_interval_s, snapshot, "snapshot")
         supervisor.spawn(_watch_loop(telemetry))
+        if keeper is not None:
+            supervisor.every(_KEYS_INTERVAL_S, keeper.tend, "keys")
+            stack.callback(keeper.save)
         try:
             yield House(
                 settings=settings,
@@ -203,7 +188,8 @@ async def assemble(settings: Settings) -> AsyncIterator[House]:
                 edge=edge,
                 ready=ready,
                 claim=owned,
-                secret=secret,
+                identify=identify,
+                keeper=keeper,
             )
         finally:
             try:
@@ -232,89 +218,25 @@ def create_app(settings: Settings | None = None) -> Litestar:
     return data_app(edge, lifespan)
 
 
-class Running:
-    """A proxy that is being listened to."""
-
-    def __init__(self, house: House, data: Listener, admin: Listener, url: str, admin_url: str) -> None:
-        self.house = house
-        self.pipeline = house.pipeline
-        self.url = url
-        self.admin_url = admin_url
-        self._data = data
-        self._admin = admin
-
-    def drain(self) -> None:
-        """Stop accepting, let answers in flight finish."""
-        self.house.ready.draining = True
-        self._data.should_exit = True
-
-    def abandon(self) -> None:
-        """Stop without waiting for answers in flight."""
-        self.drain()
-        self._data.force_exit = self._admin.force_exit = True
+def _dialects(settings: Settings) -> dict[str, tuple[Dialect, Read]]:
+    """Return the cached APIs by path: what knows their bytes, and what reads their requests."""
+    limit, usage = settings.store.max_entry_bytes, settings.upstream.ask_stream_usage
+    return {
+        "/v1/chat/completions": (ChatDialect(max_reply_bytes=limit, ask_stream_usage=usage), read_chat),
+        "/v1/completions": (CompletionsDialect(max_reply_bytes=limit, ask_stream_usage=usage), read_completion),
+        "/v1/responses": (ResponsesDialect(max_reply_bytes=limit), read_responses),
+    }
 
 
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Running]:
-    """Assemble a proxy and listen on both ports until the block ends or it was drained. Port 0 takes any free port."""
-    server = settings.server
-    with contextlib.ExitStack() as sockets:
-        data_socket = sockets.enter_context(bind(server.host, server.port, "server.host, server.port"))
-        admin_host = server.admin_host
-        if not settings.admin.token.reveal() and not is_loopback(admin_host):
-            raise ConfigError("server.admin_host is not loopback: set admin.token first (CACHEPROXY_ADMIN__TOKEN)")
-        admin_keys = "server.admin_host, server.admin_port"
-        admin_socket = sockets.enter_context(bind(admin_host, server.admin_port, admin_keys))
-        own_port = data_socket.getsockname()[1]
-        if settings.upstream.url != "local" and HttpUpstream(settings.upstream).leads_to(own_port):
-            raise ConfigError("upstream.url is this proxy's own address (is OPENAI_BASE_URL?); give the backend's")
-        async with assemble(settings) as house:
-            admin_app = create_admin_app(house, settings.admin.token)
-            data = listener(data_app(house.edge), http=capped(server), drain_s=server.drain_s)
-            admin = listener(admin_app, http="httptools", drain_s=1)
-            async with asyncio.TaskGroup() as group:
-                data_task = group.create_task(data.serve([data_socket]))
-                admin_task = group.create_task(admin.serve([admin_socket]))
-                await data.until_started()
-                await admin.until_started()
-                house.claim.announce(url_of(admin_host, admin_socket))
-                proxy = Running(house, data, admin, url_of(server.host, data_socket), url_of(admin_host, admin_socket))
-                try:
-                    yield proxy
-                finally:
-                    proxy.drain()
-                    await asyncio.wait([data_task])
-                    admin.should_exit = True
-                    await asyncio.wait([admin_task])
-
-
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT: drain on the first, stop at once on the second. SIGHUP reads the pack again."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    async with running(settings) as proxy:
-
-        def on_stop() -> None:
-            if stop.is_set():
-                log.warning("server_abandoned", reason="second signal")
-                proxy.abandon()
-            else:
-                log.info("server_draining", limit_s=settings.server.drain_s)
-                proxy.drain()
-                stop.set()
-
-        def on_reload() -> None:
-            try:
-                proxy.house.pack.reload()
-                log.info("pack_reloaded", pack=proxy.house.pack().name)
-            except ConfigError as exc:
-                log.error("pack_refused", reason=exc.message)  # noqa: TRY400 - its message says it all
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_stop)
-        loop.add_signal_handler(signal.SIGHUP, on_reload)
-        port, admin_port = (url.rpartition(":")[2] for url in (proxy.url, proxy.admin_url))
-        log.info("server_started", url=f"{proxy.url}/v1", port=int(port), admin_port=int(admin_port))
-        await stop.wait()
+def _refuse_open_relay(settings: Settings) -> None:
+    """Raise ConfigError where anybody on the network could spend the operator's key."""
+    keyed = [name for name, backend in settings.upstreams.items() if backend.api_key.reveal()]
+    where = ["upstream.api_key"] * bool(settings.upstream.api_key.reveal()) + [f"upstreams.{n}.api_key" for n in keyed]
+    if where and settings.access.mode == "pass" and not is_loopback(settings.server.host):
+        raise ConfigError(
+            f"{where[0]}: anybody who reaches {settings.server.host} could spend this key; set access.mode to `keys` "
+            "and hand out keys made by `cacheproxy keys new`, or listen on 127.0.0.1"
+        )
 
 
 async def _open_local_model(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> LocalModel | None:
@@ -326,44 +248,6 @@ async def _open_local_model(settings: Settings, data_dir: Path, stack: AsyncExit
 def _model_dir(settings: Settings, data_dir: Path) -> Path:
     chosen = settings.upstream.local_cache_dir
     return Path(chosen).expanduser() if chosen else data_dir
-
-
-def _figures(
-    store: SqliteStore | MemoryStore,
-    embedder: MicroBatcher,
-    index: PartitionedIndex,
-    flights: Flights,
-    supervisor: Supervisor,
-) -> Figures:
-    encoded, indexed = embedder.stats, index.stats()
-    return Figures(
-        flights=flights.aloft,
-        background_failures=supervisor.failures,
-        store_entries=len(store),
-        store_bytes=store.size_bytes,
-        store_corrupt_records=store.corrupt_records,
-        store_quarantined=store.quarantined,
-        encoder_queue=embedder.queued,
-        encoder_running=embedder.running,
-        encoder_batches=encoded.batches,
-        encoder_texts=encoded.texts,
-        encoder_memo_hits=encoded.memo_hits,
-        encoder_shared=encoded.shared,
-        encoder_left=encoded.left,
-        encoder_failures={flaw.value: count for flaw, count in encoded.failures.items()},
-        entries_indexed=indexed.live,
-        index_partitions=indexed.partitions,
-        index_graphs=indexed.graphs,
-        index_dead=indexed.dead,
-        index_tail=indexed.tail,
-        index_due=indexed.due,
-        index_bytes=indexed.bytes,
-        index_merged_rows=indexed.merged_rows,
-        index_rebuilds=indexed.rebuilds,
-        index_upkeep_failures=indexed.failures,
-        index_snapshots=indexed.snapshots,
-        index_snapshots_refused=indexed.snapshot_refused,
-    )
 
 
 async def _watch_loop(telemetry: Telemetry) -> None:

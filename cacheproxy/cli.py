@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from cacheproxy import __version__, logs, settings
+from cacheproxy import __version__, configure, logs, settings
 from cacheproxy.errors import CacheProxyError, ConfigError, RequestError
+from cacheproxy.keys_cli import keys
 from cacheproxy.query.canonical import decode
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _load(
         if value is not None:
             section, _, key = name.partition("__")
             tree.setdefault(section, {})[key] = value
-    loaded = settings.load(config, environ, flags=tree)
+    loaded = configure.load(config, environ, flags=tree)
     logs.configure(loaded.log)
     return loaded
 
@@ -109,9 +110,9 @@ def serve(config: Path | None, **flags: str | None) -> None:
     # The official client's variable names the backend too, where no CACHEPROXY_UPSTREAM__URL does.
     base_url = os.environ.get("OPENAI_BASE_URL")
     loaded = _load(config, flags, {"CACHEPROXY_UPSTREAM__URL": base_url, **os.environ} if base_url else None)
-    from cacheproxy import app  # here and below: help must not wait for the engines
+    from cacheproxy import serving  # here and below: help must not wait for the engines
 
-    _run(app.serve(loaded))
+    _run(serving.serve(loaded))
 
 
 @main.command()
@@ -122,10 +123,10 @@ def demo(config: Path | None, **flags: str | None) -> None:
     Needs no key and no network. The first run prepares the two models, which takes about a minute.
     """
     loaded = _load(config, {"log__level": "warning", **flags})
-    from cacheproxy import app
+    from cacheproxy import serving
     from cacheproxy.demo import run_demo
 
-    sys.exit(0 if _run(run_demo(loaded, app.running)) else 1)
+    sys.exit(0 if _run(run_demo(loaded, serving.running)) else 1)
 
 
 @main.command()
@@ -261,6 +262,23 @@ def calibrate(
     pack = load_pack(find_pack(loaded.policies.pack))
     aim = Aim(target_precision=target_precision, wrong_cost=wrong_cost, seed=seed)
     click.echo(render_calibration(calibrate(files, pack, _encoder(loaded), loaded.data.path() / "vectors", aim)))
+
+
+@main.command()
+@_with_flags(*_COMMON_FLAGS)
+def feedback(config: Path | None, **flags: str | None) -> None:
+    """Print what callers said of similarity hits, as labelled pairs for `eval pairs` and `calibrate`.
+
+    \b
+    cacheproxy feedback > pairs.jsonl && cacheproxy eval pairs pairs.jsonl
+    """
+    from cacheproxy.learn.verdicts import pairs
+
+    for pair in pairs(_load(config, flags).data.path() / "feedback.sqlite3"):
+        click.echo(msgspec.json.encode(pair).decode())
+
+
+main.add_command(keys)
 
 
 def _run(work: Any) -> Any:

@@ -5,21 +5,28 @@
     │   └── PackError            a policy pack is invalid
     ├── RequestError             the caller sent something that cannot be served (4xx)
     │   ├── InvalidRequest       400
+    │   ├── NotAuthenticated     401, no key of ours (access.mode = "keys")
+    │   ├── ModelNotAllowed      403, not with this key
     │   ├── RouteNotFound        404
     │   ├── MethodNotAllowed     405
     │   ├── BodyTooLarge         413
     │   ├── EncodingNotSupported 415
+    │   ├── RateLimited          429, more than this key may ask or spend
     │   └── NotCached            504, the caller asked for `only-if-cached`
+    ├── Overloaded               503, this proxy holds all the requests it can
     ├── UpstreamError            the backend did not answer as it must
-    │   ├── UpstreamUnreachable  502, no connection
+    │   ├── UpstreamUnreachable  502, no connection: nothing was sent
+    │   │   └── ConnectTimeout   502, and it took its time to fail
     │   ├── UpstreamBroken       502, connection or body ended early, or nonsense
+    │   │   └── UpstreamClosed   502, the connection ended before an answer began
     │   ├── UpstreamTimeout      504
-    │   └── UpstreamBusy         503, its queue is full
+    │   └── UpstreamBusy         503, its queue is full, or it takes no connections for now
     └── PartUnavailable          a part of the cache failed: counted, and treated as a miss
         ├── LookupTooSlow
         ├── EmbedderUnavailable
         ├── IndexUnavailable
-        └── StoreUnavailable
+        ├── StoreUnavailable
+        └── FeedbackUnavailable  503, a verdict could not be written
 
 Each leaf that can reach a caller carries its HTTP status and its OpenAI wire code. Messages say what, where and what to
 do, and never hold prompt text or keys.
@@ -32,6 +39,8 @@ class CacheProxyError(Exception):
     status: int = 500
     type: str = "server_error"
     code: str = "internal_error"
+    retry_after_s: float | None = None
+    """When asking again may help; becomes `Retry-After` and `retry-after-ms`."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -61,6 +70,20 @@ class InvalidRequest(RequestError):
     """The request is malformed."""
 
 
+class NotAuthenticated(RequestError):
+    """No key, or none that is known and in force. The message never quotes what was sent."""
+
+    status = 401
+    code = "invalid_api_key"
+
+
+class ModelNotAllowed(RequestError):
+    """The key is good, but not for this model, or the model cannot be seen."""
+
+    status = 403
+    code = "model_not_allowed"
+
+
 class RouteNotFound(RequestError):
     """No such route."""
 
@@ -73,6 +96,10 @@ class MethodNotAllowed(RequestError):
 
     status = 405
     code = "method_not_allowed"
+
+    def __init__(self, message: str, *, allow: str = "GET, HEAD") -> None:
+        super().__init__(message)
+        self.allow = allow
 
 
 class BodyTooLarge(RequestError):
@@ -89,11 +116,31 @@ class EncodingNotSupported(RequestError):
     code = "unsupported_content_encoding"
 
 
+class RateLimited(RequestError):
+    """The key has asked or spent all it may for now; `kind` is `requests` or `tokens`, as OpenAI's error type is."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, kind: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.type = kind
+        self.retry_after_s = retry_after_s
+
+
 class NotCached(RequestError):
     """`only-if-cached` was asked and nothing may be served (RFC 9111 section 5.2.1.7)."""
 
     status = 504
     code = "not_cached"
+
+
+class Overloaded(CacheProxyError):
+    """More requests at once than this proxy takes; nothing of this one was done."""
+
+    status = 503
+    code = "overloaded"
+    retry_after_s = 1.0
 
 
 class UpstreamError(CacheProxyError):
@@ -105,15 +152,23 @@ class UpstreamError(CacheProxyError):
 
 
 class UpstreamUnreachable(UpstreamError):
-    """No connection to the backend."""
+    """No connection to the backend: nothing of the request was sent."""
 
     code = "upstream_unreachable"
+
+
+class ConnectTimeout(UpstreamUnreachable):
+    """The backend neither took nor refused the connection in time."""
 
 
 class UpstreamBroken(UpstreamError):
     """The backend's answer ended early or made no sense."""
 
     code = "upstream_broken"
+
+
+class UpstreamClosed(UpstreamBroken):
+    """The backend closed the connection before an answer began; whether it acted on the request is not known."""
 
 
 class UpstreamTimeout(UpstreamError):
@@ -124,10 +179,14 @@ class UpstreamTimeout(UpstreamError):
 
 
 class UpstreamBusy(UpstreamError):
-    """The backend's queue is full."""
+    """The backend's queue is full, the wait in it was too long, or the backend takes no connections for now."""
 
     status = 503
     code = "upstream_busy"
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PartUnavailable(CacheProxyError):
@@ -159,3 +218,11 @@ class StoreUnavailable(PartUnavailable):
     """The store cannot read or write: full, locked, read-only or corrupt."""
 
     part = "store"
+
+
+class FeedbackUnavailable(PartUnavailable):
+    """A verdict took effect but could not be written."""
+
+    status = 503
+    part = "feedback"
+    code = "feedback_unavailable"

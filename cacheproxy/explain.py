@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,11 +12,14 @@ import numpy as np
 from cacheproxy.errors import InvalidRequest, PartUnavailable
 from cacheproxy.model import Hit
 from cacheproxy.query.chat import read_chat
+from cacheproxy.query.completions import read_completion
 from cacheproxy.query.controls import read_controls
-from cacheproxy.query.scope import read_scope
+from cacheproxy.query.responses import read_responses
 
 if TYPE_CHECKING:
-    from cacheproxy.model import Entry, Outcome, Query
+    from collections.abc import Callable, Mapping
+
+    from cacheproxy.model import Controls, Entry, Outcome, Query, Scope
     from cacheproxy.pipeline import Journey, Pipeline
 
 _NEAREST = 3
@@ -69,14 +73,22 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     elsewhere: list[Near]
 
 
-async def explain(pipeline: Pipeline, request: ExplainRequest, secret: bytes) -> Explanation:
-    """Walk the line up to the decision. Raises InvalidRequest for an empty question or an unknown category."""
+async def explain(
+    pipeline: Pipeline, request: ExplainRequest, identify: Callable[[list[tuple[bytes, bytes]]], Scope]
+) -> Explanation:
+    """Walk the line up to the decision, for whoever `identify` says the key is.
+
+    Raises InvalidRequest for an empty question or an unknown category, and what `identify` raises.
+    """
     body = request.request or {"model": request.model, "messages": [{"role": "user", "content": request.text}]}
     headers = [(b"authorization", b"Bearer " + request.key.encode())] if request.key else []
     if request.category:
         headers.append((b"x-cacheproxy-category", request.category.encode("utf-8", "replace")))
     controls, namespace = read_controls(headers)
-    query = read_chat(body, read_scope(headers, secret, namespace), controls)
+    model = body.get("model")
+    asked = model if isinstance(model, str) else ""
+    variant = pipeline.parts.resolve(asked).variant(asked)
+    query = _reader(body)(body, replace(identify(headers), namespace=namespace), controls, variant)
     if not query.text.strip():
         raise InvalidRequest("nothing to explain: give a question, or a body whose last message has text")
     journey = pipeline.set_out(query)
@@ -90,6 +102,15 @@ async def explain(pipeline: Pipeline, request: ExplainRequest, secret: bytes) ->
         elsewhere=await _elsewhere(pipeline, journey, {near.entry for near in candidates}),
         **_evidence(query, journey, outcome, pipeline.epoch or ""),
     )
+
+
+def _reader(body: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]:
+    """Return what reads this body: the field that holds the question tells its API."""
+    if "messages" not in body and "prompt" in body:
+        return read_completion
+    if "messages" not in body and "input" in body:
+        return read_responses
+    return read_chat
 
 
 def render(explanation: Explanation) -> str:

@@ -7,6 +7,7 @@ last reader leaves, the exchange is cancelled. Every reader gets the bytes from 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from cacheproxy.errors import CacheProxyError, UpstreamBroken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+
+    from cacheproxy.model import Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +44,18 @@ _UNSETTLED = Settlement(stored=False, reason="not_settled")
 class Flight:
     """One exchange: a head, a growing body, an end or an error, then a settlement."""
 
-    def __init__(self, key: bytes | None, form: object, *, window_bytes: int, keep_bytes: int) -> None:
+    def __init__(
+        self,
+        key: bytes | None,
+        form: object,
+        query: Query | None = None,
+        *,
+        window_bytes: int,
+        keep_bytes: int,
+    ) -> None:
         self.key = key
         self.form = form
+        self.query = query
         self.ended = False
         self.abandoned = False
         self.error: CacheProxyError | None = None
@@ -182,6 +194,18 @@ class Reader:
                 raise copy(flight.error)  # one object raised by many would gather all their tracebacks
             await flight._grown.wait()
 
+    async def ends_within(self, limit_bytes: int) -> bool:
+        """Wait until the body has ended, or has grown beyond a limit that is smaller than the flight's window.
+
+        Raises the exchange's error if it broke off before.
+        """
+        flight = self.flight
+        while not flight.ended and flight._written_bytes <= limit_bytes:
+            if flight.error is not None:
+                raise copy(flight.error)
+            await flight._grown.wait()
+        return flight._written_bytes <= limit_bytes
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body from its start, as it comes. Raises the exchange's error where it broke off."""
         flight = self.flight
@@ -224,20 +248,27 @@ class Flights:
         self._keep_bytes = keep_bytes
         self._by_key: dict[bytes, Flight] = {}
         self.aloft = 0
+        self.unattended = 0
 
     def find(self, key: bytes) -> Flight | None:
         """Return the flight that a caller may join, or None."""
         flight = self._by_key.get(key)
         return flight if flight is not None and flight.joinable else None
 
-    def open(self, key: bytes | None, form: object, exchange: Callable[[Flight], Awaitable[None]]) -> Reader:
+    def open(
+        self,
+        key: bytes | None,
+        form: object,
+        exchange: Callable[[Flight], Awaitable[None]],
+        query: Query | None = None,
+    ) -> Reader:
         """Start an exchange as the leader and return its first reader. A key of None makes it private.
 
-        `form` is compared by callers to see whether the bytes suit them. The flight can be found until `exchange`
-        returns, so a caller who comes while the answer is being stored waits for that instead of asking the backend
-        again.
+        `form` and `query`, the leader's, are compared by callers to see whether the bytes suit them. The flight can be
+        found until `exchange` returns, so a caller who comes while the answer is being stored waits for that instead of
+        asking the backend again.
         """
-        flight = Flight(key, form, window_bytes=self._window_bytes, keep_bytes=self._keep_bytes)
+        flight = Flight(key, form, query, window_bytes=self._window_bytes, keep_bytes=self._keep_bytes)
         reader = flight.attach()
         if key is not None:
             self._by_key[key] = flight
@@ -245,6 +276,16 @@ class Flights:
         flight.task = self._spawn(self._run(flight, exchange))
         flight.task.add_done_callback(lambda _: self._land(flight))
         return reader
+
+    def leave_alone(self, reader: Reader) -> None:
+        """Let a flight go on to its end without anybody who waits for it; its failure is its own."""
+        self.unattended += 1
+        self._spawn(_read_out(reader)).add_done_callback(lambda _: self._attended(reader))
+
+    def _attended(self, reader: Reader) -> None:
+        # As a callback, this runs for a task that was cancelled before its first step, too.
+        self.unattended -= 1
+        reader.leave()
 
     def ground(self, flight: Flight) -> None:
         """Let nobody else join a flight, such as one whose backend answered with an error."""
@@ -264,3 +305,9 @@ class Flights:
         self.ground(flight)
         flight.fail(UpstreamBroken("the shared request was cancelled"))
         flight.settle(flight.settlement)
+
+
+async def _read_out(reader: Reader) -> None:
+    with contextlib.suppress(CacheProxyError):
+        async for _ in reader.chunks():
+            pass

@@ -24,6 +24,18 @@ class Tier(StrEnum):
     SEMANTIC = "semantic"
 
 
+class Stale(StrEnum):
+    """Why an entry is served past its freshness; the value is told in `Cache-Status`."""
+
+    NO = ""
+    ASKED = "max-stale"
+    """The caller takes stale answers."""
+    REVALIDATING = "swr"
+    """A newer answer is being fetched meanwhile (RFC 5861 section 3)."""
+    ON_ERROR = "stale-if-error"
+    """The backend failed (RFC 5861 section 4)."""
+
+
 class Trait(StrEnum):
     """What a request holds that limits how it may be cached; the value is the reason a caller reads."""
 
@@ -36,6 +48,10 @@ class Trait(StrEnum):
     LAST_MESSAGE = "last_message_not_user"
     NO_TEXT = "no_text"
     MIXED_CONTENT = "mixed_content"
+    MANY_PROMPTS = "prompts"
+    BEST_OF = "best_of"
+    ECHO = "echo"
+    SUFFIX = "suffix"
     STATEFUL = "stateful"
     LIVE_SEARCH = "live_search"
     ANONYMOUS = "anonymous"
@@ -62,6 +78,10 @@ class Controls:
     only_if_cached: bool = False
     max_age_s: float | None = None
     min_fresh_s: float | None = None
+    max_stale_s: float | None = None
+    """How long past its expiry an answer is still welcome; infinite for a bare `max-stale`."""
+    stale_if_error_s: float | None = None
+    """The same for when the backend fails; infinite for a bare `stale-if-error`."""
     ttl_s: float | None = None
     threshold: float | None = None
     tiers: frozenset[Tier] = frozenset(Tier)
@@ -96,6 +116,37 @@ class Query:
     controls: Controls
     traits: frozenset[Trait] = frozenset()
     temperature: float | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
+    """What a backend may have chosen its answer by (`Vary`), names in lower case; part of no fingerprint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staleness:
+    """How long past its expiry an entry may be served, and when. The default: never."""
+
+    cap_s: float = 0.0
+    """Policy's limit on everything below, and on how long an expired entry is kept."""
+    asked_s: float | None = None
+    """The caller's `max-stale`, or None."""
+    asked_on_error_s: float | None = None
+    """The caller's `stale-if-error`, or None: then policy's and the backend's own count."""
+    on_error_s: float = 0.0
+    """Policy's, without being asked, when the backend fails."""
+    while_revalidate_s: float = 0.0
+    """Policy's, while a newer answer is fetched in the background."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Destination:
+    """Where a request for some model goes: the model the backend is asked for, and the backends, "" for the default."""
+
+    model: str
+    name: str = ""
+
+    def variant(self, asked: str) -> bytes:
+        """Return what sets answers for the model `asked` apart by where they come from; b"" for the plain case."""
+        plain = self.model == asked and not self.name
+        return b"" if plain else f"\nmodel:{self.model}\nvia:{self.name}".encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +172,11 @@ class Plan:
     max_age_s: float | None = None
     min_fresh_s: float = 0.0
     only_if_cached: bool = False
+    stale: Staleness = field(default_factory=Staleness)
+    failed: bool = False
+    """Whether the backend was asked and failed: what may be served only then, may be now."""
+    keep_tool_calls: bool = False
+    """Whether an answer that calls tools may be kept, for the very same request."""
 
     @property
     def lookup(self) -> bool:
@@ -168,8 +224,8 @@ class Reply:
 class Entry:
     """A kept answer with everything a hit must re-check.
 
-    `id` is the hex of the exact fingerprint's first 16 bytes; `vector` is None when the entry serves the exact tier
-    only.
+    `id` is the hex of the exact fingerprint's first 16 bytes, or, for a further variant of one request, of a digest
+    with that variant's headers. `vector` is None when the entry serves the exact tier only.
     """
 
     id: str
@@ -184,6 +240,21 @@ class Entry:
     unseen: bytes = b""
     vector: NDArray[np.float32] | None = None
     tags: tuple[str, ...] = ()
+    stale_until_s: float = 0.0
+    """Until when policy or a caller may have it served past its expiry; before `expires_s` it means never."""
+    revalidate_s: float = 0.0
+    """The backend's own `stale-while-revalidate`, from its expiry on."""
+    on_error_s: float = 0.0
+    """The backend's own `stale-if-error`, from its expiry on."""
+    vary: tuple[str, ...] = ()
+    """Request headers, lower-case and sorted, that the backend chose this answer by."""
+    variant: bytes = b""
+    """A digest of their values in the request that it answered; b"" without `vary`."""
+
+    @property
+    def gone_s(self) -> float:
+        """When nobody may be served from it any more, and it may be removed."""
+        return max(self.expires_s, self.stale_until_s, self.expires_s + max(self.revalidate_s, self.on_error_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +264,7 @@ class Judgement:
     candidate: Candidate
     served: bool
     reason: str
+    stale: Stale = Stale.NO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +286,11 @@ class Hit:
     category: str
     reason: str
     evidence: Lookup = field(default_factory=Lookup)
+    stale: Stale = Stale.NO
+    instead_of: Miss | None = None
+    """With `Stale.ON_ERROR`: the miss whose forwarding failed."""
+    failed_status: int | None = None
+    """With `Stale.ON_ERROR`: what the backend answered, or None when it did not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +300,8 @@ class Miss:
     category: str
     reason: str
     evidence: Lookup = field(default_factory=Lookup)
+    asked_otherwise: bool = False
+    """Whether the same text was asked a moment ago, in the same scope, with other settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

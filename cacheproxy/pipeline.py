@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-import structlog
-
-from cacheproxy.errors import IndexUnavailable, LookupTooSlow, PartUnavailable, UpstreamBroken, UpstreamError
+from cacheproxy.errors import LookupTooSlow, UpstreamBroken, UpstreamError
 from cacheproxy.flight import Head, Settlement
-from cacheproxy.model import Bypass, Entry, Hit, Lookup, Miss, Partition, Tier
-from cacheproxy.policy.admit import Keep, Refuse, admit
-from cacheproxy.policy.decide import exact_reason, judge, near_enough
+from cacheproxy.model import Bypass, Hit, Miss, Stale
+from cacheproxy.policy.admit import Keep, Refuse, admit, vary_names
+from cacheproxy.policy.freshness import may_rescue, prefers_stale
 from cacheproxy.policy.plan import plan as plan_query
 from cacheproxy.ports import UNFINISHED
+from cacheproxy.query.recent import RecentQuestions
+from cacheproxy.query.variant import selectable, variant, variant_key
+from cacheproxy.tiers import Journey, Parts, Tiers, entry_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from cacheproxy.flight import Flight, Flights, Reader
-    from cacheproxy.model import Candidate, Embedding, Judgement, Outcome, Plan, Query, Reply
+    from cacheproxy.model import Outcome, Query, Reply
     from cacheproxy.policy.pack import Pack
-    from cacheproxy.ports import Call, Clock, Dialect, Embedder, EntryStore, Fold, Upstream, VectorIndex
-    from cacheproxy.telemetry import Telemetry
+    from cacheproxy.ports import Call, Dialect, Fold
 
-log = structlog.get_logger()
+__all__ = ["Flown", "Journey", "Parts", "Pipeline", "entry_id", "failed", "is_event_stream"]
+
+_MOST_REFRESHES = 64
+"""Most answers fetched anew in the background at a time; beyond it a stale one stays as it is for now."""
+_EXCUSES = frozenset({429, 500, 502, 503, 504, *range(520, 531)})
+"""What counts as a failure that a stale answer may stand in for: RFC 5861 section 4, overload, and what CDNs add."""
+_MOST_WAITS = 2
+_MOST_FAILURES = 2
+
+F = TypeVar("F", bound="Fold")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flown:
     """An answer from the backend through a flight; the receiver must leave `reader`.
 
-    `body` is the whole body, or None for an event stream that is still coming.
+    `body` is the whole body, or None for an event stream, or a long body of a list, that is still coming.
     """
 
     outcome: Miss
@@ -40,32 +50,6 @@ class Flown:
     head: Head
     body: bytes | None
     coalesced: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What the line runs through. `embedder` is None when only exact matches are served."""
-
-    store: EntryStore
-    index: VectorIndex
-    embedder: Embedder | None
-    upstream: Upstream
-    clock: Clock
-    telemetry: Telemetry
-    make_room: Callable[[], None]
-    """Called after a put that took the store above its caps."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Journey:
-    """One query on its way, with its embedding once that is known."""
-
-    query: Query
-    plan: Plan
-    started_s: float
-    embedding: Embedding | None = None
-    embeddable: bool = True
-    """False once the embedder failed on it: the answer is then kept for exact matches, without trying again."""
 
 
 class Pipeline:
@@ -84,6 +68,8 @@ class Pipeline:
         self.parts = parts
         self.pack = pack
         self.flights = flights
+        self._recent = RecentQuestions()
+        self.tiers = Tiers(parts, flights, settle_timeout_s=settle_timeout_s)
         self._lookup_timeout_s = lookup_timeout_s
         self._coalesce_timeout_s = coalesce_timeout_s
         self._settle_timeout_s = settle_timeout_s
@@ -93,8 +79,9 @@ class Pipeline:
         """The encoder's epoch, or None without an encoder."""
         return self.parts.embedder.epoch if self.parts.embedder else None
 
-    def set_out(self, query: Query) -> Journey:
-        """Plan one query. Raises InvalidRequest for a category the pack does not have."""
+    def set_out(self, query: Query, headers: Iterable[tuple[bytes, bytes]] = ()) -> Journey:
+        """Plan one query, sent with these headers. Raises InvalidRequest for a category the pack does not have."""
+        query = replace(query, headers=selectable(headers))
         plan = plan_query(query, self.pack(), self.epoch)
         return Journey(query=query, plan=plan, started_s=self.parts.clock.monotonic())
 
@@ -105,141 +92,176 @@ class Pipeline:
         if plan.lookup or plan.store:
             try:
                 async with asyncio.timeout(self._lookup_timeout_s):
-                    outcome = await self._exact(journey)
+                    outcome = await self.tiers.exact(journey)
                     if isinstance(outcome, Miss) and self._joinable(journey) is None:
-                        outcome = await self._semantic(journey, outcome)
+                        outcome = await self.tiers.semantic(journey, outcome)
             except TimeoutError:
-                outcome = self._miss(journey, self._failed(LookupTooSlow("the lookup took longer than its budget")))
+                failure = LookupTooSlow("the lookup took longer than its budget")
+                outcome = self.tiers.miss(journey, self.tiers.failed(failure))
+        if isinstance(outcome, Miss) and journey.query.text:
+            otherwise = self._recent.asked_otherwise(journey.query, remember=plan.store)
+            outcome = replace(outcome, asked_otherwise=otherwise)
         return outcome
 
     async def fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
         """Have the backend answer a miss and keep the answer, together with everybody who asks the same meanwhile.
 
-        A hit comes back where another caller's answer, asked for in another wire form, was awaited instead. Raises
-        UpstreamError when the backend fails before this caller got a byte.
+        A hit comes back where another caller's answer, asked for in another wire form, was awaited instead, and where
+        the backend failed and a stale answer may be served. Raises UpstreamError when the backend fails before this
+        caller got a byte.
         """
-        flight = self.flights.find(journey.query.fingerprint) if journey.plan.exact else None
-        if flight is not None and flight.form != journey.query.wire:
-            await flight.settled(self._coalesce_timeout_s)
-            found = await self._exact(journey)
-            if isinstance(found, Hit):
-                return found
+        try:
+            flown = await self._fly(journey, miss, call, dialect)
+        except UpstreamError:
+            rescue = await self._rescue(journey, miss, None)
+            if rescue is None:
+                raise
+            return rescue
+        if isinstance(flown, Flown) and flown.head.status in _EXCUSES:
+            try:
+                rescue = await self._rescue(journey, miss, flown.head.status)
+            except BaseException:
+                flown.reader.leave()
+                raise
+            if rescue is not None:
+                flown.reader.leave()
+                return rescue
+        return flown
+
+    def refresh(self, journey: Journey, call: Call, dialect: Dialect) -> None:
+        """Have the backend answer again in the background, unless it is doing so; a failure changes nothing."""
+        if self.flights.find(journey.key) is None and self.flights.unattended < _MOST_REFRESHES:
+            self.flights.leave_alone(self._open(journey, journey.key, call, dialect))
+
+    async def share(
+        self, journey: Journey, miss: Miss, exchange: Callable[[Flight], Awaitable[None]], *, whole_bytes: int
+    ) -> Flown:
+        """Join the exchange with the backend that answers a query, or lead it by `exchange`.
+
+        A body beyond `whole_bytes` is not waited for. Raises as `fly`.
+        """
 
         def lead(key: bytes | None) -> Reader:
-            return self.flights.open(
-                key, journey.query.wire, lambda flight: self._exchange(flight, journey, call, dialect)
-            )
+            return self.flights.open(key, journey.query.wire, exchange, journey.query)
 
-        return await self._join_or_lead(journey, miss, lead)
+        return await self._join_or_lead(journey, miss, lead, whole_bytes)
 
     async def settlement(self, flown: Flown) -> Settlement:
         """Return what became of a flown answer, waiting a moment for it to be stored, so that headers can tell."""
         return await flown.reader.flight.settled(self._settle_timeout_s)
 
-    # Tiers
-
-    async def _exact(self, journey: Journey) -> Hit | Miss:
-        query, plan = journey.query, journey.plan
-        if not plan.exact:
-            return self._miss(journey, plan.reason)
-        flight = self.flights.find(query.fingerprint)
-        if flight is not None and flight.ended:
-            await flight.settled(self._settle_timeout_s)  # its answer is being stored right now
-        try:
-            entry = await self.parts.store.get(entry_id(query.fingerprint))
-        except PartUnavailable as exc:
-            return self._miss(journey, self._failed(exc))
-        if entry is None:
-            return self._miss(journey, plan.reason or "no_entry")
-        reason = exact_reason(entry, query, plan, self.parts.clock.now())
-        if reason:
-            self._count_violation(reason)
-            return self._miss(journey, reason)
-        return self._hit(journey, entry, Tier.EXACT, "same_request", Lookup())
-
-    async def _semantic(self, journey: Journey, found: Miss) -> Hit | Miss:
-        query, plan, embedder = journey.query, journey.plan, self.parts.embedder
-        if not plan.semantic or embedder is None:
-            return found
-        partition = Partition(category=plan.category, compatibility=query.compatibility, epoch=embedder.epoch)
-        try:
-            journey.embeddable = False  # unless the next line returns
-            journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
-            candidates = await self.parts.index.search(partition, journey.embedding.vector, plan.candidates)
-            hit, judgements = await self._judge_all(journey, partition, journey.embedding, candidates)
-        except PartUnavailable as exc:
-            return self._miss(journey, self._failed(exc))
-        similarity = judgements[0].candidate.similarity if judgements else None
-        evidence = Lookup(similarity=similarity, threshold=plan.threshold, judgements=judgements)
-        if hit is not None:
-            evidence = replace(evidence, similarity=judgements[-1].candidate.similarity)
-            return self._hit(journey, hit, Tier.SEMANTIC, "similar", evidence)
-        reason = judgements[0].reason if judgements else "no_candidate"
-        return self._miss(journey, reason, evidence)
-
-    async def _judge_all(
-        self, journey: Journey, partition: Partition, embedding: Embedding, candidates: list[Candidate]
-    ) -> tuple[Entry | None, tuple[Judgement, ...]]:
-        judgements: list[Judgement] = []
-        for candidate in candidates:
-            near = near_enough(candidate, journey.plan)
-            entry = await self.parts.store.get(candidate.entry_id) if near else None
-            judgement = judge(
-                candidate,
-                entry,
-                query=journey.query,
-                plan=journey.plan,
-                partition=partition,
-                embedding=embedding,
-                now_s=self.parts.clock.now(),
-            )
-            judgements.append(judgement)
-            if judgement.served:
-                return entry, tuple(judgements)
-            if judgement.reason == "document_missing":
-                self.parts.index.remove([candidate.entry_id])
-                self.parts.telemetry.repairs.inc()
-            self._count_violation(judgement.reason)
-        return None, tuple(judgements)
+    async def forget(self, entry_ids: Collection[str]) -> int:
+        """Remove entries for good: no later lookup serves them. Return how many there were. Raises StoreUnavailable."""
+        removed = await self.parts.store.purge(entry_ids)
+        self.parts.index.remove(entry_ids)
+        return removed
 
     # Flights
+
+    async def _fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
+        flight = self.flights.find(journey.key) if journey.plan.exact else None
+        if flight is not None and flight.form != journey.query.wire:
+            await flight.settled(self._coalesce_timeout_s)
+            found = await self.tiers.exact(journey)
+            if isinstance(found, Hit):
+                return found
+
+        def lead(key: bytes | None) -> Reader:
+            return self._open(journey, key, call, dialect)
+
+        return await self._join_or_lead(journey, miss, lead)
+
+    def _open(self, journey: Journey, key: bytes | None, call: Call, dialect: Dialect) -> Reader:
+        return self.flights.open(
+            key, journey.query.wire, lambda flight: self._exchange(flight, journey, call, dialect), journey.query
+        )
+
+    async def _rescue(self, journey: Journey, miss: Miss, status: int | None) -> Hit | None:
+        """Return a stale answer that may be served now that the backend failed, with `status` or without a word.
+
+        Everything is looked up once more: it may have been purged, or answered for somebody else, meanwhile.
+        """
+        if not may_rescue(journey.plan):
+            return None
+        again = replace(journey, plan=replace(journey.plan, failed=True))
+        try:
+            async with asyncio.timeout(self._lookup_timeout_s):
+                found = await self.tiers.exact(again)
+                if isinstance(found, Miss) and (again.embeddable or again.embedding is not None):
+                    found = await self.tiers.semantic(again, found)
+        except TimeoutError:
+            return None
+        if isinstance(found, Miss):
+            return None
+        if found.stale is Stale.NO:
+            return found
+        return replace(found, reason="stale_if_error", stale=Stale.ON_ERROR, instead_of=miss, failed_status=status)
 
     def _joinable(self, journey: Journey) -> Flight | None:
         plan = journey.plan
         if not (plan.exact and plan.store) or plan.only_if_cached:
             return None
-        flight = self.flights.find(journey.query.fingerprint)
+        flight = self.flights.find(journey.key)
         return flight if flight is not None and flight.form == journey.query.wire else None
 
-    async def _join_or_lead(self, journey: Journey, outcome: Miss, lead: Callable[[bytes | None], Reader]) -> Flown:
-        """Join or lead. A follower whose leader fails before giving it a byte tries once more, leading or following."""
-        key = journey.query.fingerprint if journey.plan.exact else None
-        for last_try in (False, True):
-            flight = self._joinable(journey)
-            if flight is None:
-                break
+    async def _join_or_lead(
+        self, journey: Journey, outcome: Miss, lead: Callable[[bytes | None], Reader], whole_bytes: int | None = None
+    ) -> Flown:
+        """Join or lead, or go alone where one exchange cannot serve two.
+
+        A follower whose leader fails before giving it a byte tries once more, leading or following. Of those who waited
+        long enough for a leader one becomes the next, and the others follow him; who waited twice goes alone.
+        """
+        key = journey.key if journey.plan.exact else None
+        failures = waits = 0
+        while (flight := self._joinable(journey)) is not None:
             try:
-                flown = await self._first_bytes(flight.attach(), outcome, coalesced=True)
+                flown = await self._first_bytes(flight.attach(), outcome, whole_bytes, coalesced=True, started=True)
             except TimeoutError:
-                key = None  # waited long enough for the leader: alone from here
-                break
+                waits += 1
+                if self.flights.find(journey.key) is flight:
+                    self.flights.ground(flight)  # and the next flight begins below, before anybody else wakes
+                    break
+                if waits == _MOST_WAITS:
+                    key = None
+                    break
+                continue
             except UpstreamError:
-                if last_try:
+                failures += 1
+                if failures == _MOST_FAILURES:
                     raise
                 continue
-            if last_try or not failed(flown.head.status):
+            apart = _told_apart(flown, journey.query)
+            if apart is not None:
+                flown.reader.leave()
+                if apart in (b"", journey.variant_key):
+                    key = None
+                    break
+                journey.variant_key = key = apart
+                continue
+            failures += failed(flown.head.status)
+            if not failed(flown.head.status) or failures == _MOST_FAILURES:
                 self.parts.telemetry.coalesced.inc()
                 return flown
             flown.reader.leave()
-        return await self._first_bytes(lead(key), outcome, coalesced=False)
+        stands_in = prefers_stale(journey.plan)
+        return await self._first_bytes(lead(key), outcome, whole_bytes, coalesced=False, started=stands_in)
 
-    async def _first_bytes(self, reader: Reader, outcome: Miss, *, coalesced: bool) -> Flown:
+    async def _first_bytes(
+        self, reader: Reader, outcome: Miss, whole_bytes: int | None, *, coalesced: bool, started: bool
+    ) -> Flown:
+        """Wait for the head, and for the whole body of what is no stream; of a stream for the first byte if `started`.
+
+        Whatever fails until then has shown the caller nothing yet.
+        """
         try:
             async with asyncio.timeout(self._coalesce_timeout_s if coalesced else None):
                 head = await reader.head()
                 streams = is_event_stream(head.headers)
-                if streams and coalesced:
+                if streams and started:
                     await reader.started()
+            if whole_bytes is not None and not streams:
+                streams = not await reader.ends_within(whole_bytes)
             body = None if streams else await reader.body()
         except BaseException:
             reader.leave()
@@ -250,28 +272,31 @@ class Pipeline:
         parts = self.parts
         fence, started_s = parts.store.fence, parts.clock.monotonic()
         try:
-            head, fold = await self._relay(flight, journey, call, dialect)
+            head, fold = await self.relay(flight, call, partial(dialect.fold, journey.query.wire))
         except UpstreamError as exc:
             parts.telemetry.upstream_errors.labels(exc.code).inc()
             raise
         fill_s = parts.clock.monotonic() - started_s
         parts.telemetry.upstream_seconds.observe(fill_s)
-        match admit(journey.query.dialect, head.status, head.headers, fold.reply(), journey.plan):
+        reply, now_s = fold.reply(), parts.clock.now()
+        match admit(journey.query.dialect, head.status, head.headers, reply, journey.plan, now_s=now_s):
             case Refuse(reason=reason):
                 settlement = Settlement(stored=False, reason=reason)
-            case Keep(reply=reply, ttl_s=ttl_s):
-                settlement = await self._keep(journey, reply, fence=fence, ttl_s=ttl_s, fill_ms=fill_s * 1000)
+            case Keep() as kept:
+                settlement = await self.tiers.keep(journey, kept, fence=fence, fill_ms=fill_s * 1000)
         parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
         flight.settle(settlement)
 
-    async def _relay(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> tuple[Head, Fold]:
-        """Pass the backend's answer on to the flight, up to its clean end."""
+    async def relay(
+        self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...]], F]
+    ) -> tuple[Head, F]:
+        """Pass the backend's answer on to the flight, up to its clean end, and fold it. Raises UpstreamError."""
         answer = await self.parts.upstream.send(call)
         async with answer:
             head = Head(status=answer.status, headers=answer.headers)
             if failed(head.status):
                 self.flights.ground(flight)
-            fold = dialect.fold(journey.query.wire, head.headers)
+            fold = start_fold(head.headers)
             flight.begin(head)
             try:
                 async for chunk in answer.chunks():
@@ -283,77 +308,23 @@ class Pipeline:
             flight.end()
         return head, fold
 
-    async def _keep(self, journey: Journey, reply: Reply, *, fence: int, ttl_s: float, fill_ms: float) -> Settlement:
-        """Store first, then index: an id without a document would be a hint to nothing."""
-        query, plan, parts = journey.query, journey.plan, self.parts
-        embedder = parts.embedder
-        if plan.embed and journey.embeddable and embedder is not None and journey.embedding is None:
-            try:
-                journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
-            except PartUnavailable as exc:
-                self._failed(exc)
-        embedding, now_s = journey.embedding, parts.clock.now()
-        partition = Partition(
-            category=plan.category, compatibility=query.compatibility, epoch=embedder.epoch if embedder else ""
-        )
-        entry = Entry(
-            id=entry_id(query.fingerprint),
-            fingerprint=query.fingerprint,
-            partition=partition,
-            tenant=query.scope.tenant,
-            text=query.text,
-            reply=reply,
-            created_s=now_s,
-            expires_s=now_s + ttl_s,
-            fill_ms=fill_ms,
-            unseen=embedding.unseen if embedding else b"",
-            vector=embedding.vector if embedding else None,
-            tags=query.controls.tags,
-        )
-        model = str(reply.body.get("model") or "")
-        try:
-            if not await parts.store.put(entry, fence):
-                return Settlement(stored=False, reason="purged_meanwhile", model=model)
-            if embedding is not None:
-                parts.index.add(partition, entry.id, embedding.vector)
-            if parts.store.over_cap:
-                parts.make_room()
-        except PartUnavailable as exc:
-            kept = isinstance(exc, IndexUnavailable)
-            return Settlement(stored=kept, reason=self._failed(exc), entry_id=entry.id if kept else "", model=model)
-        return Settlement(stored=True, reason="kept", entry_id=entry.id, model=model)
 
-    # Evidence
+def _told_apart(flown: Flown, query: Query) -> bytes | None:
+    """Return None when a shared answer suits this request, else the key of the request's own variant.
 
-    def _hit(self, journey: Journey, entry: Entry, tier: Tier, reason: str, evidence: Lookup) -> Hit:
-        evidence = replace(evidence, lookup_ms=self._elapsed_ms(journey))
-        return Hit(entry=entry, tier=tier, category=journey.plan.category, reason=reason, evidence=evidence)
-
-    def _miss(self, journey: Journey, reason: str, evidence: Lookup | None = None) -> Miss:
-        evidence = replace(evidence or Lookup(), lookup_ms=self._elapsed_ms(journey))
-        return Miss(category=journey.plan.category, reason=reason, evidence=evidence)
-
-    def _elapsed_ms(self, journey: Journey) -> float:
-        return (self.parts.clock.monotonic() - journey.started_s) * 1000
-
-    def _failed(self, exc: PartUnavailable) -> str:
-        self.parts.telemetry.part_failures.labels(exc.part).inc()
-        log.warning("part_failed", part=exc.part, reason=exc.message)
-        return f"{exc.part}_unavailable"
-
-    def _count_violation(self, reason: str) -> None:
-        if reason == "scope_violation":
-            self.parts.telemetry.scope_violations.inc()
-            log.error("scope_violated", what="a document of another scope was proposed and refused")
+    It does not suit when it was chosen by headers (`Vary`) that differ from the leader's; b"" when nothing can tell.
+    """
+    names, leader = vary_names(flown.head.headers), flown.reader.flight.query
+    if names == ():
+        return None
+    if names is None or leader is None:
+        return b""
+    digest = variant(query, names)
+    return None if digest == variant(leader, names) else variant_key(query, digest)
 
 
 def _unfinished(reply: Reply | str) -> bool:
     return isinstance(reply, str) and reply in UNFINISHED
-
-
-def entry_id(fingerprint: bytes) -> str:
-    """Return the id of the entry that answers exactly this request: opaque, since its scope is keyed by the install."""
-    return fingerprint[:16].hex()
 
 
 def failed(status: int) -> bool:

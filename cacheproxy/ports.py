@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from cacheproxy.model import Candidate, Embedding, Entry, Partition, Reply, Wire
+    from cacheproxy.model import Candidate, Embedding, Entry, Lookup, Partition, Query, Reply, Wire
+    from cacheproxy.settings import Secret
 
 
 class Embedder(Protocol):
@@ -89,7 +90,9 @@ class EntryStore(Protocol):
         ...
 
     async def get(self, entry_id: str) -> Entry | None:
-        """Return the entry, or None when it is missing, expired or fails its checksum (then also dropped and counted).
+        """Return the entry, or None when it is missing, gone or fails its checksum (then also dropped and counted).
+
+        An entry past its expiry is returned until it is gone (`Entry.gone_s`): whoever serves it judges its freshness.
 
         Raises StoreUnavailable.
         """
@@ -107,7 +110,7 @@ class EntryStore(Protocol):
         ...
 
     async def sweep(self) -> list[str]:
-        """Remove expired entries, then the least recently used above the size caps; return the ids removed.
+        """Remove entries that are gone, then the least recently used above the size caps; return the ids removed.
 
         Bounded work per call: call again while it returns ids. Raises StoreUnavailable.
         """
@@ -119,6 +122,18 @@ class EntryStore(Protocol):
 
     def health(self) -> str:
         """Return "" when able to serve, else what is wrong."""
+        ...
+
+
+class Feedback(Protocol):
+    """What callers said of served answers; everything here is in memory and at once."""
+
+    def quarantined(self, entry_id: str, question: bytes) -> bool:
+        """Whether a caller said that this entry is no answer to this question (an exact fingerprint, 32 bytes)."""
+        ...
+
+    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup | None = None) -> None:
+        """Remember that a question was answered from an entry (with `evidence`: by similarity) or became it."""
         ...
 
 
@@ -160,6 +175,10 @@ class Call:
     With `max_answer_bytes` the answer is asked for uncompressed, decoded if it is not, and capped (event streams are
     capped only once decoded); None passes whatever comes through. `model` and `tenant` say who asks for what, "" when
     that is not known. A `repeatable` call may be sent again when it failed before the first byte of an answer.
+
+    A call made with a virtual key holds none of the caller's credentials: the backend's own key goes with it, or for
+    the default backend (`upstream.url`) and no other the caller's `upstream_key`. `charge` is told the tokens of the
+    answer once it has ended.
     """
 
     method: str
@@ -170,6 +189,8 @@ class Call:
     model: str = ""
     tenant: str = ""
     repeatable: bool = False
+    upstream_key: Secret | None = field(default=None, repr=False)
+    charge: Callable[[int], None] | None = field(default=None, repr=False)
 
 
 class Answer(Protocol):
@@ -209,8 +230,8 @@ class Upstream(Protocol):
     async def send(self, call: Call) -> Answer:
         """Send and wait for the head of the answer. Never follows a redirect.
 
-        Raises UpstreamUnreachable, UpstreamTimeout (connect, first byte), UpstreamBusy, UpstreamBroken (a redirect
-        too).
+        Raises UpstreamUnreachable, UpstreamTimeout (first byte), UpstreamBusy, UpstreamBroken (a redirect too), and
+        InvalidRequest, before anything is sent, for a target or a header that HTTP cannot carry.
         """
         ...
 
@@ -248,6 +269,6 @@ class Dialect(Protocol):
         """Start reading an answer with these headers, for a caller that wants `wire`."""
         ...
 
-    def render(self, reply: Reply, wire: Wire, *, entry_id: str, now_s: float) -> tuple[bytes, bytes]:
-        """Return content type and bytes of a kept reply: a new id and time of creation, all else as it came."""
+    def render(self, reply: Reply, wire: Wire, *, tail: str, now_s: float) -> tuple[bytes, bytes]:
+        """Return content type and bytes of a kept reply: a new id (ending in `tail`) and time, all else as it came."""
         ...

@@ -7,17 +7,10 @@ Every leaf is a TOML key (`[store] url = ...`) and an environment variable (`CAC
 from __future__ import annotations
 
 import os
-import re
-import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import msgspec
-
-from cacheproxy.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 ENV_PREFIX = "CACHEPROXY_"
 
@@ -75,6 +68,24 @@ class Server(_Section, frozen=True):
     """Longest path with query; above it 414."""
     max_depth: Count = 64
     """Deepest JSON nesting of a request."""
+    header_timeout_s: Positive = 10.0
+    """Longest time from a connection, or a request's first byte, until its head is whole; then 408."""
+    body_timeout_s: Positive = 30.0
+    """Longest silence while a request's body is awaited; then 408."""
+    min_body_bytes_per_s: Annotated[int, msgspec.Meta(ge=0)] = 500
+    """Slowest body: fewer bytes over a whole `body_timeout_s` are a 408 as well; 0 allows any."""
+    write_timeout_s: Positive = 60.0
+    """Longest time a caller may take nothing of what was written; then the connection is cut."""
+    keep_alive_s: Positive = 75.0
+    """Longest pause between two requests of a connection; longer than clients pool one, so that they close first."""
+    max_connections: Count = 10_000
+    """Most connections of a port, fewer where the file limit asks for it; above it 503 and closed."""
+    max_connections_per_client: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """The same for one address; 0 is no limit, since all behind a front proxy or a NAT share one."""
+    max_requests: Count = 2048
+    """Most requests being answered at once; above it 503 with Retry-After. Health is exempt."""
+    max_held_body_bytes: Count = 512 * 1024 * 1024
+    """Most bytes of request bodies held in memory at once; above it 503 with Retry-After."""
 
 
 class Upstream(_Section, frozen=True):
@@ -82,6 +93,8 @@ class Upstream(_Section, frozen=True):
 
     url: str = "https://api.openai.com/v1"
     """Base URL, or `local` for the embedded small model."""
+    api_key: Secret = Secret("")
+    """Sent to the backend in place of callers' own keys; with `access.mode = "pass"` on loopback only."""
     local_cache_dir: str = ""
     """Where the embedded model's converted weights are kept; empty means the data directory."""
     connect_timeout_s: Positive = 5.0
@@ -93,11 +106,36 @@ class Upstream(_Section, frozen=True):
     total_timeout_s: Positive = 900.0
     """Longest answer, first to last byte."""
     max_connections: Count = 1024
-    """Most connections to the backend at once; more requests wait for one."""
+    """Most connections to a backend at once."""
+    max_concurrency: Count = 1024
+    """Most requests a backend answers at once, at most `max_connections`; more wait in its queue."""
+    queue: Annotated[int, msgspec.Meta(ge=0)] = 1024
+    """Most requests waiting for a backend, a quarter of them of one tenant; above it 503 with Retry-After."""
+    queue_timeout_s: Positive = 10.0
+    """Longest wait in that queue; then 503 with Retry-After."""
+    retry_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 10
+    """Most second attempts in a hundred requests, all before the first byte; 0 is none."""
     max_decoded_bytes: Count = 16 * 1024 * 1024
     """Largest answer body of a cached route, after decoding."""
     ask_stream_usage: bool = True
     """Ask for usage on every cacheable stream, so that its entry can serve any form; only callers who ask see it."""
+
+
+class NamedUpstream(_Section, frozen=True):
+    """One more backend, `[upstreams.NAME]`; its deadlines and its queue are those of `[upstream]`."""
+
+    url: str
+    """Base URL."""
+    models: tuple[str, ...]
+    """Names and patterns (`*`, `?`, `[...]`) of the models it answers for, after aliases."""
+    weight: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 1
+    """Its share among the backends of the same pattern; 0 only stands in when all the others are out."""
+    api_key: Secret = Secret("")
+    """Sent to it in place of the caller's own key."""
+    pass_key: bool = False
+    """Whether callers' own keys go to it, too."""
+    max_concurrency: Count | None = None
+    """Most requests it answers at once; without it `upstream.max_concurrency`."""
 
 
 class Store(_Section, frozen=True):
@@ -157,7 +195,7 @@ class Flight(_Section, frozen=True):
     """Single-flight."""
 
     coalesce_timeout_s: Positive = 60.0
-    """Longest wait of a follower for the leader's first byte before it goes alone."""
+    """Longest wait for a leader's first byte; then one follower leads anew, and who waited twice goes alone."""
     window_bytes: Count = 256 * 1024
     """How far the backend may run ahead of the fastest reader."""
 
@@ -198,11 +236,22 @@ class Admin(_Section, frozen=True):
     """Bearer token of the admin port; health needs none."""
 
 
+class Access(_Section, frozen=True):
+    """Whose key a request must carry."""
+
+    mode: str = "pass"
+    """`pass`: callers send the backend's key. `keys`: callers send a virtual key made by `cacheproxy keys new`."""
+    file: str = ""
+    """The virtual keys; empty means `keys.json` in the data directory."""
+
+
 class Settings(_Section, frozen=True):
-    """The whole tree."""
+    """The whole tree. `upstreams` (by name) and `aliases` (name to model) are tables that may have any keys."""
 
     server: Server = Server()
     upstream: Upstream = Upstream()
+    upstreams: dict[str, NamedUpstream] = msgspec.field(default_factory=dict)
+    aliases: dict[str, str] = msgspec.field(default_factory=dict)
     store: Store = Store()
     encoder: Encoder = Encoder()
     index: Index = Index()
@@ -211,86 +260,4 @@ class Settings(_Section, frozen=True):
     data: Data = Data()
     log: Log = Log()
     admin: Admin = Admin()
-
-
-_CHOICES = {
-    ("encoder", "device"): ("auto", "cpu", "cuda", "mps"),
-    ("encoder", "precision"): ("fp32", "int8"),
-    ("log", "format"): ("json", "text"),
-    ("log", "level"): ("debug", "info", "warning", "error"),
-}
-
-
-def load(
-    file: Path | None = None,
-    environ: Mapping[str, str] | None = None,
-    flags: Mapping[str, Mapping[str, object]] | None = None,
-) -> Settings:
-    """Merge file, environment and flags into one checked tree. Raises ConfigError naming where a bad value is from."""
-    tree: dict[str, dict[str, object]] = {}
-    origin: dict[tuple[str, str], str] = {}
-    for source, layer in (
-        (str(file), _read_file(file) if file else {}),
-        ("environment", _read_environment(os.environ if environ is None else environ)),
-        ("command line", flags or {}),
-    ):
-        for section, values in layer.items():
-            if not isinstance(values, dict):
-                raise ConfigError(f"{source}: {section} must be a table, such as [{section}]")
-            for key, value in values.items():
-                tree.setdefault(section, {})[key] = value
-                origin[section, key] = source
-    _check_names(tree, origin)
-    try:
-        settings = msgspec.convert(tree, Settings, strict=False, dec_hook=_decode_secret)
-    except msgspec.ValidationError as exc:
-        raise ConfigError(f"{_where(str(exc), origin)}: {exc}; see docs/operations.md for every key") from exc
-    for (section, key), allowed in _CHOICES.items():
-        value = getattr(getattr(settings, section), key)
-        if value not in allowed:
-            where = origin.get((section, key), "default")
-            raise ConfigError(f"{where}: {section}.{key} must be one of {', '.join(allowed)}, got {value!r}")
-    return settings
-
-
-def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(f"{file}: cannot be read ({exc.strerror}); give an existing TOML file to --config") from exc
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{file}: not valid TOML: {exc}") from exc
-
-
-def _read_environment(environ: Mapping[str, str]) -> dict[str, dict[str, object]]:
-    tree: dict[str, dict[str, object]] = {}
-    for name, value in environ.items():
-        section, found, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
-        if name.startswith(ENV_PREFIX) and found:
-            tree.setdefault(section, {})[key] = value
-    return tree
-
-
-def _check_names(tree: Mapping[str, Mapping[str, object]], origin: Mapping[tuple[str, str], str]) -> None:
-    sections = Settings.__struct_fields__
-    for section, values in tree.items():
-        for key in values:
-            where = origin[section, key]
-            if section not in sections:
-                raise ConfigError(f"{where}: unknown section {section!r}; known: {', '.join(sections)}")
-            known = type(getattr(Settings(), section)).__struct_fields__
-            if key not in known:
-                raise ConfigError(f"{where}: unknown key {section}.{key}; known: {', '.join(known)}")
-
-
-def _where(problem: str, origin: Mapping[tuple[str, str], str]) -> str:
-    path = re.search(r"`\$\.(\w+)\.(\w+)`", problem)
-    return origin.get((path[1], path[2]), "settings") if path else "settings"
-
-
-def _decode_secret(type_: type, value: object) -> object:
-    if type_ is not Secret:
-        raise NotImplementedError(type_)
-    if not isinstance(value, str):
-        raise TypeError(f"Expected `str`, got `{type(value).__name__}`")
-    return Secret(value)
+    access: Access = Access()

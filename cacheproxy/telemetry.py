@@ -21,6 +21,7 @@ _SLOW_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 class _Gauge(NamedTuple):
     name: str
     text: str
+    label: str = ""
 
 
 class _Total(NamedTuple):
@@ -34,6 +35,38 @@ class Figures:
     """What the parts count themselves, read when the metrics are asked for; each field with its metric."""
 
     flights: Annotated[int, _Gauge("cacheproxy_flights", "Exchanges with the backend in the air.")]
+    tasks: Annotated[int, _Gauge("cacheproxy_tasks", "Tasks of the event loop: flat when nothing leaks.")]
+    connections: Annotated[int, _Gauge("cacheproxy_connections", "Callers' connections on the data port.")]
+    connections_cut: Annotated[
+        dict[str, int],
+        _Total("cacheproxy_connections_cut_total", "Connections refused or ended by us, by reason.", "reason"),
+    ]
+    requests_in_flight: Annotated[
+        int, _Gauge("cacheproxy_requests_in_flight", "Requests being answered, as server.max_requests counts them.")
+    ]
+    held_body_bytes: Annotated[int, _Gauge("cacheproxy_held_body_bytes", "Bytes of request bodies held in memory.")]
+    upstream_out: Annotated[
+        dict[str, int],
+        _Gauge(
+            "cacheproxy_upstream_out", "Whether a backend is passed over: ejected, cooling or unreachable.", "upstream"
+        ),
+    ]
+    upstream_running: Annotated[
+        dict[str, int], _Gauge("cacheproxy_upstream_running", "Requests a backend is answering.", "upstream")
+    ]
+    upstream_waiting: Annotated[
+        dict[str, int], _Gauge("cacheproxy_upstream_waiting", "Requests in the queue of a backend.", "upstream")
+    ]
+    upstream_shed: Annotated[
+        dict[str, int],
+        _Total("cacheproxy_upstream_shed_total", "Requests its queue refused, or let go after the wait.", "upstream"),
+    ]
+    upstream_ejections: Annotated[
+        dict[str, int], _Total("cacheproxy_upstream_ejections_total", "Times a backend was taken out.", "upstream")
+    ]
+    upstream_retries: Annotated[
+        dict[str, int], _Total("cacheproxy_upstream_retries_total", "Second attempts, by where they went.", "upstream")
+    ]
     background_failures: Annotated[
         int, _Total("cacheproxy_background_failures_total", "Background tasks that failed; the log says which.")
     ]
@@ -94,16 +127,14 @@ class _Kept(Collector):
         figures = self._read()
         for field, metric in self._metrics.items():
             value = getattr(figures, field)
-            match metric:
-                case _Gauge(name=name, text=text):
-                    yield GaugeMetricFamily(name, text, value=value)
-                case _Total(name=name, text=text, label=""):
-                    yield CounterMetricFamily(name, text, value=value)
-                case _Total(name=name, text=text, label=label):
-                    family = CounterMetricFamily(name, text, labels=[label])
-                    for told, count in value.items():
-                        family.add_metric([told], count)
-                    yield family
+            kind = GaugeMetricFamily if isinstance(metric, _Gauge) else CounterMetricFamily
+            if not metric.label:
+                yield kind(metric.name, metric.text, value=value)
+                continue
+            family = kind(metric.name, metric.text, labels=[metric.label])
+            for told, count in value.items():
+                family.add_metric([told], count)
+            yield family
 
 
 class Telemetry:
@@ -123,6 +154,13 @@ class Telemetry:
         )
         self.upstream_seconds = Histogram(
             "cacheproxy_upstream_seconds", "Backend time of complete answers.", buckets=_SLOW_S, registry=r
+        )
+        self.upstream_first_byte_seconds = Histogram(
+            "cacheproxy_upstream_first_byte_seconds",
+            "Time a backend took to begin its answer.",
+            ("upstream",),
+            buckets=_SLOW_S,
+            registry=r,
         )
         self.admissions = Counter(
             "cacheproxy_admissions_total", "Complete answers by what became of them.", ("stored", "reason"), registry=r
@@ -149,6 +187,9 @@ class Telemetry:
         )
         self.upstream_errors = Counter(
             "cacheproxy_upstream_errors_total", "Exchanges that failed, by wire code.", ("code",), registry=r
+        )
+        self.feedback = Counter(
+            "cacheproxy_feedback_total", "Words of callers on served answers.", ("verdict",), registry=r
         )
         self.loop_lag_seconds = Histogram(
             "cacheproxy_loop_lag_seconds", "How late the event loop ran a timer.", buckets=_FAST_S, registry=r

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 from litestar import Litestar, Request, Response, get, post
 from litestar.exceptions import NotAuthorizedException
+from litestar.openapi import ResponseSpec
 
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.explain import ExplainRequest, Explanation
 from cacheproxy.http import problems
+from cacheproxy.http.openapi import Health
+from cacheproxy.http.openapi_admin import GUARDED, ExplainOperation, document, refusals
+from cacheproxy.http.openapi_admin import PATH as OPENAPI_PATH
 from cacheproxy.query.canonical import decode
 
 if TYPE_CHECKING:
@@ -54,26 +58,45 @@ def create_admin_app(house: Operated, token: Secret) -> Litestar:
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @get("/readyz", sync_to_thread=False)
-    def readyz() -> Response[dict[str, Any]]:
+    @get("/readyz", sync_to_thread=False, responses={503: ResponseSpec(Health, generate_examples=False)})
+    def readyz() -> Response[Health]:
         parts = house.readiness()
         broken = any(parts.values())
-        body = {
-            "status": "unavailable" if broken else "ok",
-            "parts": {name: why or "ok" for name, why in parts.items()},
-        }
+        body = Health(
+            status="unavailable" if broken else "ok", parts={name: why or "ok" for name, why in parts.items()}
+        )
         return Response(body, status_code=503 if broken else 200)
 
-    @get("/metrics", guards=[check_token], media_type="text/plain; version=0.0.4", sync_to_thread=False)
+    @get(
+        "/metrics",
+        guards=[check_token],
+        media_type="text/plain; version=0.0.4",
+        sync_to_thread=False,
+        responses=refusals(401),
+        security=GUARDED,
+    )
     def metrics() -> bytes:
         return house.pipeline.parts.telemetry.render()
 
-    @post("/admin/v1/explain", guards=[check_token], status_code=200)
+    @post(
+        "/admin/v1/explain",
+        guards=[check_token],
+        status_code=200,
+        responses=refusals(400, 401, 413),
+        security=GUARDED,
+        operation_class=ExplainOperation,
+    )
     async def explain(request: Request[Any, Any, Any]) -> Explanation:
         return await house.explain(_explain_request(await request.body()))
 
+    @get(OPENAPI_PATH, guards=[check_token], sync_to_thread=False, responses=refusals(401), security=GUARDED)
+    def openapi() -> dict[str, Any]:
+        return described
+
+    handlers = [healthz, readyz, metrics, explain, openapi]
+    described = document(handlers)
     return Litestar(
-        [healthz, readyz, metrics, explain],
+        handlers,
         openapi_config=None,
         logging_config=None,
         exception_handlers=problems.HANDLERS,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cacheproxy.errors import BodyTooLarge, CacheProxyError, InvalidRequest
+from cacheproxy.errors import BodyTooLarge, CacheProxyError, InvalidRequest, Overloaded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
+    from cacheproxy.access.gate import Caller
+    from cacheproxy.http.door import Door
     from cacheproxy.http.headers import Headers
 
     # ASGI's own types differ from framework to framework; ours are the loosest.
@@ -19,21 +21,31 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+BARE_QUERY = "cacheproxy.bare_query"
+"""In a scope: the target ended in `?`, which `query_string` cannot tell."""
+_PIECE_BYTES = 64 * 1024
+"""Most bytes handed over at once: before each piece the caller must have taken most of what went before."""
+
 
 class CallerGone(Exception):
     """The caller closed the connection."""
 
 
 class Exchange:
-    """A request with its two ASGI channels."""
+    """A request with its two ASGI channels. What it takes at the door it gives back in `leave`."""
 
-    def __init__(self, scope: Any, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Any, receive: Receive, send: Send, door: Door) -> None:
         self.scope = scope
+        self._door = door
+        self._entered = False
+        self._held_bytes = 0
         self.headers: list[tuple[bytes, bytes]] = scope["headers"]
         self._receive = receive
         self._send = send
         self._body_read = asyncio.Event()
         self.started = False
+        self.caller: Caller | None = None
+        """Whose virtual key the request carries; None where callers bring the backend's own key."""
         self.broken: CallerGone | CacheProxyError | None = None
         """What ended `body_chunks` early, however the reader of those chunks reported it."""
 
@@ -53,29 +65,48 @@ class Exchange:
         """Origin-form target as it was sent, percent-encoding untouched."""
         query: bytes = self.scope["query_string"]
         raw: bytes = self.scope["raw_path"]
-        return (raw + b"?" + query if query else raw).decode("latin-1")
+        return (raw + b"?" + query if query or BARE_QUERY in self.scope else raw).decode("latin-1")
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first header of this lower-case name."""
         return next((value for key, value in self.headers if key == name), None)
 
+    def enter(self) -> None:
+        """Take one of the proxy's permits for this request, once. Raises Overloaded when none is left."""
+        if not self._entered:
+            self._door.enter()
+            self._entered = True
+
+    def leave(self) -> None:
+        """Give back the permit and the memory of the body."""
+        self._door.leave(entered=self._entered, held_bytes=self._held_bytes)
+        self._entered, self._held_bytes = False, 0
+
     async def body(self, limit: int) -> bytes:
-        """Return the whole body. Raises BodyTooLarge beyond `limit` bytes, declared or not, and CallerGone."""
+        """Return the whole body and take a permit: a caller who is slow to send holds none.
+
+        Raises BodyTooLarge beyond `limit` bytes, declared or not, Overloaded, and CallerGone.
+        """
         self.check_declared(limit)
         message = await self._next()
-        if not message.get("more_body"):
-            body: bytes = message.get("body", b"")
-            if len(body) > limit:
-                raise _too_large(limit)
-            return body
-        parts, room = [message.get("body", b"")], limit - len(message.get("body", b""))
-        while message.get("more_body"):
-            message = await self._next()
-            parts.append(message.get("body", b""))
-            room -= len(parts[-1])
-            if room < 0:
-                raise _too_large(limit)
-        return b"".join(parts)
+        whole: bytes = message.get("body", b"")
+        self._hold(len(whole), limit)
+        if message.get("more_body"):
+            parts = bytearray(whole)  # not a list: a body may come in millions of pieces
+            while message.get("more_body"):
+                message = await self._next()
+                piece: bytes = message.get("body", b"")
+                self._hold(len(piece), limit)
+                parts += piece
+            whole = bytes(parts)
+        self.enter()
+        return whole
+
+    def _hold(self, count: int, limit: int) -> None:
+        if self._held_bytes + count > limit:
+            raise _too_large(limit)
+        self._door.hold(count)
+        self._held_bytes += count
 
     async def body_chunks(self, limit: int) -> AsyncIterator[bytes]:
         """Yield the body as it comes. Raises as `body`, and leaves the error in `broken`."""
@@ -103,9 +134,11 @@ class Exchange:
     async def send_whole(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a complete answer."""
         self.started = True
+        if self.caller is not None:
+            headers = self.caller.headers(headers)
         headers.append((b"content-length", b"%d" % len(body)))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body})
+        await self._send_piecewise(body, more=False)
 
     async def send_stream(self, status: int, headers: Headers, chunks: AsyncIterator[bytes]) -> None:
         """Send an answer as it grows. An error of `chunks` leaves the answer visibly unfinished.
@@ -116,16 +149,34 @@ class Exchange:
             await self.send_whole(status, headers, b"".join([chunk async for chunk in chunks]))
             return
         self.started = True
+        if self.caller is not None:
+            headers = self.caller.headers(headers)
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         async for chunk in chunks:
-            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await self._send_piecewise(chunk, more=True)
         await self._send({"type": "http.response.body", "body": b""})
+
+    async def _send_piecewise(self, body: bytes, *, more: bool) -> None:
+        """Send bytes no faster than the caller takes them."""
+        if len(body) > _PIECE_BYTES:
+            view = memoryview(body)
+            last = (len(body) - 1) // _PIECE_BYTES * _PIECE_BYTES
+            for start in range(0, last, _PIECE_BYTES):
+                piece = view[start : start + _PIECE_BYTES]
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+            body = body[last:]
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def while_caller_stays(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work`, cancelling it as soon as the caller leaves: then CallerGone.
 
-        While `work` still reads the body, that reading is what notices.
+        While `work` still reads the body, that reading is what notices. Raises Overloaded when no permit is left.
         """
+        try:
+            self.enter()
+        except Overloaded:
+            work.close()
+            raise
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(self._wait_for_disconnect())
         try:

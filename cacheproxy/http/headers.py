@@ -6,10 +6,11 @@ backend are reduced to visible ASCII.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, assert_never
 
-from cacheproxy.model import Bypass, Hit, Miss
+from cacheproxy.model import Bypass, Hit, Miss, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,20 +29,19 @@ _FWD = {
     "too_old": "request",
     "not_fresh_enough": "request",
     "expired": "stale",
+    "vary": "vary-miss",
 }
 
 
 def outcome_headers(outcome: Outcome, now_s: float, saved: float = 0.0) -> Headers:
     """Return the headers known as soon as the outcome is; `saved` is in US dollars."""
     match outcome:
-        case Hit(entry=entry, tier=tier):
+        case Hit(entry=entry):
             headers = _common("hit", outcome.category, outcome.reason, outcome.evidence, saved)
-            ttl_s, age_s = int(entry.expires_s - now_s), max(0, int(now_s - entry.created_s))
-            status = f'cacheproxy; hit; ttl={ttl_s}; detail="{tier.value}"'
             headers += [
-                (b"cache-status", status.encode()),
-                (b"age", b"%d" % age_s),
-                (b"x-cacheproxy-tier", tier.value.encode()),
+                (b"cache-status", _hit_status(outcome, now_s)),
+                (b"age", b"%d" % max(0, int(now_s - entry.created_s))),
+                (b"x-cacheproxy-tier", outcome.tier.value.encode()),
                 (b"x-cacheproxy-entry", entry.id.encode()),
                 (b"x-cacheproxy-model", visible(str(entry.reply.body.get("model") or ""))),
                 (b"x-cacheproxy-coalesced", b"false"),
@@ -59,14 +59,16 @@ def forwarded_headers(
     outcome: Miss | Bypass, *, status: int, model: str, settlement: Settlement | None, coalesced: bool
 ) -> Headers:
     """Return the headers of an answer that came from the backend; `settlement` is None when it is not known yet."""
-    forward = _FWD.get(outcome.reason, "miss") if isinstance(outcome, Miss) else "bypass"
-    members = [b"cacheproxy", b"fwd=" + forward.encode(), b"fwd-status=%d" % status]
+    members = [b"cacheproxy", b"fwd=" + _forward(outcome), b"fwd-status=%d" % status]
     headers: Headers = []
+    if isinstance(outcome, Bypass):
+        members.append(b'detail="' + visible(outcome.reason) + b'"')
     if settlement is not None:
         model = settlement.model or model
         if settlement.stored:
             members.append(b"stored")
-            headers.append((b"x-cacheproxy-entry", settlement.entry_id.encode()))
+            if settlement.entry_id:  # none for a list: each of its inputs has its own
+                headers.append((b"x-cacheproxy-entry", settlement.entry_id.encode()))
         else:
             members.append(b'detail="' + visible(settlement.reason) + b'"')
     if coalesced:
@@ -79,12 +81,16 @@ def forwarded_headers(
     ]
 
 
-def unanswered_headers(outcome: Miss | Bypass, code: str) -> Headers:
-    """Return the headers of a refusal of ours: no answer of a backend stands behind it."""
+def unanswered_headers(outcome: Miss | Bypass, code: str, model: str = "") -> Headers:
+    """Return the headers of a refusal of ours: no answer of a backend stands behind it. `model` was asked for."""
     members = [b"cacheproxy", b'detail="' + visible(code) + b'"']
     if isinstance(outcome, Miss) and code != "not_cached":
-        members.insert(1, b"fwd=" + _FWD.get(outcome.reason, "miss").encode())
-    return [(b"cache-status", b"; ".join(members)), (b"x-cacheproxy-coalesced", b"false")]
+        members.insert(1, b"fwd=" + _forward(outcome))
+    return [
+        (b"cache-status", b"; ".join(members)),
+        (b"x-cacheproxy-coalesced", b"false"),
+        (b"x-cacheproxy-model", visible(model)),
+    ]
 
 
 def saved_usd(outcome: Hit, price: Price | None) -> float:
@@ -93,8 +99,8 @@ def saved_usd(outcome: Hit, price: Price | None) -> float:
     if price is None or not isinstance(usage, dict):
         return 0.0
     return (
-        _tokens(usage, "prompt_tokens") * price.input_usd_per_mtok
-        + _tokens(usage, "completion_tokens") * price.output_usd_per_mtok
+        _tokens(usage, "prompt_tokens", "input_tokens") * price.input_usd_per_mtok
+        + _tokens(usage, "completion_tokens", "output_tokens") * price.output_usd_per_mtok
     ) / 1e6
 
 
@@ -113,6 +119,26 @@ def lacks(headers: Iterable[tuple[str, str]], name: str) -> bool:
     return all(key.lower() != name for key, _ in headers)
 
 
+def _hit_status(hit: Hit, now_s: float) -> bytes:
+    """Return the member of an answer from the cache: `hit`, or with `fwd` where it stands in for a failed forward.
+
+    The detail names the tier, then by whose leave it is stale. Rounded down, so that what is past its expiry is below
+    zero.
+    """
+    if hit.stale is Stale.ON_ERROR:
+        forward = b"stale" if hit.instead_of is None else _forward(hit.instead_of)
+        status = b"" if hit.failed_status is None else b"; fwd-status=%d" % hit.failed_status
+        return b'cacheproxy; fwd=%b%b; detail="%b"' % (forward, status, hit.stale.value.encode())
+    detail = hit.tier.value + (f";{hit.stale.value}" if hit.stale else "")
+    return f'cacheproxy; hit; ttl={math.floor(hit.entry.expires_s - now_s)}; detail="{detail}"'.encode()
+
+
+def _forward(outcome: Miss | Bypass) -> bytes:
+    if isinstance(outcome, Miss):
+        return _FWD.get(outcome.reason, "vary-miss" if outcome.asked_otherwise else "miss").encode()
+    return b"request" if outcome.reason == "request_no_cache" else b"bypass"  # it was the caller who asked
+
+
 def _common(kind: str, category: str, reason: str, evidence: Lookup | None, saved: float = 0.0) -> Headers:
     headers: Headers = [
         (b"x-cacheproxy-outcome", kind.encode()),
@@ -128,6 +154,7 @@ def _common(kind: str, category: str, reason: str, evidence: Lookup | None, save
     return headers
 
 
-def _tokens(usage: Mapping[str, object], key: str) -> int:
-    value = usage.get(key)
+def _tokens(usage: Mapping[str, object], *names: str) -> int:
+    """Return a count under the first of its names that is there: dialects name it differently."""
+    value = next((usage[name] for name in names if name in usage), None)
     return value if isinstance(value, int) and 0 < value < _MOST_TOKENS else 0

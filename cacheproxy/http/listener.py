@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 from litestar import Litestar, asgi
@@ -13,14 +13,16 @@ from litestar.types import Receive, Scope, Send
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.http import problems
+from cacheproxy.http.protocol import capped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
     from contextlib import AbstractAsyncContextManager
 
-    Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
+    from cacheproxy import settings
+    from cacheproxy.http.door import Door
 
-_KEEP_ALIVE_S = 75  # longer than clients pool a connection, so that they close first
+    Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 
 def data_app(edge: Callable[[Any, Receive, Send], Awaitable[None]], *lifespan: Lifespan) -> Litestar:
@@ -42,8 +44,9 @@ def data_app(edge: Callable[[Any, Receive, Send], Awaitable[None]], *lifespan: L
 class Listener(uvicorn.Server):
     """A uvicorn server that leaves signals to us: two of them share this process."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, door: Door) -> None:
         super().__init__(config)
+        self._door = door
         self._ready = asyncio.Event()
 
     @contextmanager
@@ -56,16 +59,21 @@ class Listener(uvicorn.Server):
         await super().startup(sockets)
         self._ready.set()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Look after deadlines ten times a second; the door decides when it is time again."""
+        self._door.sweep(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
     async def until_started(self) -> None:
         """Wait until connections are accepted."""
         await self._ready.wait()
 
 
-def listener(app: Litestar, *, http: Any, drain_s: float) -> Listener:
-    """Return a server for an application; `http` is its protocol class or name."""
+def listener(app: Litestar, limits: settings.Server, door: Door, *, drain_s: float) -> Listener:
+    """Return a server for an application behind a door of its own."""
     config = uvicorn.Config(
         app,
-        http=http,
+        http=cast("Any", capped(limits, door)),
         ws="none",
         loop="none",
         lifespan="off",
@@ -74,10 +82,9 @@ def listener(app: Litestar, *, http: Any, drain_s: float) -> Listener:
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(drain_s)),
     )
-    return Listener(config)
+    return Listener(config, door)
 
 
 def bind(host: str, port: int, key: str) -> socket.socket:

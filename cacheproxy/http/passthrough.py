@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from cacheproxy.errors import InvalidRequest, UpstreamError
+from cacheproxy.http.callers import SEEN_BYTES, has_small_json, on_account, withheld
+from cacheproxy.http.ending import to_its_end
 from cacheproxy.ports import HOP_BY_HOP, OWN_PREFIX, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from cacheproxy.http.exchange import Exchange
     from cacheproxy.http.headers import Headers
@@ -20,8 +23,20 @@ _NOT_FORWARDED = frozenset(name.encode() for name in HOP_BY_HOP | {"host", "expe
 _OWN_PREFIX = OWN_PREFIX.encode()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is known of a request already: which model it is for, and who asks; "" for what is not."""
+
+    model: str = ""
+    tenant: str = ""
+
+
 def end_to_end(exchange: Exchange, *dropped: bytes) -> tuple[tuple[str, str], ...]:
-    """Return the request headers meant for the backend: none of the connection's, of ours, or of `dropped`."""
+    """Return the request headers meant for the backend: none of the connection's, of ours, or of `dropped`.
+
+    A virtual key is not among them, nor what belongs to it.
+    """
+    dropped += withheld(exchange)
     named = {
         token.strip().lower()
         for name, value in exchange.headers
@@ -41,13 +56,15 @@ async def forward(
     *,
     max_body_bytes: int,
     body: bytes | None = None,
+    asked: Asked | None = None,
     more_headers: Callable[[int], Headers] | None = None,
 ) -> None:
     """Forward one request and its answer.
 
-    `body` is given when it was read already; otherwise it is streamed. `more_headers` adds headers to an answer of some
-    status. Raises UpstreamError before anything was sent back, or after (then the answer stays unfinished and the
-    connection is closed), BodyTooLarge, and CallerGone.
+    `body` is given when it was read already; otherwise it is read first where it is small JSON, whose model decides
+    which backend it goes to, and else streamed. `more_headers` adds headers to an answer of some status. Raises
+    UpstreamError before anything was sent back, or after (then the answer stays unfinished and the connection is
+    closed), BodyTooLarge, RateLimited, and CallerGone.
     """
     if any(segment in ("..", ".") for segment in unquote(exchange.path).split("/")):
         raise InvalidRequest("the path must not hold . or .. segments")
@@ -56,15 +73,28 @@ async def forward(
             None,
             b"0",
         )
-        payload = exchange.body_chunks(max_body_bytes) if has_body else b""
+        payload: bytes | AsyncIterator[bytes]
         if not has_body:
-            await exchange.body(0)
+            payload = await exchange.body(0)
+        elif has_small_json(exchange):
+            payload = await exchange.body(min(SEEN_BYTES, max_body_bytes))
+        else:
+            payload = exchange.body_chunks(max_body_bytes)
     else:
         payload = body
     # A body we hold gets its length from the client; a streamed one keeps the length that was declared.
     dropped = (b"content-length",) if isinstance(payload, bytes) else ()
     exchange.check_declared(max_body_bytes)
-    call = Call(method=exchange.method, target=exchange.target, headers=end_to_end(exchange, *dropped), body=payload)
+    asked = asked or Asked()
+    call = Call(
+        method=exchange.method,
+        target=exchange.target,
+        headers=end_to_end(exchange, *dropped),
+        body=payload,
+        model=asked.model,
+        tenant=asked.tenant,
+    )
+    call = on_account(exchange, call)
     await exchange.while_caller_stays(_send_back(exchange, upstream, call, more_headers))
 
 
@@ -77,4 +107,5 @@ async def _send_back(exchange: Exchange, upstream: Upstream, call: Call, more: C
         raise
     async with answer:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-        await exchange.send_stream(answer.status, headers + (more(answer.status) if more else []), answer.chunks())
+        chunks = to_its_end(answer) if answer.ends_unmarked else answer.chunks()
+        await exchange.send_stream(answer.status, headers + (more(answer.status) if more else []), chunks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,7 +10,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from cacheproxy.errors import CacheProxyError
+from cacheproxy.errors import CacheProxyError, MethodNotAllowed
 
 if TYPE_CHECKING:
     from cacheproxy.http.exchange import Exchange
@@ -41,11 +42,23 @@ async def send(exchange: Exchange, error: CacheProxyError, headers: Headers | No
     headers = [JSON, *(headers or [])]
     if error.status in (413, 415):
         headers.append((b"connection", b"close"))
-    if error.status == 405:
-        headers.append((b"allow", b"GET, HEAD"))
+    if isinstance(error, MethodNotAllowed):
+        headers.append((b"allow", error.allow.encode()))
     if error.status == 415:
         headers.append((b"accept-encoding", b"identity"))
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if error.retry_after_s is not None:
+        headers += retry_after(error.retry_after_s)
     await exchange.send_whole(error.status, headers, body_of(error))
+
+
+def retry_after(seconds: float) -> Headers:
+    """Return when to ask again, rounded up: whole seconds (RFC 9110), and milliseconds for OpenAI's clients."""
+    return [
+        (b"retry-after", b"%d" % max(1, math.ceil(seconds))),
+        (b"retry-after-ms", b"%d" % max(1, math.ceil(seconds * 1000))),
+    ]
 
 
 def from_framework(_: Request[Any, Any, Any], exc: HTTPException) -> Response[bytes]:

@@ -1,4 +1,4 @@
-"""The HTTP/1.1 protocol of the data listener: httptools' strict parser, capped, refusing in OpenAI's shape.
+"""The HTTP/1.1 protocol of our listeners: httptools' strict parser, capped, refusing in OpenAI's shape, on deadlines.
 
 httptools is pinned here on purpose: it refuses what other parsers read differently (both lengths, folded headers,
 control bytes), which is how requests are smuggled past a front proxy.
@@ -12,141 +12,257 @@ from typing import TYPE_CHECKING, Any, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cacheproxy.http.cork import Corked
+from cacheproxy.http.exchange import BARE_QUERY
+from cacheproxy.http.patience import Awaited, Patience
 from cacheproxy.http.problems import problem_body
 
 if TYPE_CHECKING:
     import asyncio
 
+    from uvicorn._types import ASGI3Application
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
     from cacheproxy import settings
+    from cacheproxy.http.door import Door
+
+_MOST_AHEAD = 64
+"""Requests a caller may send ahead of their answers on one connection."""
 
 
 class _Refused(Exception):  # raised inside a parser callback to stop parsing
     pass
 
 
-class _Corked:
-    """A transport that hands over at once what one turn of the event loop wrote: head and body in one system call."""
-
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._held: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def write(self, data: bytes) -> None:
-        """Hold the bytes until the turn ends."""
-        if not self._held:
-            self._loop.call_soon(self._flush)
-        self._held.append(data)
-
-    def close(self) -> None:
-        """Hand over what is held, then close."""
-        self._flush()
-        self._transport.close()
-
-    def _flush(self) -> None:
-        held, self._held = self._held, []
-        if held and not self._transport.is_closing():  # else the peer left within this turn, and uvloop would raise
-            self._transport.write(b"".join(held))
-
-
 class CappedProtocol(HttpToolsProtocol):
-    """uvicorn's httptools protocol with caps on target, header count and header bytes."""
+    """uvicorn's httptools protocol with caps, and deadlines that the door's sweep looks after.
+
+    Nothing on a request's way reads a clock: it counts turns and bytes, and the sweep sees whether they changed.
+    """
 
     limits: settings.Server
+    door: Door
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refusal = (400, "the request is not valid HTTP/1.1", "invalid_http")
         self._head_bytes = 0
         self._in_head = True
+        self._in_message = False
+        self._over = False
+        self._running: RequestResponseCycle | None = None
+        self._turn = 0
+        self._received = 0
+        self._trailers = 0
+        self._patience = Patience(self.limits)
+
+    # The connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the connection, its writes corked."""
-        super().connection_made(cast("asyncio.Transport", _Corked(cast("asyncio.Transport", transport), self.loop)))
+        """Take the connection, its writes corked, or refuse it when it is one too many."""
+        corked = Corked(cast("asyncio.Transport", transport), self.loop, self._part_gently)
+        super().connection_made(cast("asyncio.Transport", corked))
+        if not self.door.open(self, self._address()):
+            corked.write(refusal(503, "too many connections; try again in a moment", "overloaded"))
+            corked.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell everybody who still works for this connection."""
+        running, self._running = self._running, None
+        self._over = True
+        super().connection_lost(exc)
+        self.door.closed(self, self._address())
+        self.pipeline.clear()
+        if running is not None:  # the parent class tells only the newest of pipelined requests
+            _disconnect(running)
+
+    def resume_writing(self) -> None:
+        """Let answers go on: the caller took some."""
+        self._turn += 1
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, refusing a head that never ends before it fills memory."""
+        if self._over:
+            return
+        self._received += len(data)
         if self._in_head:
             self._head_bytes += len(data)
-        self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._go_on_without_upgrade(data[upgrade.args[0] :])
             return
         except httptools.HttpParserError:
-            self.send_400_response("")
+            self._refuse_message()
             return
         limits = self.limits
         ceiling = limits.max_header_bytes + limits.max_target_bytes + 65536
         if self._in_head and self._head_bytes > ceiling and not self.transport.is_closing():
-            self._refuse(431, f"the request's head is larger than {limits.max_header_bytes} bytes", "headers_too_large")
-            self.send_400_response("")
+            self._because(
+                431, f"the request's head is larger than {limits.max_header_bytes} bytes", "headers_too_large"
+            )
+            self._refuse_message()
+
+    # The parser
 
     def on_message_begin(self) -> None:
         """Start counting a new head."""
         super().on_message_begin()
-        self._header_bytes = 0
+        self._header_bytes = self._trailers = 0
+        self._in_message = True
+        self._turn += 1
 
     def on_url(self, url: bytes) -> None:
         """Collect the target up to its cap."""
         super().on_url(url)
         if len(self.url) > self.limits.max_target_bytes:
-            self._refuse(414, f"the request target is longer than {self.limits.max_target_bytes} bytes", "uri_too_long")
+            text = f"the request target is longer than {self.limits.max_target_bytes} bytes"
+            self._because(414, text, "uri_too_long")
             raise _Refused
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Collect one header up to the caps."""
-        super().on_header(name, value)
+        """Collect one header up to the caps. Trailers count too, and are dropped.
+
+        Merged into the headers, a trailer could name another caller (RFC 9110 section 6.5.1).
+        """
+        if self._in_head:
+            super().on_header(name, value)
+        else:
+            self._trailers += 1
         self._header_bytes += len(name) + len(value)
         limits = self.limits
-        if len(self.headers) > limits.max_headers or self._header_bytes > limits.max_header_bytes:
+        if len(self.headers) + self._trailers > limits.max_headers or self._header_bytes > limits.max_header_bytes:
             text = f"more than {limits.max_headers} headers or {limits.max_header_bytes} bytes of them"
-            self._refuse(431, text, "headers_too_large")
+            self._because(431, text, "headers_too_large")
             raise _Refused
 
     def on_headers_complete(self) -> None:
         """Hand the request on; the target must be a path on this server."""
         if self.parser.should_upgrade():
             return
-        self._in_head = False
         self._check_head()
         try:
             httptools.parse_url(self.url).path.decode("ascii")  # what the parent class is about to do
         except (httptools.HttpParserError, UnicodeDecodeError, AttributeError):
-            self._refuse(400, "the request target must be an ASCII path such as /v1/models", "invalid_target")
+            self._because(400, "the request target must be an ASCII path such as /v1/models", "invalid_target")
             raise _Refused from None
+        if self.url.endswith(b"?"):
+            cast("dict[str, Any]", self.scope)[BARE_QUERY] = True
         super().on_headers_complete()
+        self._in_head = False
 
     def on_message_complete(self) -> None:
         """Get ready for the next head on this connection."""
         if self.parser.should_upgrade():
             return
         super().on_message_complete()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._head_bytes, self._in_message = True, 0, False
 
-    def send_400_response(self, msg: str) -> None:
-        """Answer a request the parser refused, and close: what follows on this connection cannot be trusted."""
-        status, text, code = self._refusal
-        body = problem_body(text, "invalid_request_error", code)
-        self.transport.write(
-            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
-            + body
-        )
-        self.transport.close()
+    # Answers, in the order of their requests
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request that waits, or part. This makes no timer, as the parent does: the sweep looks."""
+        self.server_state.total_requests += 1
+        self._turn += 1
+        self._running = None
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._over:
+            self._send_refusal()
+            return
+        self.flow.resume_reading()
+
+    def _refuse_message(self) -> None:
+        """Refuse the message being read in its turn, and part: what follows it cannot be trusted."""
+        self.door.cut[self._refusal[2]] += 1
+        self._over = True
+        if self._in_message and not self._in_head:  # its body broke off: its request is with the application, or waits
+            broken = self.cycle
+            if self.pipeline and self.pipeline[0][0] is broken:
+                self.pipeline.popleft()
+            else:
+                self._running = None
+                if broken.response_started:
+                    self.transport.close()
+                    _disconnect(broken)
+                    return
+                _disconnect(broken)
+        if self._running is None:
+            self._send_refusal()
+
+    def _send_refusal(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(refusal(*self._refusal))
+            self.transport.close()
+
+    def _part_gently(self) -> bool:
+        """Whether to close our side only: a caller who still sends would get a reset, and never read the answer."""
+        gently = self._in_message or self._over
+        self._over = True
+        self._turn += 1
+        return gently
+
+    # Deadlines
+
+    def sweep(self, now_s: float) -> str | None:
+        """End the connection if its caller has kept it waiting too long; return which deadline was missed."""
+        awaited = self._awaited()
+        if not self._patience.ends(awaited, turn=self._turn, received=self._received, now_s=now_s):
+            return None
+        match awaited:
+            case Awaited.READER | Awaited.END:
+                self.transport.abort()
+            case Awaited.BODY:
+                self._late("body")
+            case Awaited.HEAD if self._in_message:
+                self._late("head")
+            case _:
+                self.transport.close()
+        return awaited.value
+
+    def _awaited(self) -> Awaited:
+        corked = cast("Corked", self.transport)
+        if corked.parting:
+            return Awaited.END
+        if self.flow.write_paused or self.transport.is_closing():
+            return Awaited.READER
+        if self._in_message and not self._in_head:
+            if self.cycle.response_complete:
+                return Awaited.LEFTOVER
+            ours = self.flow.read_paused or self.cycle.waiting_for_100_continue  # we have not asked for it yet
+            return Awaited.NOTHING if ours else Awaited.BODY
+        if self._running is not None or self._over:
+            return Awaited.NOTHING
+        return Awaited.HEAD if self._in_message or self.cycle is None else Awaited.REQUEST
+
+    def _late(self, part: str) -> None:
+        self._because(408, f"the request's {part} did not come in time", "request_timeout")
+        self._refuse_message()
+
+    def _address(self) -> str:
+        return str(self.client[0]) if self.client else ""
+
+    # Heads
 
     def _check_head(self) -> None:
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
         if codings not in ([], [b"chunked"]):
-            self._refuse(501, "the only transfer coding understood is chunked", "unsupported_transfer_encoding")
+            # RFC 9112 suggests 501, but what a caller sends is never this server's failure: its monitors count 5xx.
+            self._because(400, "the only transfer coding understood is chunked", "unsupported_transfer_encoding")
             raise _Refused
         hosts = sum(name == b"host" for name, _ in self.headers)
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            self._refuse(400, "an HTTP/1.1 request has exactly one host header", "invalid_host")
+            self._because(400, "an HTTP/1.1 request has exactly one host header", "invalid_host")
+            raise _Refused
+        if len(self.pipeline) >= _MOST_AHEAD:
+            self._because(400, f"more than {_MOST_AHEAD} requests came ahead of their answers", "too_many_pipelined")
             raise _Refused
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
@@ -156,8 +272,8 @@ class CappedProtocol(HttpToolsProtocol):
         """
         method = self.parser.get_method()
         if method == b"CONNECT":
-            self._refuse(405, "CONNECT is not for this server: it is no forward proxy", "method_not_allowed")
-            self.send_400_response("")
+            self._because(405, "CONNECT is not for this server: it is no forward proxy", "method_not_allowed")
+            self._refuse_message()
             return
         lines = [b"%s: %s\r\n" % (name, value) for name, value in self.headers if name != b"upgrade"]
         head = b"%s %s HTTP/1.1\r\n%s\r\n" % (method, self.url, b"".join(lines))
@@ -165,10 +281,28 @@ class CappedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self.data_received(head + rest)
 
-    def _refuse(self, status: int, text: str, code: str) -> None:
+    def _because(self, status: int, text: str, code: str) -> None:
         self._refusal = (status, text, code)
 
 
-def capped(limits: settings.Server) -> type[CappedProtocol]:
-    """Return the protocol class for these limits (uvicorn wants a class)."""
-    return type("LimitedProtocol", (CappedProtocol,), {"limits": limits})
+def refusal(status: int, text: str, code: str) -> bytes:
+    """Return a whole answer in OpenAI's shape that ends its connection."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    body = problem_body(text, kind, code)
+    again = "retry-after: 1\r\n" if status == 503 else ""
+    return (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n{again}connection: close\r\n\r\n".encode()
+        + body
+    )
+
+
+def _disconnect(cycle: RequestResponseCycle) -> None:
+    if not cycle.response_complete:
+        cycle.disconnected = True
+        cycle.message_event.set()
+
+
+def capped(limits: settings.Server, door: Door) -> type[CappedProtocol]:
+    """Return the protocol class of one port (uvicorn wants a class)."""
+    return type("LimitedProtocol", (CappedProtocol,), {"limits": limits, "door": door})

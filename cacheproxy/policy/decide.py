@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cacheproxy.model import Judgement
+from cacheproxy.policy.freshness import freshness
+from cacheproxy.policy.whole import calls_tools
+from cacheproxy.query.variant import variant
 
 if TYPE_CHECKING:
     from cacheproxy.model import Candidate, Embedding, Entry, Partition, Plan, Query
@@ -13,15 +16,6 @@ if TYPE_CHECKING:
 def near_enough(candidate: Candidate, plan: Plan) -> bool:
     """Whether a similarity reaches the plan's threshold. Written so that NaN never does."""
     return candidate.similarity >= plan.threshold
-
-
-def stale_reason(entry: Entry, plan: Plan, now_s: float) -> str:
-    """Return why an entry is not fresh enough for this request, or ""."""
-    if entry.expires_s - now_s <= plan.min_fresh_s:
-        return "expired" if entry.expires_s <= now_s else "not_fresh_enough"
-    if plan.max_age_s is not None and now_s - entry.created_s > plan.max_age_s:
-        return "too_old"
-    return ""
 
 
 def exact_reason(entry: Entry, query: Query, plan: Plan, now_s: float) -> str:
@@ -33,7 +27,7 @@ def exact_reason(entry: Entry, query: Query, plan: Plan, now_s: float) -> str:
         return "scope_violation"
     if partition.category != plan.category:
         return "other_category"
-    return stale_reason(entry, plan, now_s)
+    return _unsuitable(entry, query, plan, now_s)
 
 
 def judge(
@@ -52,7 +46,10 @@ def judge(
     is a hint.
     """
     reason = _refusal(candidate, entry, query, plan, partition, embedding, now_s)
-    return Judgement(candidate=candidate, served=not reason, reason=reason or "similar")
+    if reason or entry is None:
+        return Judgement(candidate=candidate, served=False, reason=reason)
+    stale = freshness(entry, plan, now_s).stale
+    return Judgement(candidate=candidate, served=True, reason="similar", stale=stale)
 
 
 def _refusal(
@@ -74,4 +71,12 @@ def _refusal(
         return "other_category" if entry.partition.category != partition.category else "other_epoch"
     if entry.unseen != embedding.unseen:
         return "unseen_text_differs"
-    return stale_reason(entry, plan, now_s)
+    return _unsuitable(entry, query, plan, now_s)
+
+
+def _unsuitable(entry: Entry, query: Query, plan: Plan, now_s: float) -> str:
+    if variant(query, entry.vary) != entry.variant:
+        return "vary"
+    if not plan.keep_tool_calls and calls_tools(query.dialect, entry.reply.body):
+        return "tool_calls"
+    return freshness(entry, plan, now_s).reason

@@ -67,6 +67,13 @@ def _contradictions(pack: Pack) -> Iterator[Problem]:
     for name in pack.categories:
         if not _CATEGORY_NAME.fullmatch(name):
             yield ("categories", name), "is not a usable name; use 1 to 64 letters, digits, '_', '.' or '-'"
+        rules = pack.categories[name]
+        for key in ("stale_if_error_s", "stale_while_revalidate_s"):
+            if getattr(rules, key) > rules.max_stale_s:
+                yield (
+                    ("categories", name, key),
+                    f"must be at most max_stale_s ({rules.max_stale_s:g}), which caps everything stale",
+                )
     if pack.default_category not in pack.categories:
         yield ("default_category",), f"must be one of this pack's categories ({known}), got {pack.default_category!r}"
     yield from _encoder_contradictions(pack, known)

@@ -32,8 +32,18 @@ class Category(_Table, frozen=True):
     ttl_s: Seconds = 3600.0
     max_temperature: NotNegative = 0.7
     """A request above it asks for variety and bypasses the cache; one without a temperature passes."""
+    max_stale_s: NotNegative = 0.0
+    """The cap on everything stale: how long past its expiry an entry is kept, and may be served, at the very most."""
+    stale_if_error_s: NotNegative = 0.0
+    """How long past its expiry an entry is served, without being asked for, when the backend fails."""
+    stale_while_revalidate_s: NotNegative = 0.0
+    """How long past its expiry an entry is served at once, while a newer answer is fetched in the background."""
     candidates: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
     """How many nearest entries are judged."""
+    tool_calls: bool = False
+    """Whether answers that call tools may be kept, for the very same request only."""
+    structured_output: bool = True
+    """Whether answers in a format other than text (JSON, a schema) may be kept, for the very same request only."""
 
 
 class Encoder(_Table, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import InvalidRequest
-from cacheproxy.model import Plan, Tier, Trait
+from cacheproxy.model import Plan, Staleness, Tier, Trait
 
 if TYPE_CHECKING:
     from cacheproxy.model import Controls, Query
@@ -23,6 +23,10 @@ _EXACT_ONLY = (
     Trait.RESPONSE_FORMAT,
     Trait.LAST_MESSAGE,
     Trait.NO_TEXT,
+    Trait.MANY_PROMPTS,
+    Trait.BEST_OF,
+    Trait.ECHO,
+    Trait.SUFFIX,
 )
 
 
@@ -55,6 +59,18 @@ def plan(query: Query, pack: Pack, epoch: str | None) -> Plan:
         max_age_s=controls.max_age_s,
         min_fresh_s=controls.min_fresh_s or 0.0,
         only_if_cached=controls.only_if_cached,
+        stale=_staleness(controls, category),
+        keep_tool_calls=category.tool_calls and Trait.TOOLS in query.traits,
+    )
+
+
+def _staleness(controls: Controls, category: Category) -> Staleness:
+    return Staleness(
+        cap_s=category.max_stale_s,
+        asked_s=controls.max_stale_s,
+        asked_on_error_s=controls.stale_if_error_s,
+        on_error_s=category.stale_if_error_s,
+        while_revalidate_s=category.stale_while_revalidate_s,
     )
 
 
@@ -64,6 +80,8 @@ def _bypass_reason(query: Query, category: Category) -> str:
             return trait.value
     if not category.allow_caching:
         return "category_not_cached"
+    if Trait.RESPONSE_FORMAT in query.traits and not category.structured_output:
+        return Trait.RESPONSE_FORMAT.value
     if query.temperature is not None and query.temperature > category.max_temperature:
         return "temperature"
     if not query.controls.tiers:

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
-from cacheproxy.model import Query, Trait, Wire
-from cacheproxy.query.canonical import canonical
+from cacheproxy.model import Trait
+from cacheproxy.query.keys import Reading, asks_for_format, query_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from cacheproxy.model import Controls, Scope
+    from cacheproxy.model import Controls, Query, Scope
 
 DIALECT = "chat"
 
-# Fields that shape only the wire. Everything else, known or not, is part of both fingerprints.
-_WIRE_FIELDS = frozenset({"stream", "stream_options"})
-_WIRE_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
+_CONTENT = frozenset({"messages"})
 _TOOL_FIELDS = ("tools", "tool_choice", "functions", "function_call", "parallel_tool_calls")
-_STATE_FIELDS = ("previous_response_id", "conversation", "conversation_id", "thread_id", "store")
 _PART_TRAITS = {"text": None, "image_url": Trait.IMAGE, "input_image": Trait.IMAGE, "input_audio": Trait.AUDIO}
 
 
 def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant: bytes = b"") -> Query:
     """Understand a decoded body. Never raises: an unknown shape becomes a trait, and the backend judges the request.
 
-    `variant` is what else of the HTTP request changes the answer (the query string, beta features). Both
-    fingerprints are SHA-256 over canonical JSON; the exact one extends the compatibility one by the last user text.
+    `variant` is what else of the HTTP request changes the answer (the query string, beta features).
     """
     messages = body.get("messages")
     traits = set(_body_traits(body))
-    if not scope.tenant:
-        traits.add(Trait.ANONYMOUS)
     texts: list[str] = []
     blanked = messages
     if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
@@ -43,39 +36,8 @@ def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant
         traits.update(_text_traits(messages[-1], texts))
     else:
         traits.add(Trait.UNREADABLE)
-    if not _sound(body):
-        traits.add(Trait.UNREADABLE)
-    options = body.get("stream_options")
-    wire_options = options if isinstance(options, dict) else {}
-    rest = {key: value for key, value in body.items() if key not in _WIRE_FIELDS and key != "messages"}
-    head = [DIALECT, scope.tenant, scope.namespace, variant.decode("latin-1")]
-    extra = {key: value for key, value in wire_options.items() if key not in _WIRE_OPTIONS}
-    compatibility = hashlib.sha256(canonical([head, rest, extra, blanked])).digest()
-    model, temperature = body.get("model"), body.get("temperature")
-    return Query(
-        dialect=DIALECT,
-        scope=scope,
-        model=model if isinstance(model, str) else "",
-        text="\n".join(texts),
-        fingerprint=hashlib.sha256(compatibility + canonical(texts)).digest(),
-        compatibility=compatibility,
-        wire=Wire(stream=body.get("stream") is True, include_usage=wire_options.get("include_usage") is True),
-        controls=controls,
-        traits=frozenset(traits),
-        temperature=temperature if isinstance(temperature, int | float) else None,
-    )
-
-
-def _sound(body: Mapping[str, Any]) -> bool:
-    """Whether the fields this module reads have the types it reads them as (a backend may take "1.5" for a number)."""
-    options, temperature = body.get("stream_options"), body.get("temperature")
-    return (
-        isinstance(body.get("stream"), bool | None)
-        and isinstance(options, dict | None)
-        and all(isinstance((options or {}).get(option), bool | None) for option in _WIRE_OPTIONS)
-        and isinstance(temperature, int | float | None)
-        and not isinstance(temperature, bool)
-    )
+    reading = Reading(dialect=DIALECT, content=_CONTENT, blanked=blanked, texts=texts, traits=frozenset(traits))
+    return query_of(reading, body, scope, controls, variant)
 
 
 def _body_traits(body: Mapping[str, Any]) -> Iterator[Trait]:
@@ -88,12 +50,9 @@ def _body_traits(body: Mapping[str, Any]) -> Iterator[Trait]:
     modalities = body.get("modalities")
     if body.get("audio") or (isinstance(modalities, list) and "audio" in modalities):
         yield Trait.AUDIO
-    if any(body.get(field) for field in _STATE_FIELDS):
-        yield Trait.STATEFUL
     if body.get("web_search_options") is not None:
         yield Trait.LIVE_SEARCH
-    response_format = body.get("response_format")
-    if response_format is not None and response_format != {"type": "text"}:
+    if asks_for_format(body.get("response_format")):
         yield Trait.RESPONSE_FORMAT
 
 

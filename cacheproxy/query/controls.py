@@ -1,8 +1,9 @@
 """What a request asks of the cache: RFC 9111 directives, `x-cacheproxy-*` headers, and LiteLLM's body field `cache`.
 
-A request can narrow policy, never widen it: of two values for one control the stricter counts. Unknown Cache-Control
-directives are ignored (RFC 9111); an unknown `x-cacheproxy-*` name is refused, since a misspelt restriction must not go
-unnoticed.
+A request can narrow policy, never widen it: of two values for one control the stricter counts, and two names for one
+thing are refused. What it accepts beyond freshness (`max-stale`, `stale-if-error`) counts within policy's cap. Unknown
+Cache-Control directives are ignored (RFC 9111); an unknown `x-cacheproxy-*` name is refused, since a misspelt
+restriction must not go unnoticed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Controls, Tier
+from cacheproxy.query.directives import delta_seconds, read_directives
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -21,24 +23,23 @@ if TYPE_CHECKING:
 _PREFIX = b"x-cacheproxy-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _TIERS = {"exact": frozenset({Tier.EXACT}), "semantic": frozenset(Tier), "off": frozenset[Tier]()}
-_NOTHING = Controls()
-_LONGEST_S = float(2**31)
+_FOREIGN = frozenset({b"cf-aig-skip-cache", b"cf-aig-cache-ttl", b"x-portkey-cache-force-refresh"})
+_NOTHING, _REFRESH = Controls(), Controls(no_cache=True)
 
 
 def read_controls(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Controls, str]:
     """Return the controls of a request's headers and its namespace. Raises InvalidRequest naming the header."""
-    controls, namespace = _NOTHING, ""
-    for name, value in headers:
-        if name == b"cache-control":
-            controls = _directives(controls, value.decode("latin-1"))
-        elif name == b"pragma" and value.strip().lower() == b"no-cache":
-            controls = replace(controls, no_cache=True)
-        elif name.startswith(_PREFIX):
+    given = list(headers)
+    controls, namespace = _directed(given), ""
+    for name, value in given:
+        if name.startswith(_PREFIX):
             key, text = name[len(_PREFIX) :].decode("latin-1"), value.decode("latin-1").strip()
             if key == "namespace":
-                namespace = _name(f"x-cacheproxy-{key}", text)
+                namespace = _only(namespace, _name(f"x-cacheproxy-{key}", text), f"x-cacheproxy-{key}")
             else:
                 controls = _own(controls, key, text)
+        elif name in _FOREIGN:
+            controls = _foreign(controls, name, value.decode("latin-1").strip().lower())
     return controls, namespace
 
 
@@ -62,7 +63,8 @@ def read_body_controls(controls: Controls, namespace: str, cache: object) -> tup
             case "ttl":
                 controls = replace(controls, ttl_s=_least(controls.ttl_s, _seconds(where, value)))
             case "s-maxage":
-                controls = replace(controls, max_age_s=_least(controls.max_age_s, _seconds(where, value)))
+                seconds = _least(controls.max_age_s, _seconds(where, value))
+                controls = replace(controls, max_age_s=seconds, no_cache=controls.no_cache or seconds == 0)
             case "namespace":
                 namespace = _name(where, value)
             case _:
@@ -72,45 +74,30 @@ def read_body_controls(controls: Controls, namespace: str, cache: object) -> tup
     return controls, namespace
 
 
-def parse_directives(value: str) -> dict[str, str]:
-    """Return the directives of a Cache-Control value, lower-cased, with "" for those without an argument."""
-    found: dict[str, str] = {}
-    for part in value.split(","):
-        name, _, argument = part.strip().partition("=")
-        if name:
-            found.setdefault(name.strip().lower(), argument.strip().strip('"'))
-    return found
-
-
-def delta_seconds(argument: str) -> float | None:
-    """Return a whole number of seconds, at most 2**31 (RFC 9111 section 1.2.2), or None when it is none."""
-    return min(float(argument), _LONGEST_S) if argument.isascii() and argument.isdigit() else None
-
-
-def _directives(controls: Controls, value: str) -> Controls:
-    for name, argument in parse_directives(value).items():
-        seconds = delta_seconds(argument)
-        match name:
-            case "no-store":
-                controls = replace(controls, no_store=True)
-            case "no-cache":
-                controls = replace(controls, no_cache=True)
-            case "only-if-cached":
-                controls = replace(controls, only_if_cached=True)
-            case "max-age" if seconds is not None:
-                controls = replace(
-                    controls, max_age_s=_least(controls.max_age_s, seconds), no_cache=controls.no_cache or seconds == 0
-                )
-            case "min-fresh" if seconds is not None:
-                controls = replace(controls, min_fresh_s=max(controls.min_fresh_s or 0.0, seconds))
-    return controls
+def _directed(headers: Iterable[tuple[bytes, bytes]]) -> Controls:
+    """Read what RFC 9111 section 5.2.1 and RFC 5861 section 4 define; of `Pragma`, what section 5.4 left of it."""
+    cache_control = [value.decode("latin-1") for name, value in headers if name == b"cache-control"]
+    if not cache_control:
+        pragma = [value.decode("latin-1") for name, value in headers if name == b"pragma"]
+        return _REFRESH if pragma and "no-cache" in read_directives(pragma) else _NOTHING
+    directives = read_directives(cache_control)
+    max_age_s = directives.least("max-age")
+    return Controls(
+        no_store="no-store" in directives,
+        no_cache="no-cache" in directives or max_age_s == 0,
+        only_if_cached="only-if-cached" in directives,
+        max_age_s=max_age_s,
+        min_fresh_s=directives.most("min-fresh"),
+        max_stale_s=directives.least("max-stale", bare=math.inf),
+        stale_if_error_s=directives.least("stale-if-error", bare=math.inf),
+    )
 
 
 def _own(controls: Controls, key: str, text: str) -> Controls:
     where = f"x-cacheproxy-{key}"
     match key:
         case "category":
-            return replace(controls, category=_name(where, text))
+            return replace(controls, category=_only(controls.category or "", _name(where, text), where))
         case "ttl":
             return replace(controls, ttl_s=_least(controls.ttl_s, _seconds(where, text)))
         case "threshold":
@@ -132,6 +119,20 @@ def _own(controls: Controls, key: str, text: str) -> Controls:
         case _:
             known = "category, namespace, tags, ttl, threshold, tier, augment"
             raise InvalidRequest(f"unknown request header {where[:64]}; known: {known}", param=where[:64])
+
+
+def _foreign(controls: Controls, name: bytes, text: str) -> Controls:
+    """Take what other gateways' users write as narrowing only; the header goes on to the backend as it came."""
+    if name == b"cf-aig-cache-ttl":
+        seconds = delta_seconds(text)
+        return controls if seconds is None else replace(controls, ttl_s=_least(controls.ttl_s, seconds))
+    return replace(controls, no_cache=controls.no_cache or text == "true")
+
+
+def _only(current: str, new: str, where: str) -> str:
+    if current not in ("", new):
+        raise InvalidRequest(f"{where} was given twice with different values; give one", param=where)
+    return new
 
 
 def _name(where: str, value: object) -> str:

@@ -11,8 +11,16 @@ from cacheproxy.model import Scope
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
-_ACCOUNTS = (b"openai-organization", b"openai-project")
+CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
+ACCOUNTS = (b"openai-organization", b"openai-project")
+
+
+def tenant_of(label: str, secret: bytes) -> str:
+    """Return the tenant of a virtual key's tenant label.
+
+    What `read_scope` digests begins with the name of a credential header, so no credential can pass for a label.
+    """
+    return hmac.digest(secret, b"virtual-tenant=" + label.encode(), "sha256").hex()
 
 
 def read_scope(headers: Iterable[tuple[bytes, bytes]], secret: bytes, namespace: str = "") -> Scope:
@@ -24,17 +32,17 @@ def read_scope(headers: Iterable[tuple[bytes, bytes]], secret: bytes, namespace:
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:
-        if name in _CREDENTIALS or name in _ACCOUNTS:
+        if name in CREDENTIALS or name in ACCOUNTS:
             if name in found:
                 raise InvalidRequest(f"the header {name.decode()} was sent more than once; send one credential")
             found[name] = value.strip()
     if b"authorization" in found:
         scheme, _, key = found[b"authorization"].partition(b" ")
         found[b"authorization"] = scheme.lower() + b" " + key.strip() if key.strip() else b""
-    if not any(found.get(name) for name in _CREDENTIALS):
+    if not any(found.get(name) for name in CREDENTIALS):
         return Scope(tenant="", namespace=namespace)
     # Each value is written after its length, so that no value can pass for the next header.
     material = b"".join(
-        b"%s=%d:%s" % (name, len(found[name]), found[name]) for name in (*_CREDENTIALS, *_ACCOUNTS) if found.get(name)
+        b"%s=%d:%s" % (name, len(found[name]), found[name]) for name in (*CREDENTIALS, *ACCOUNTS) if found.get(name)
     )
     return Scope(tenant=hmac.digest(secret, material, "sha256").hex(), namespace=namespace)

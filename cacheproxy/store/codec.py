@@ -5,6 +5,9 @@ so that key order, integers of any size and floats come back as they were. The v
 `crc32(4) float32[dim]` (little-endian), so that an index is rebuilt without reading answers; its checksum also covers
 the entry's id and partition.
 
+Version 2 added, at the end of the payload, what staleness and `Vary` need; a record of version 1 reads as an entry
+without either.
+
 CRC-32 finds every changed byte and every burst up to four bytes, for a fifth of BLAKE2b's time. It guards against
 damage, not against somebody who can write the file.
 """
@@ -29,13 +32,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAGIC = b"cpxe"
-VERSION = 1
+VERSION = 2
 
 _HEAD = struct.Struct("<4sBI")
 _CRC = struct.Struct("<I")
 _FOUR_BYTE_CHARACTER = re.compile(rb"[\xf0-\xf7]")
 # What an entry occupies beside its text in CPython 3.11: its own objects, each JSON object, each member or item.
-_ENTRY_BYTES = 1500
+_ENTRY_BYTES = 1650
 _OBJECT_BYTES = 200
 _NODE_BYTES = 40
 
@@ -83,6 +86,11 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     unseen: bytes
     tags: tuple[str, ...]
     body: bytes
+    stale_until_s: float = 0.0
+    revalidate_s: float = 0.0
+    on_error_s: float = 0.0
+    vary: tuple[str, ...] = ()
+    variant: bytes = b""
 
 
 _payload_decoder = msgspec.msgpack.Decoder(_Payload)
@@ -114,6 +122,11 @@ def encode(entry: Entry) -> Encoded:
                 unseen=entry.unseen,
                 tags=entry.tags,
                 body=body,
+                stale_until_s=entry.stale_until_s,
+                revalidate_s=entry.revalidate_s,
+                on_error_s=entry.on_error_s,
+                vary=entry.vary,
+                variant=entry.variant,
             )
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
@@ -155,6 +168,11 @@ def decode(record: object, vector: object, entry_id: str) -> Decoded:
         unseen=payload.unseen,
         vector=floats,
         tags=payload.tags,
+        stale_until_s=payload.stale_until_s,
+        revalidate_s=payload.revalidate_s,
+        on_error_s=payload.on_error_s,
+        vary=payload.vary,
+        variant=payload.variant,
     )
     return Decoded(entry=entry, footprint_bytes=_footprint(payload.body, floats))
 
@@ -173,15 +191,17 @@ def _open_record(record: object, entry_id: str) -> _Payload:
     if not isinstance(record, bytes) or len(record) < _HEAD.size:
         raise RecordError(f"entry {entry_id}: not a record")
     magic, version, checksum = _HEAD.unpack_from(record)
-    if magic != MAGIC or version != VERSION:
-        raise RecordError(f"entry {entry_id}: a record of version {version}; this build reads version {VERSION}")
+    if magic != MAGIC or not 1 <= version <= VERSION:
+        raise RecordError(
+            f"entry {entry_id}: a record of version {version}; this build reads version {VERSION} and older"
+        )
     sealed = memoryview(record)[_HEAD.size :]
     if zlib.crc32(sealed, version) != checksum:
         raise RecordError(f"entry {entry_id}: the record's checksum does not match")
     try:
         payload = _payload_decoder.decode(sealed)
     except msgspec.DecodeError as exc:
-        raise RecordError(f"entry {entry_id}: the record is not of version {VERSION}'s form") from exc
+        raise RecordError(f"entry {entry_id}: the record is not of version {version}'s form") from exc
     if payload.id != entry_id:
         raise RecordError(f"entry {entry_id}: the record is another entry's")
     return payload

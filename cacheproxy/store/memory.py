@@ -34,7 +34,7 @@ class MemoryStore:
         self._clock = clock
         self._caps = Caps(max_entries=limits.max_entries, max_bytes=limits.max_bytes)
         self._entries: OrderedDict[str, tuple[Entry, int]] = OrderedDict()  # the least recently used first
-        self._expiries: list[tuple[float, str]] = []  # a heap; may hold more than the live entries
+        self._ends: list[tuple[float, str]] = []  # a heap; may hold more than the live entries
         self._size_bytes = 0
         self._fence = 0
 
@@ -45,7 +45,7 @@ class MemoryStore:
     async def __aexit__(self, *exc: object) -> None:
         """Forget everything."""
         self._entries.clear()
-        self._expiries.clear()
+        self._ends.clear()
         self._size_bytes = 0
 
     @property
@@ -64,7 +64,7 @@ class MemoryStore:
         return self._size_bytes
 
     def __len__(self) -> int:
-        """Count entries, expired ones that were not swept yet included."""
+        """Count entries, those included that are gone and were not swept yet."""
         return len(self._entries)
 
     def health(self) -> str:
@@ -72,9 +72,9 @@ class MemoryStore:
         return ""
 
     async def get(self, entry_id: str) -> Entry | None:
-        """Return a live entry."""
+        """Return an entry that is not gone."""
         held = self._entries.get(entry_id)
-        if held is None or self._clock.now() >= held[0].expires_s:
+        if held is None or self._clock.now() >= held[0].gone_s:
             return None
         self._entries.move_to_end(entry_id)
         return held[0]
@@ -89,10 +89,10 @@ class MemoryStore:
         self._remove(entry.id)
         self._entries[entry.id] = encoded.entry, encoded.size_bytes
         self._size_bytes += encoded.size_bytes
-        heapq.heappush(self._expiries, (entry.expires_s, entry.id))
-        if len(self._expiries) > 2 * len(self._entries) + 64:
-            self._expiries = [(held.expires_s, held.id) for held, _ in self._entries.values()]
-            heapq.heapify(self._expiries)
+        heapq.heappush(self._ends, (entry.gone_s, entry.id))
+        if len(self._ends) > 2 * len(self._entries) + 64:
+            self._ends = [(held.gone_s, held.id) for held, _ in self._entries.values()]
+            heapq.heapify(self._ends)
         return True
 
     async def purge(self, entry_ids: Collection[str]) -> int:
@@ -101,8 +101,8 @@ class MemoryStore:
         return sum(self._remove(entry_id) for entry_id in entry_ids)
 
     async def sweep(self) -> list[str]:
-        """Remove at most SWEEP_LIMIT entries: expired first, then the least recently used above the caps."""
-        removed = self._sweep_expired()
+        """Remove at most SWEEP_LIMIT entries: those gone first, then the least recently used above the caps."""
+        removed = self._sweep_gone()
         if self.over_cap:
             while len(removed) < SWEEP_LIMIT and self._caps.above_target(len(self._entries), self._size_bytes):
                 removed.append(next(iter(self._entries)))
@@ -113,16 +113,16 @@ class MemoryStore:
         """Yield each live entry's partition, id and vector, as of the first step."""
         now_s = self._clock.now()
         for entry, _ in list(self._entries.values()):
-            if entry.partition.epoch == epoch and entry.vector is not None and now_s < entry.expires_s:
+            if entry.partition.epoch == epoch and entry.vector is not None and now_s < entry.gone_s:
                 yield entry.partition, entry.id, entry.vector
 
-    def _sweep_expired(self) -> list[str]:
+    def _sweep_gone(self) -> list[str]:
         now_s = self._clock.now()
         removed: list[str] = []
-        while self._expiries and self._expiries[0][0] <= now_s and len(removed) < SWEEP_LIMIT:
-            _, entry_id = heapq.heappop(self._expiries)
+        while self._ends and self._ends[0][0] <= now_s and len(removed) < SWEEP_LIMIT:
+            _, entry_id = heapq.heappop(self._ends)
             held = self._entries.get(entry_id)
-            if held is not None and held[0].expires_s <= now_s:  # else purged or replaced meanwhile
+            if held is not None and held[0].gone_s <= now_s:  # else purged or replaced meanwhile
                 self._remove(entry_id)
                 removed.append(entry_id)
         return removed

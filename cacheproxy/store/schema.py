@@ -41,6 +41,12 @@ MIGRATIONS: tuple[Migration, ...] = (
         "INSERT INTO meta (key, value) VALUES ('fence', 0), ('clean', 1)",
         f"PRAGMA application_id = {APPLICATION_ID}",
     ),
+    (
+        # When a row may be removed: past its expiry, where it may still be served stale.
+        "ALTER TABLE entries RENAME COLUMN expires TO gone",
+        "DROP INDEX entries_by_expiry",
+        "CREATE INDEX entries_by_end ON entries (gone)",
+    ),
 )
 
 

@@ -125,7 +125,7 @@ class SqliteStore:
         return self._writer.totals[1]
 
     def __len__(self) -> int:
-        """Count entries, expired ones that were not swept yet included."""
+        """Count entries, those included that are gone and were not swept yet."""
         return self._writer.totals[0]
 
     def health(self) -> str:
@@ -133,14 +133,14 @@ class SqliteStore:
         return str(self._condition) if self._database else f"{self._path.name}: not open"
 
     async def get(self, entry_id: str) -> Entry | None:
-        """Return a live entry: from memory without leaving the loop, else from the file."""
+        """Return an entry that is not gone: from memory without leaving the loop, else from the file."""
         entry = self._hot.get(entry_id)
         if entry is None:
             entry = await self._read(entry_id)
             if entry is None:
                 return None
         now_s = self._clock.now()
-        if now_s >= entry.expires_s:
+        if now_s >= entry.gone_s:
             self._hot.discard(entry_id)
             return None
         self._used_s[entry_id] = now_s
@@ -180,7 +180,7 @@ class SqliteStore:
         return sum(len(_removed(outcome)) for outcome in outcomes)
 
     async def sweep(self) -> list[str]:
-        """Remove at most `SWEEP_LIMIT` entries: expired first, then the least recently used above the caps."""
+        """Remove at most `SWEEP_LIMIT` entries: those gone first, then the least recently used above the caps."""
         self._opened()
         self._retry_purges()
         used_s, self._used_s = self._used_s, {}

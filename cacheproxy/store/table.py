@@ -47,7 +47,7 @@ def read_page(connection: sqlite3.Connection, epoch: str, after: int, now_s: flo
     damaged: list[str] = []
     rows = connection.execute(
         "SELECT e.n, e.id, e.category, e.compatibility, d.vector FROM entries e JOIN documents d ON d.n = e.n "
-        "WHERE e.n > ? AND e.epoch = ? AND e.expires > ? AND d.vector IS NOT NULL ORDER BY e.n LIMIT ?",
+        "WHERE e.n > ? AND e.epoch = ? AND e.gone > ? AND d.vector IS NOT NULL ORDER BY e.n LIMIT ?",
         (after, epoch, now_s, limit),
     ).fetchall()
     for _, entry_id, category, compatibility, vector in rows:
@@ -80,7 +80,7 @@ class Table:
         self.delete(entry.id)
         size = encoded.size_bytes + ROW_BYTES
         row = self._connection.execute(
-            "INSERT INTO entries (id, epoch, category, compatibility, created, expires, used, size) "
+            "INSERT INTO entries (id, epoch, category, compatibility, created, gone, used, size) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 entry.id,
@@ -88,7 +88,7 @@ class Table:
                 entry.partition.category,
                 entry.partition.compatibility,
                 entry.created_s,
-                entry.expires_s,
+                entry.gone_s,
                 used_s,
                 size,
             ),
@@ -123,11 +123,9 @@ class Table:
             "UPDATE entries SET used = ? WHERE id = ?", ((at, id_) for id_, at in used_s.items())
         )
 
-    def expired(self, now_s: float, limit: int) -> list[str]:
-        """Return ids past their expiry, the longest expired first."""
-        rows = self._connection.execute(
-            "SELECT id FROM entries WHERE expires <= ? ORDER BY expires LIMIT ?", (now_s, limit)
-        )
+    def gone(self, now_s: float, limit: int) -> list[str]:
+        """Return ids that nobody may be served from any more, the longest gone first."""
+        rows = self._connection.execute("SELECT id FROM entries WHERE gone <= ? ORDER BY gone LIMIT ?", (now_s, limit))
         return [entry_id for (entry_id,) in rows.fetchall()]
 
     def least_recently_used(self, limit: int) -> list[str]:

@@ -37,7 +37,7 @@ class Purge:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sweep:
-    """Remove what is expired, then what was used least recently, above the caps."""
+    """Remove what is gone, then what was used least recently, above the caps."""
 
     now_s: float
     used_s: Mapping[str, float]
@@ -122,7 +122,7 @@ class Writer:
 
     def _sweep(self, job: Sweep) -> tuple[str, ...]:
         self._table.mark_used(job.used_s)
-        removed = [id_ for id_ in self._table.expired(job.now_s, SWEEP_LIMIT) if self._table.delete(id_)]
+        removed = [id_ for id_ in self._table.gone(job.now_s, SWEEP_LIMIT) if self._table.delete(id_)]
         if self._caps.over(*self._table.totals):
             for entry_id in self._table.least_recently_used(SWEEP_LIMIT - len(removed)):
                 if not self._caps.above_target(*self._table.totals):

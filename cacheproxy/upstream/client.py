@@ -5,16 +5,28 @@ from __future__ import annotations
 import asyncio
 import io
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
 
-from cacheproxy.errors import ConfigError, UpstreamBroken, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from cacheproxy.errors import (
+    ConnectTimeout,
+    InvalidRequest,
+    UpstreamBroken,
+    UpstreamClosed,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnreachable,
+)
 from cacheproxy.ports import HOP_BY_HOP, OWN_PREFIX
+from cacheproxy.upstream.keys import Keys, check_key, keyed
+from cacheproxy.upstream.origin import Resolver, base_url, leads_home
+from cacheproxy.upstream.request import BARE_QUERY, CandidHandler, ExactRequest, SpoiledConnection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from cacheproxy import settings
@@ -24,17 +36,30 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _READ_BYTES = 256 * 1024
 _INFLATE_BYTES = 64 * 1024
 _WRITE_BYTES = 256 * 1024
+_HEADER_BYTES, _MOST_HEADERS = 64 * 1024, 512  # no client of a backend is stricter; aiohttp's own caps are
 
 
 class HttpUpstream:
     """A backend behind a base URL, or behind a Unix socket when `socket_path` is given.
 
-    The base URL's path takes the place of the `/v1` of a caller's target. Use it as an async context manager.
+    The base URL's path takes the place of the `/v1` of a caller's target; without `keys`, it is sent `config.api_key`,
+    or the caller's own. Use it as an async context manager. Raises ConfigError, naming the key under `section`, for a
+    URL or an API key that cannot be used.
     """
 
-    def __init__(self, config: settings.Upstream, *, socket_path: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: settings.Upstream,
+        *,
+        socket_path: Path | None = None,
+        section: str = "upstream",
+        keys: Keys | None = None,
+    ) -> None:
         self._config = config
-        self._base = _base_url("http://local/v1" if socket_path else config.url)
+        self.keys = keys or Keys(own=config.api_key, callers=True, assigned=True)
+        check_key(self.keys.own, section)
+        self._base = base_url("http://local/v1" if socket_path else config.url, section)
+        self._origin = URL(self._base).origin()
         self._socket_path = socket_path
         self._session: aiohttp.ClientSession | None = None
 
@@ -43,16 +68,23 @@ class HttpUpstream:
         connector = (
             aiohttp.UnixConnector(path=str(self._socket_path), limit=limit)
             if self._socket_path
-            else aiohttp.TCPConnector(limit=limit, ttl_dns_cache=30)
+            else aiohttp.TCPConnector(limit=limit, ttl_dns_cache=30, resolver=Resolver())
         )
+        handlers: Any = partial(CandidHandler, loop=asyncio.get_running_loop())
+        connector._factory = handlers  # aiohttp has no other way in
         self._session = aiohttp.ClientSession(
             connector=connector,
+            request_class=ExactRequest,
+            middlewares=(_once,),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._config.connect_timeout_s),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._config.connect_timeout_s),
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
             read_bufsize=_READ_BYTES,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
+            max_headers=_MOST_HEADERS,
         )
         return self
 
@@ -60,37 +92,39 @@ class HttpUpstream:
         if self._session is not None:
             await self._session.close()
 
-    def leads_to(self, port: int) -> bool:
-        """Whether the base URL is a port of this machine."""
-        base = URL(self._base)
-        return base.host in ("127.0.0.1", "localhost", "::1", "0.0.0.0") and base.port == port
+    def leads_to(self, port: int, hosts: Collection[str] = ()) -> bool:
+        """Whether the base URL is a port of this machine; `hosts` are names it has besides the usual ones."""
+        return leads_home(URL(self._base), port, hosts)
 
     def url_of(self, target: str) -> URL:
-        """Return the absolute URL of a caller's origin-form target, percent-encoding untouched."""
-        return URL(self._base + target.removeprefix("/v1"), encoded=True)
+        """Return the absolute URL of a caller's origin-form target, percent-encoding untouched.
+
+        Raises InvalidRequest for a target that cannot be sent, or that would leave the configured origin.
+        """
+        try:
+            bare = f"#{BARE_QUERY}" if target.find("?") == len(target) - 1 else ""
+            url = URL(self._base + target.removeprefix("/v1") + bare, encoded=True)
+            stays = url.origin() == self._origin and url.raw_user is None and url.raw_password is None
+        except ValueError:
+            stays = False
+        if not stays:
+            raise InvalidRequest("the request's target cannot be sent to the backend")
+        return url
 
     async def send(self, call: Call) -> Answer:
-        """Send and wait for the head, as `ports.Upstream` promises."""
-        if self._session is None:
-            raise UpstreamUnreachable("the backend client is not open")
+        """Send and wait for the head, as `ports.Upstream` promises.
+
+        Raises InvalidRequest, before anything is sent, for a target or a header that HTTP cannot carry.
+        """
         # A streamed request body may take as long as its caller takes to send it.
         streamed = not isinstance(call.body, bytes)
         head_s = self._config.total_timeout_s if streamed else self._config.first_byte_timeout_s
-        headers = [*call.headers]
-        if call.max_answer_bytes is not None:
-            headers.append(("accept-encoding", "identity"))
         try:
             async with asyncio.timeout(head_s):
-                response = await self._session.request(
-                    call.method,
-                    self.url_of(call.target),
-                    headers=headers,
-                    data=_payload(call),
-                    allow_redirects=False,
-                )
+                response = await self._request(call)
         except TimeoutError as exc:
             if isinstance(exc, aiohttp.ConnectionTimeoutError):
-                raise UpstreamUnreachable(
+                raise ConnectTimeout(
                     f"no connection to the backend within {self._config.connect_timeout_s:g} s"
                 ) from exc
             raise UpstreamTimeout(f"the backend sent no first byte within {head_s:g} s") from exc
@@ -100,6 +134,34 @@ class HttpUpstream:
             response.close()
             raise UpstreamBroken(f"the backend answered with a redirect ({response.status}), which is never followed")
         return HttpAnswer(response, self._config, call.max_answer_bytes)
+
+    async def _request(self, call: Call) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise UpstreamUnreachable("the backend client is not open")
+        headers, url = _headers(call, self.keys), self.url_of(call.target)
+        while True:
+            try:
+                return await self._session.request(
+                    call.method, url, headers=headers, data=_payload(call), allow_redirects=False
+                )
+            except SpoiledConnection:  # closed, and nothing was sent on it: the next one, or a new one
+                continue
+            except aiohttp.InvalidURL as exc:
+                raise InvalidRequest("the request's target cannot be sent to the backend") from exc
+            except aiohttp.ClientError:
+                raise  # some are ValueErrors, too
+            except ValueError as exc:  # aiohttp's word for a control character
+                raise InvalidRequest("a header of the request cannot be sent to the backend") from exc
+
+
+async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Send once: aiohttp repeats idempotent requests by itself, which is for the retry budget to decide."""
+    try:
+        return await send(request)
+    except (aiohttp.ClientConnectorError, aiohttp.ClientSSLError):
+        raise
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as exc:
+        raise _translate(exc) from exc
 
 
 class HttpAnswer:
@@ -176,17 +238,11 @@ def _payload(call: Call) -> Any:
     return call.body or None
 
 
-def _base_url(url: str) -> str:
-    try:
-        parsed = URL(url)
-    except ValueError as exc:
-        raise ConfigError(f"upstream.url: not a URL ({exc}); give one such as https://api.openai.com/v1") from exc
-    if parsed.scheme not in ("http", "https") or not parsed.host or parsed.query_string or parsed.fragment:
-        raise ConfigError("upstream.url must look like https://host/v1 (http or https, no query), or be `local`")
-    if parsed.user or parsed.password:
-        raise ConfigError("upstream.url must not hold a user or password: callers send their own key")
-    path = parsed.raw_path.rstrip("/")
-    return f"{parsed.origin()}{path or '/v1'}"
+def _headers(call: Call, keys: Keys) -> list[tuple[str, str]]:
+    headers = keyed(call, keys)
+    if call.max_answer_bytes is None:
+        return headers
+    return [*(pair for pair in headers if pair[0].lower() != "accept-encoding"), ("accept-encoding", "identity")]
 
 
 def _end_to_end(response: aiohttp.ClientResponse, *, decoded: bool) -> tuple[tuple[str, str], ...]:
@@ -204,7 +260,5 @@ def _translate(exc: aiohttp.ClientError) -> UpstreamError:
     if isinstance(exc, aiohttp.ClientConnectorError | aiohttp.ClientSSLError):
         return UpstreamUnreachable("no connection to the backend: refused, unknown host, or TLS failed")
     if isinstance(exc, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
-        return UpstreamBroken("the backend closed the connection before answering")
-    if isinstance(exc, aiohttp.InvalidURL):
-        return UpstreamBroken("the request's target cannot be sent to the backend")
+        return UpstreamClosed("the backend closed the connection before answering")
     return UpstreamBroken("the backend did not answer in HTTP")

@@ -8,8 +8,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from cacheproxy.configure import load
 from cacheproxy.embed.open import open_encoder
-from cacheproxy.settings import load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

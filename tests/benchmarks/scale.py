@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import uvloop
 
-from cacheproxy.app import SystemClock, assemble
+from cacheproxy.app import assemble
+from cacheproxy.configure import load
+from cacheproxy.house import SystemClock
 from cacheproxy.model import Entry, Partition, Reply
-from cacheproxy.settings import load
 from tests.benchmarks import server
 from tests.support.polling import eventually
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +15,7 @@ from cacheproxy.store.caps import SWEEP_LIMIT
 from cacheproxy.store.memory import MemoryStore
 from cacheproxy.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
-from tests.support.entries import BODY, EPOCH, entry_id, make_entry, same
+from tests.support.entries import BODY, EPOCH, NOW_S, entry_id, make_entry, same
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -99,6 +100,31 @@ async def test_an_entry_is_gone_the_instant_it_expires(store: Store, clock: Fake
     clock.advance(0.001)
     assert await store.get(entry_id("paris")) is None
     assert await _scan(store, EPOCH) == {}
+
+
+WINDOWS: dict[str, dict[str, Any]] = {
+    "by policy's leave": {"stale_until_s": NOW_S + 15},
+    "by the backend's leave to revalidate": {"revalidate_s": 5.0},
+    "by the backend's leave on errors": {"on_error_s": 5.0},
+    "by all of them": {"stale_until_s": NOW_S + 15, "revalidate_s": 2.0, "on_error_s": 1.0},
+}
+
+
+@pytest.mark.parametrize("window", WINDOWS.values(), ids=WINDOWS)
+async def test_an_expired_entry_stays_while_it_may_be_served_stale(
+    store: Store, clock: FakeClock, window: dict[str, Any]
+) -> None:
+    entry = replace(make_entry("paris", ttl_s=10), **window)
+    await store.put(entry, store.fence)
+    clock.advance(14.999)
+    assert same(await store.get(entry.id), entry)
+    assert list(await _scan(store, EPOCH)) == [entry.id]
+    assert await store.sweep() == []
+    clock.advance(0.001)
+    assert await store.get(entry.id) is None
+    assert await _scan(store, EPOCH) == {}
+    assert await store.sweep() == [entry.id]
+    assert len(store) == 0
 
 
 async def test_a_put_may_bring_an_expired_id_back(store: Store, clock: FakeClock) -> None:

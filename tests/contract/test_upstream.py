@@ -1,4 +1,4 @@
-"""What every Upstream promises, run over the client on a real port and over the backend of the pipeline tests."""
+"""What every Upstream promises: client and pool on a real port, and the backend of the pipeline tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from cacheproxy import settings
 from cacheproxy.errors import UpstreamBroken, UpstreamUnreachable
 from cacheproxy.ports import Call
 from cacheproxy.upstream.client import HttpUpstream
+from cacheproxy.upstream.open import open_pool
 from tests.support.backend import Backend, Told
+from tests.support.clock import FakeClock
 from tests.support.polling import eventually
 from tests.support.upstream import CUT, Hold, ScriptedUpstream, stream
 
@@ -53,7 +55,7 @@ def in_process() -> World:
     )
 
 
-def over_http(server: ScriptedUpstream, client: HttpUpstream) -> World:
+def over_http(server: ScriptedUpstream, client: Upstream) -> World:
     def play(parts: Sequence[bytes | asyncio.Event], broken: bool) -> None:
         steps = [Hold(part) if isinstance(part, asyncio.Event) else part for part in parts]
         server.play(stream(*steps, *([CUT] if broken else []), status=201, headers=TWICE))
@@ -71,13 +73,20 @@ def over_http(server: ScriptedUpstream, client: HttpUpstream) -> World:
     )
 
 
-@pytest_asyncio.fixture(params=["in process", "over HTTP"])
+@pytest_asyncio.fixture(params=["in process", "over HTTP", "in a pool"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "in process":
         yield in_process()
         return
-    async with ScriptedUpstream() as server, HttpUpstream(settings.Upstream(url=server.url)) as client:
-        yield over_http(server, client)
+    async with ScriptedUpstream() as server:
+        config = settings.Upstream(url=server.url)
+        if request.param == "over HTTP":
+            async with HttpUpstream(config) as client:
+                yield over_http(server, client)
+        else:
+            async with open_pool(settings.Settings(upstream=config), FakeClock()) as pool:
+                yield over_http(server, pool)
+                await eventually(lambda: pool.states()[0].running == 0, "every permit is given back")
 
 
 async def read(answer: Answer, into: bytearray) -> None:

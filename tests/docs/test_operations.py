@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
+import msgspec
 import pytest
 
-from cacheproxy.settings import Secret, Settings
-from cacheproxy.telemetry import Telemetry
+from cacheproxy.configure import load
+from cacheproxy.settings import NamedUpstream, Secret, Settings
+from cacheproxy.telemetry import Figures, Telemetry
+from cacheproxy.upstream.route import Routes
 from tests.support.markdown import documents, read
 from tests.support.proxy import chat
 from tests.support.rawhttp import Connection, request_bytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.proxy import Proxy
 
 OPERATIONS = read("docs/operations.md")
@@ -25,7 +30,7 @@ def settings_with_defaults() -> dict[str, object]:
     found: dict[str, object] = {}
     for section in Settings.__struct_fields__:
         values = getattr(Settings(), section)
-        for key in values.__struct_fields__:
+        for key in getattr(values, "__struct_fields__", ()):  # tables of any keys are in a table of their own
             value = getattr(values, key)
             found[f"{section}.{key}"] = value.reveal() if isinstance(value, Secret) else value
     return found
@@ -44,8 +49,39 @@ def test_settings_are_listed_in_the_order_of_the_code() -> None:
     assert listed == list(settings_with_defaults())
 
 
+def test_the_table_of_named_backends_lists_every_key_with_its_default_and_no_other() -> None:
+    defaults = {field.encode_name: field.default for field in msgspec.structs.fields(NamedUpstream)}
+    told = {
+        key.strip("`"): default.strip("`")
+        for key, default, _ in OPERATIONS.table("backend's key", "default", "meaning")
+    }
+    assert list(told) == list(defaults)
+    for key, default in defaults.items():
+        if default is msgspec.NODEFAULT:
+            assert told[key] == "required"
+        elif default is not None:
+            plain = default.reveal() if isinstance(default, Secret) else default
+            assert tomllib.loads(f"value = {told[key]}")["value"] == plain
+
+
+def test_the_example_of_several_backends_is_a_configuration_that_starts(tmp_path: Path) -> None:
+    [example] = [block for block in OPERATIONS.blocks("toml") if "[upstreams." in block]
+    file = tmp_path / "cacheproxy.toml"
+    file.write_text(example, encoding="utf-8")
+    settings = load(file, environ={"CACHEPROXY_UPSTREAMS__HOSTED__API_KEY": "sk-x"})
+    routes = Routes(settings)
+    for model, backends in {
+        "gpt-4o": "default",
+        "llama-3-70b": "gpu_a,gpu_b",
+        "mistral-large": "hosted",
+        "fast": "gpu_a,gpu_b",
+    }.items():
+        assert ",".join(routes.candidates(model)) == backends, model
+
+
 def test_every_setting_that_the_text_names_exists() -> None:
-    setting = re.compile(rf"((?:{'|'.join(Settings.__struct_fields__)})\.[a-z_]+)(?: = .+)?")
+    sections = [name for name in Settings.__struct_fields__ if hasattr(getattr(Settings(), name), "__struct_fields__")]
+    setting = re.compile(rf"((?:{'|'.join(sections)})\.[a-z_]+)(?: = .+)?")
     named = {found[1] for span in OPERATIONS.spans if (found := setting.fullmatch(span))}
     assert named - settings_with_defaults().keys() == set()
 
@@ -73,5 +109,10 @@ def test_metrics_are_shown_with_the_labels_they_have() -> None:
         for metric in vars(telemetry).values()
         if hasattr(metric, "describe")
     }
+    counted = {hint.__metadata__[0] for hint in get_type_hints(Figures, include_extras=True).values()}
+    labelled = {metric.name: [metric.label] for metric in counted if metric.label}
     for name, labels in shown.items():
-        known[name].labels(**dict.fromkeys(labels, "x"))
+        if name in labelled:
+            assert labels == labelled[name]
+        else:
+            known[name].labels(**dict.fromkeys(labels, "x"))

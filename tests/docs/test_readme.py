@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cacheproxy.policy.loader import find_pack, load_pack
-from cacheproxy.query.controls import parse_directives, read_controls
+from cacheproxy.query.controls import read_controls
+from tests.support import embeddings_wire
 from tests.support.markdown import read
 from tests.support.openai_wire import completion
-from tests.support.proxy import chat
+from tests.support.proxy import CHAT, COMPLETIONS, chat, complete
 from tests.support.upstream import answer
 
 if TYPE_CHECKING:
@@ -107,6 +108,12 @@ PROVOKED: dict[str, tuple[str, dict[str, Any], dict[str, str] | None]] = {
     "live_search": ("bypass", chat(web_search_options={}), {}),
     "tools": ("miss", chat(tools=[TOOL]), {}),
     "image": ("miss", with_parts(IMAGE), {}),
+    "prompts": ("miss", complete([QUESTION, "And why?"]), {}),
+    "no_text": ("miss", complete([1, 2, 3]), {}),
+    "best_of": ("miss", complete(best_of=2), {}),
+    "echo": ("miss", complete(echo=True), {}),
+    "suffix": ("miss", complete(suffix="."), {}),
+    "unrecognised_shape": ("bypass", embeddings_wire.request(["a", [1]]), {}),
     "request_no_cache": ("miss", chat(), {"cache-control": "no-cache"}),
     "unseen_text_differs": ("miss", chat(LETTER.format("the rent")), {}),
 }
@@ -122,7 +129,8 @@ def test_every_reason_that_is_named_is_provoked_here() -> None:
 async def test_every_reason_that_is_named_is_given(proxy: Proxy, key: str, reason: str) -> None:
     outcome, body, headers = PROVOKED[reason]
     await proxy.fill(chat(LETTER.format("the roof")), key=key)
-    told = await proxy.ask(body, key=None if headers is None else key, headers=headers)
+    target = COMPLETIONS if "prompt" in body else embeddings_wire.PATH if "input" in body else CHAT
+    told = await proxy.ask(body, key=None if headers is None else key, headers=headers, target=target)
     assert (told.outcome, told.reason) == (outcome, reason)
     [treatment] = [row[1] for row in REFUSALS if f"`{reason}`" in row[2]]
     assert treatment.startswith("bypass") is (outcome == "bypass")
@@ -140,7 +148,6 @@ def test_every_control_that_is_named_is_understood() -> None:
     assert directives
     for directive in directives:
         assert read_controls([(b"cache-control", f"{directive}=1".encode())]) != read_controls([])
-        assert parse_directives(directive) == {directive: ""}
     [names] = re.findall(r"`x-cacheproxy-\{(.+)\}`", README.text)
     values = {"ttl": "1", "threshold": "1", "tier": "exact"}
     for name in names.split(","):

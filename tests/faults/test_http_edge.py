@@ -282,7 +282,7 @@ async def test_an_ambiguous_message_is_refused_and_the_connection_closed(
 ) -> None:
     async with await Connection.open(proxy.url) as connection:
         connection.send(data)
-        assert_refused(await connection.read_response(), 400, 405, 501, 505)
+        assert_refused(await connection.read_response(), 400, 405)
         await connection.wait_end()
         assert connection.ended, "the rest was answered as another request"
     assert upstream.calls == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,39 @@ async def test_an_unreachable_backend_is_a_502_in_time(
         (await proxy.call("GET", "/v1/models")).assert_problem(502, "upstream_unreachable")
         (await proxy.call("GET", "/v1/files")).assert_problem(502, "upstream_unreachable")
         assert (await proxy.call("GET", "/healthz")).status == 200
+
+
+SELF_SIGNED = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgnm4kYogroq6oAVd5
+8AmVMMXNMdj/1BHiaBLV4UD5EfShRANCAATInO8wP+9KM2yThpeNH+QBQaA2bziY
+tRfH41PBha2vpjPdtZ5nTrnjPlXI9lMt0VMiJ2zHI7t5rnb5RHLY9yKE
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBjzCCATagAwIBAgIUCx39PNyCU77UZQgVjo2Vlpu1DMMwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEyMjE3MzYzNloYDzIxMjYxMDI5
+MTczNjM2WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAATInO8wP+9KM2yThpeNH+QBQaA2bziYtRfH41PBha2vpjPdtZ5nTrnj
+PlXI9lMt0VMiJ2zHI7t5rnb5RHLY9yKEo2QwYjAdBgNVHQ4EFgQU14C0zkEvUc+y
+Dw8c3j6wQJYhhtQwHwYDVR0jBBgwFoAU14C0zkEvUc+yDw8c3j6wQJYhhtQwDwYD
+VR0TAQH/BAUwAwEB/zAPBgNVHREECDAGhwR/AAABMAoGCCqGSM49BAMCA0cAMEQC
+IDwbAPHs5MFL3Ra4zxewHo+7PLbQfSYVOdLkvjxhOReeAiAtnjkuFtTU6uXLmQ7U
+ZdWR8fZVxW4+z2zLBNg4GZjkEQ==
+-----END CERTIFICATE-----
+"""
+"""A certificate that nobody trusts, with its key: for 127.0.0.1, and good for nothing else."""
+
+
+async def test_a_backend_with_a_certificate_nobody_trusts_is_unreachable(key: str, tmp_path: Path) -> None:
+    pem = tmp_path / "self-signed.pem"
+    pem.write_text(SELF_SIGNED)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with server, started(proxy_settings(f"https://127.0.0.1:{port}/v1", tmp_path)) as proxy:
+        (await proxy.ask(chat(), key=key)).assert_problem(502, "upstream_unreachable")
+        (await proxy.call("GET", "/v1/files")).assert_problem(502, "upstream_unreachable")
 
 
 async def test_hits_are_served_while_the_backend_is_down(key: str, tmp_path: Path) -> None:

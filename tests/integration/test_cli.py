@@ -378,8 +378,13 @@ async def test_explain_asks_the_proxy_that_is_running(backend: ScriptedUpstream,
 
 
 @pytest.mark.slow
-async def test_explain_reads_a_whole_request(tmp_path: Path) -> None:
-    (tmp_path / "request.json").write_text(json.dumps(chat(temperature=1.5)))
+@pytest.mark.parametrize(
+    "request_body",
+    [chat(), {"model": MODEL, "prompt": "Why?"}, {"model": MODEL, "input": "Why?"}],
+    ids=lambda body: [*body][1],
+)
+async def test_explain_reads_a_whole_request_of_any_api(tmp_path: Path, request_body: dict[str, Any]) -> None:
+    (tmp_path / "request.json").write_text(json.dumps({**request_body, "temperature": 1.5}))
     told = await cacheproxy("explain", "--body", "request.json", "--key", "sk-1", cwd=tmp_path)
     assert told.code == 0
     assert "outcome    bypass: temperature" in told.out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+import pytest_asyncio
 
 from tests.support.openai_wire import DONE, completion, events
 from tests.support.polling import eventually, eventually_true
@@ -16,6 +17,7 @@ from tests.support.rawhttp import Truncated
 from tests.support.upstream import CUT, RESET, Hold, Step, answer, stream
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.support.proxy import Proxy
@@ -28,6 +30,14 @@ FORMS = pytest.mark.parametrize("form", [{}, {"stream": True}], ids=["whole", "s
 LEAVING = pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 EVENTS = events("one two three four")
 TEXT = "one two three four"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def proxy(module_upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proxy]:
+    """A proxy that never asks its backend a second time by itself: here, a leader that fails is to fail."""
+    settings = proxy_settings(module_upstream.url, tmp_path_factory.mktemp("data"), upstream={"retry_percent": 0})
+    async with started(settings) as live:
+        yield live
 
 
 async def read(connection: Connection) -> Answered:

@@ -13,7 +13,7 @@ from tests.support.openai_wire import MODEL, completion, encode
 from tests.support.polling import eventually
 from tests.support.proxy import QUESTION, answered, chat
 from tests.support.rawhttp import Connection, request_bytes
-from tests.support.upstream import CUT, Hold, Send, answer, head, stream
+from tests.support.upstream import CUT, RESET, Hold, Send, answer, head, stream
 
 if TYPE_CHECKING:
     from tests.support.proxy import Proxy
@@ -292,3 +292,40 @@ async def test_an_answer_that_ends_with_its_connection_goes_through(proxy: Proxy
     upstream.play([Send(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\nuntil the end"), CUT])
     response = await proxy.call("GET", "/v1/files/f")
     assert answered(response).body == b"until the end"
+
+
+@pytest.mark.parametrize("target", ["/v1/files?", "/v1/chat/completions?", "/v1/files?a=?", "/v1/odd/%3F?"])
+async def test_an_empty_query_keeps_its_mark(proxy: Proxy, upstream: ScriptedUpstream, key: str, target: str) -> None:
+    for value in ("plain", "caf\xe9"):
+        headers = {"cache-control": "no-store", "x-value": value}
+        connection = await Connection.open(proxy.url)
+        lines = [f"POST {target} HTTP/1.1", "host: x", f"authorization: Bearer {key}", "content-length: 2"]
+        lines += [f"{name}: {one}" for name, one in headers.items()]
+        connection.send("\r\n".join([*lines, "", "{}"]).encode("latin-1"))
+        await connection.read_response()
+        connection.leave()
+        assert (upstream.requests[-1].target, upstream.requests[-1].header("x-value")) == (target, value)
+
+
+async def test_a_long_header_line_of_an_answer_goes_through(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    long = "y" * 60_000
+    upstream.play(answer(b"ok", headers=[("x-long", long), *((f"x-{at}", "1") for at in range(200))]))
+    response = await proxy.call("GET", "/v1/files/f")
+    assert (response.status, response.get("x-long"), response.get("x-199")) == (200, long, "1")
+
+
+@pytest.mark.parametrize("target", ["/v1/files/f", "/v1/chat/completions"])
+async def test_a_reset_never_looks_like_an_unmarked_end(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, target: str
+) -> None:
+    begun = asyncio.Event()
+    for kind in ("audio/mpeg", "application/json", "text/event-stream"):
+        begun.clear()
+        start = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n\r\n".encode()
+        upstream.always([Send(start + b'{"half": 1}\n\n'), Hold(begun), RESET])
+        headers = {"cache-control": "no-store"}
+        exchange = await proxy.begin(chat(), key=key, headers=headers, target=target)
+        await exchange.until(b"half")
+        begun.set()
+        assert not (await exchange.rest()).complete
+        exchange.leave()

@@ -20,10 +20,6 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 TIERS = pytest.mark.parametrize("text", [QUESTION, PARAPHRASE], ids=["exact", "semantic"])
 
 CITATION = {"type": "url_citation", "url_citation": {"url": "https://x.test", "title": "X", "start_index": 0}}
-LOGPROBS = [
-    {"token": token, "logprob": -0.25, "bytes": list(token.encode()), "top_logprobs": []}
-    for token in ("It", " is", " 4")
-]
 USAGE = {
     "prompt_tokens": 12,
     "completion_tokens": 34,
@@ -140,40 +136,6 @@ async def test_a_stream_is_replayed_in_either_form(
     assert live.body == RICH_STREAM
     assert_fresh(live, hit)
     assert formless(hit.whole) == formless(fold(RICH_CHUNKS))
-
-
-async def test_logprobs_survive_both_ways(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
-    first, *rest = LOGPROBS
-    told = [
-        chunk([delta({"role": "assistant", "content": ""}, logprobs=None)]),
-        chunk([delta({"content": first["token"]}, logprobs={"content": [first], "refusal": None})]),
-        *(chunk([delta({"content": one["token"]}, logprobs={"content": [one], "refusal": None})]) for one in rest),
-        chunk([delta({}, finish="stop")]),
-    ]
-    ask = chat(logprobs=True)
-    upstream.always(stream(*map(event, told), DONE))
-    await proxy.fill(ask | {"stream": True}, key=key)
-    whole = await proxy.ask(ask, key=key)
-    assert whole.outcome == "hit"
-    assert whole.json()["choices"][0]["logprobs"]["content"] == LOGPROBS
-    streamed = await proxy.ask(ask | {"stream": True}, key=key)
-    assert [
-        token
-        for one in streamed.chunks
-        for choice in one["choices"]
-        for token in (choice.get("logprobs") or {}).get("content") or ()
-    ] == LOGPROBS
-
-
-async def test_several_choices_survive_both_ways(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
-    ask = chat(n=3)
-    live = await proxy.fill(ask | {"stream": True}, key=key)
-    whole = await proxy.ask(ask, key=key)
-    assert [choice["index"] for choice in whole.json()["choices"]] == [0, 1, 2]
-    again = await proxy.ask(ask | {"stream": True}, key=key)
-    assert [one.outcome for one in (whole, again)] == ["hit", "hit"]
-    contents = [[choice["message"]["content"] for choice in one.whole["choices"]] for one in (live, whole, again)]
-    assert contents[0] == contents[1] == contents[2]
 
 
 FILLS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cacheproxy.dialect import sse
-from cacheproxy.dialect.chat import BodyFold, ChatDialect, StreamFold, fold_events, render_body, render_stream
+from cacheproxy.dialect.bodies import BodyFold
+from cacheproxy.dialect.chat import CHAT, ChatDialect
+from cacheproxy.dialect.choices import fold_events, render_body, render_stream, stream_fold
 from cacheproxy.model import Plan, Reply, Wire
 from cacheproxy.policy.admit import Keep, admit
 from cacheproxy.query.canonical import canonical
@@ -20,7 +22,17 @@ if TYPE_CHECKING:
 UNLIMITED = 10**7
 CREATED_S = 1_800_000_000
 LEVELS = 128
-PLAN = Plan(category="c", exact=True, semantic=True, store=True, embed=True, threshold=0.8, ttl_s=60, candidates=1)
+PLAN = Plan(
+    category="c",
+    exact=True,
+    semantic=True,
+    store=True,
+    embed=True,
+    threshold=0.8,
+    ttl_s=60,
+    candidates=1,
+    keep_tool_calls=True,
+)
 
 texts = st.one_of(
     st.text(),
@@ -36,6 +48,20 @@ def vendor_fields(*taken: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.dictionaries(names | st.sampled_from(["x_groq", "citations", "provider"]), values, max_size=3)
 
 
+spoken = st.fixed_dictionaries({"name": st.text(min_size=1), "arguments": texts}, optional={"vendor": values})
+calls = st.one_of(
+    st.fixed_dictionaries(
+        {"id": st.text(min_size=1), "function": spoken},
+        optional={"type": st.just("function"), "vendor": values},
+    ),
+    st.fixed_dictionaries(
+        {
+            "id": st.text(min_size=1),
+            "type": st.just("custom"),
+            "custom": st.fixed_dictionaries({"name": st.text(min_size=1), "input": texts}),
+        }
+    ),
+)
 ROLES = {"role": st.just("assistant"), "content": texts}
 MORE = {
     "refusal": st.none() | texts,
@@ -43,14 +69,14 @@ MORE = {
     "reasoning": texts,
     "annotations": st.lists(objects, max_size=2),
     "audio": st.none(),
-    "tool_calls": st.none() | st.just([]),
-    "function_call": st.none(),
+    "tool_calls": st.none() | st.lists(calls, max_size=3),
+    "function_call": st.none() | spoken,
     "name": texts,
 }
 messages = st.builds(
     lambda vendor, message: {**vendor, **message},
     vendor_fields(*ROLES, *MORE, "id", "type"),
-    st.fixed_dictionaries(ROLES, optional=MORE),
+    st.fixed_dictionaries(ROLES | {"content": st.none() | texts}, optional=MORE),
 )
 token = st.fixed_dictionaries(
     {"token": texts, "logprob": st.floats(-50, 0), "top_logprobs": st.lists(objects, max_size=1)}
@@ -86,7 +112,7 @@ def replies(draw: st.DrawFn) -> Reply:
 
 
 def folded(chunks: Iterable[bytes], *, hide_usage: bool = False) -> tuple[Reply | str, bytes]:
-    fold = StreamFold(limit=UNLIMITED, hide_usage=hide_usage)
+    fold = stream_fold(CHAT, limit=UNLIMITED, hide_usage=hide_usage)
     passed = b"".join([fold.feed(chunk) for chunk in chunks]) + fold.flush()
     return fold.reply(), passed
 
@@ -98,7 +124,7 @@ def told(reply: Reply | str, *left_out: str) -> bytes:
 
 
 def replayed(reply: Reply, *, include_usage: bool) -> bytes:
-    return render_stream(reply, "chatcmpl-new", CREATED_S, Wire(stream=True, include_usage=include_usage))
+    return render_stream(CHAT, reply, "chatcmpl-new", CREATED_S, Wire(stream=True, include_usage=include_usage))
 
 
 @given(data=st.data(), reply=replies())
@@ -141,7 +167,21 @@ def test_a_replay_is_made_of_the_deltas_that_a_live_stream_has(reply: Reply, inc
         assert parts[0]["delta"]["role"] == "assistant"
         assert [part["finish_reason"] for part in parts] == [None] * (len(parts) - 1) + ["stop"]
         assert parts[-1]["delta"] == {}
-        assert "".join(part["delta"].get("content", "") for part in parts) == source["message"]["content"]
+        assert "".join(part["delta"].get("content") or "" for part in parts) == (source["message"]["content"] or "")
+        check_calls([call for part in parts for call in part["delta"].get("tool_calls") or ()])
+
+
+def check_calls(deltas: list[dict[str, Any]]) -> None:
+    """Each call is announced once, in order and without its arguments; every later delta only adds to them."""
+    announced = -1
+    for delta in deltas:
+        if "id" in delta:
+            announced += 1
+            assert delta.get("function", {}).get("arguments", "") == delta.get("custom", {}).get("input", "") == ""
+        else:
+            assert set(delta) in ({"index", "function"}, {"index", "custom"})
+            assert set(delta.get("function") or delta["custom"]) in ({"arguments"}, {"input"})
+        assert delta["index"] == announced
 
 
 @given(data=st.data(), reply=replies())
@@ -233,18 +273,18 @@ def test_folding_a_nonsense_body_never_fails(raw: bytes, json: bool) -> None:
 odd_choices = st.fixed_dictionaries(
     {
         "message": st.fixed_dictionaries(
-            {"content": st.text(min_size=1)},
+            {"content": values | st.text(min_size=1)},
             optional={
                 "role": values,
                 "id": values,
                 "refusal": values,
-                "tool_calls": values,
-                "function_call": values,
+                "tool_calls": values | st.lists(calls | objects, min_size=1, max_size=2),
+                "function_call": values | spoken,
                 "audio": values,
                 "vendor": values,
             },
         ),
-        "finish_reason": st.just("stop"),
+        "finish_reason": st.sampled_from(["stop", "tool_calls", "function_call"]),
     },
     optional={"index": values, "logprobs": values, "delta": values, "vendor": values},
 )
@@ -271,7 +311,7 @@ def test_nesting_that_could_not_be_replayed_makes_no_reply(depth: int, stream: b
     nest = b'{"a":' * depth + b"1" + b"}" * depth
     if stream:
         raw = sse.event(b'{"choices":[{"delta":{"content":"x","vendor":' + nest + b"}}]}")
-        reply = fold_events([raw, raw, sse.DONE])
+        reply = fold_events(CHAT, [raw, raw, sse.DONE])
     else:
         fold = BodyFold(limit=UNLIMITED, json=True)
         fold.feed(b'{"vendor":' + nest + b"}")

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cacheproxy.dialect.chat import StreamFold
+from cacheproxy.dialect.chat import CHAT
+from cacheproxy.dialect.choices import stream_fold
 from cacheproxy.dialect.sse import Splitter, data_of, event, name_of
 from tests.support.chunking import chunkings
 
@@ -106,7 +107,7 @@ def test_no_more_than_the_limit_is_held_back_and_nothing_is_lost(
 
 @given(data=st.data(), stream=bytestreams)
 def test_a_fold_passes_every_byte_on_in_order(data: st.DataObject, stream: bytes) -> None:
-    fold = StreamFold(limit=UNLIMITED, hide_usage=False)
+    fold = stream_fold(CHAT, limit=UNLIMITED, hide_usage=False)
     passed = b"".join(fold.feed(chunk) for chunk in data.draw(chunkings(stream)))
     assert passed + fold.flush() == stream
 

@@ -45,13 +45,18 @@ class StoreModel(RuleBasedStateMachine):
         return MemoryStore(Limits(max_entries=CAP), self.clock)
 
     def live(self) -> dict[str, Entry]:
-        return {id_: entry for id_, entry in self.model.items() if self.clock.now() < entry.expires_s}
+        return {id_: entry for id_, entry in self.model.items() if self.clock.now() < entry.gone_s}
 
-    @rule(key=st.sampled_from(KEYS), ttl_s=st.sampled_from([1, 5, 1000]), dim=st.sampled_from([0, 8]))
-    def put(self, key: str, ttl_s: float, dim: int) -> None:
+    @rule(
+        key=st.sampled_from(KEYS),
+        ttl_s=st.sampled_from([1, 5, 1000]),
+        stale_s=st.sampled_from([0, 2, 10]),
+        dim=st.sampled_from([0, 8]),
+    )
+    def put(self, key: str, ttl_s: float, stale_s: float, dim: int) -> None:
         self.clock.advance(0.001)
         self.version += 1
-        entry = make_entry(key, version=self.version, created_s=self.clock.now(), ttl_s=ttl_s, dim=dim)
+        entry = make_entry(key, version=self.version, created_s=self.clock.now(), ttl_s=ttl_s, stale_s=stale_s, dim=dim)
         assert self.runner.run(self.store.put(entry, self.store.fence))
         self.model[entry.id] = entry
         self.used[entry.id] = self.clock.now()
@@ -83,10 +88,10 @@ class StoreModel(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        expired = self.model.keys() - self.live().keys()
+        gone = self.model.keys() - self.live().keys()
         coldest = sorted(self.live(), key=self.used.__getitem__)
         surplus = coldest[: max(0, len(coldest) - CAP)]
-        assert set(self.runner.run(self.store.sweep())) == expired | set(surplus)
+        assert set(self.runner.run(self.store.sweep())) == gone | set(surplus)
         self.model = {id_: entry for id_, entry in self.live().items() if id_ not in surplus}
 
     @invariant()

@@ -47,9 +47,13 @@ def make_entry(
     dim: int = 8,
     created_s: float = NOW_S,
     ttl_s: float = 3600.0,
+    stale_s: float = 0.0,
     padding: int = 0,
 ) -> Entry:
-    """Return the entry of `key`; those of other keys or versions differ in every part. `dim` 0 means no vector."""
+    """Return the entry of `key`; those of other keys or versions differ in every part.
+
+    `dim` 0 means no vector. It may be served stale for `stale_s`, for half of that by the backend's own leave.
+    """
     fingerprint = hashlib.sha256(key.encode()).digest()
     answer = dict(BODY if body is None else body) | {"key": key, "version": version}
     if padding:
@@ -67,6 +71,11 @@ def make_entry(
         unseen=b"\x00unseen",
         vector=unit_vector(key, version, dim) if dim else None,
         tags=("a", key),
+        stale_until_s=created_s + ttl_s + stale_s,
+        revalidate_s=stale_s / 2,
+        on_error_s=stale_s / 4,
+        vary=("accept-language", key),
+        variant=hashlib.sha256(b"variant" + fingerprint).digest(),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.proxy import ENCODERS, Proxy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,12 +43,20 @@ class ServerProcess:
 
     @classmethod
     async def start(
-        cls, data_dir: Path, upstream_url: str, *flags: str, environ: Mapping[str, str] | None = None
+        cls,
+        data_dir: Path,
+        upstream_url: str,
+        *flags: str,
+        environ: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> Self:
-        """Start on free ports and return once it serves. Raises ServerExited when it ends instead."""
+        """Start on free ports and return once it serves. Raises ServerExited when it ends instead.
+
+        `under` is a command that runs another one, such as `nice`.
+        """
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cacheproxy", "serve", "--port", "0", "--admin-port", "0"),
+            *(*under, sys.executable, "-m", "cacheproxy", "serve", "--port", "0", "--admin-port", "0"),
             *("--data-dir", str(data_dir), "--upstream", upstream_url, "--log-format", "json", *flags),
             cwd=ROOT,
             env={**kept, "HOME": str(data_dir), "CACHEPROXY_ENCODER__CACHE_DIR": str(ENCODERS), **(environ or {})},
@@ -65,6 +73,23 @@ class ServerProcess:
         if server._start_told is None:
             raise ServerExited(await server.wait(), server.said)
         return server
+
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds in memory (resident set)."""
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
+        return int(status.partition("VmRSS:")[2].split()[0]) * 1024
+
+    @property
+    def cpu_s(self) -> float:
+        """Processor time it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def said(self) -> str:
@@ -117,10 +142,14 @@ class ServerProcess:
 
 @asynccontextmanager
 async def serving(
-    data_dir: Path, upstream_url: str, *flags: str, environ: Mapping[str, str] | None = None
+    data_dir: Path,
+    upstream_url: str,
+    *flags: str,
+    environ: Mapping[str, str] | None = None,
+    under: Sequence[str] = (),
 ) -> AsyncIterator[ServerProcess]:
     """Run a server until the block ends, whatever happens in it."""
-    server = await ServerProcess.start(data_dir, upstream_url, *flags, environ=environ)
+    server = await ServerProcess.start(data_dir, upstream_url, *flags, environ=environ, under=under)
     try:
         yield server
     finally:

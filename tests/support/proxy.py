@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from cacheproxy.settings import load
+from cacheproxy.configure import load
 from tests.support import openai_wire
 from tests.support.cachestatus import Member, parse_cache_status
 from tests.support.polling import eventually_true
@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 
 ENCODERS = Path(__file__).resolve().parents[2] / ".cacheproxy" / "encoders"
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 
 QUESTION = "How do I reset my password?"
 PARAPHRASE = "How can I reset my password?"
 UNRELATED = "How long should I boil an egg?"
+
+
+def complete(prompt: object = QUESTION, **fields: Any) -> dict[str, Any]:
+    """Return a legacy completions request; `fields` are added."""
+    return {"model": "gpt-3.5-turbo-instruct", "prompt": prompt, **fields}
 
 
 def chat(text: str = QUESTION, **fields: Any) -> dict[str, Any]:
@@ -162,18 +168,22 @@ class Proxy:
             connection.send(request_bytes(method, target, (headers or {}).items(), body))
             return answered(await connection.read_response(method))
 
-    async def fill(self, body: Mapping[str, Any], *, key: str, headers: Mapping[str, str] | None = None) -> Answered:
+    async def fill(
+        self, body: Mapping[str, Any], *, key: str, headers: Mapping[str, str] | None = None, target: str = CHAT
+    ) -> Answered:
         """Ask something new, wait until its answer is kept, and return that answer."""
-        first = await self.ask(body, key=key, headers=headers)
+        first = await self.ask(body, key=key, headers=headers, target=target)
         assert first.status == 200, first.body[:300]
         assert first.outcome == "miss", (first.outcome, first.reason)
-        await eventually_true(lambda: self.cached(body, key=key, headers=headers), "the answer is kept")
+        await eventually_true(lambda: self.cached(body, key=key, headers=headers, target=target), "the answer is kept")
         return first
 
-    async def cached(self, body: Mapping[str, Any], *, key: str, headers: Mapping[str, str] | None = None) -> bool:
+    async def cached(
+        self, body: Mapping[str, Any], *, key: str, headers: Mapping[str, str] | None = None, target: str = CHAT
+    ) -> bool:
         """Whether the cache can answer by itself."""
         sent = {**(headers or {}), "cache-control": "only-if-cached"}
-        return (await self.ask(body, key=key, headers=sent)).status == 200
+        return (await self.ask(body, key=key, headers=sent, target=target)).status == 200
 
     async def settled(self, key: str) -> None:
         """Return once everything asked before has been kept or refused: a later answer has been kept."""
@@ -202,7 +212,7 @@ def proxy_settings(upstream_url: str, data_dir: Path, **sections: Mapping[str, o
 @asynccontextmanager
 async def started(settings: Settings) -> AsyncIterator[Proxy]:
     """Run a proxy in this loop until the block ends."""
-    from cacheproxy.app import running  # heavy: unit tests that share the conftest do without it
+    from cacheproxy.serving import running  # heavy: unit tests that share the conftest do without it
 
     async with running(settings) as live:
         yield Proxy(url=live.url, admin_url=live.admin_url)

@@ -76,6 +76,9 @@ def request_bytes(
 class Connection(asyncio.Protocol):
     """One connection. Bytes that came before an end or a reset can still be read."""
 
+    reads_all = False
+    """Whether chunk extensions and trailers are read over, as HTTP allows; our own server never sends them."""
+
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._buffer = bytearray()
@@ -107,6 +110,16 @@ class Connection(asyncio.Protocol):
     def ended(self) -> bool:
         """Whether the server ended the connection and all its bytes were read."""
         return self._ended and not self._buffer
+
+    @property
+    def heard(self) -> bool:
+        """Whether the server said something that was not read yet, or ended the connection."""
+        return self._ended or bool(self._buffer)
+
+    @property
+    def broken(self) -> bool:
+        """Whether the connection is gone, read or not."""
+        return self._ended
 
     def send(self, data: bytes) -> None:
         """Write bytes; ignored once the server closed, as on any socket that has not noticed yet."""
@@ -285,11 +298,16 @@ class Exchange:
 
     async def _chunk_head(self) -> None:
         size = await self.connection.line()
+        if self.connection.reads_all:
+            size = size.partition(b";")[0]
         if not re.fullmatch(b"[0-9A-Fa-f]+", size):
             raise ProtocolViolation(f"chunk size {size!r}")
         self._framing.left = int(size, 16)
         if self._framing.left == 0:
-            await self._piece_end()
+            while self.connection.reads_all and await self.connection.line() != b"":
+                pass
+            if not self.connection.reads_all:
+                await self._piece_end()
             self._framing.done = True
 
     async def _piece_end(self) -> None:

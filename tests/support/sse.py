@@ -27,9 +27,16 @@ def fold(chunks: list[dict[str, Any]]) -> dict[str, Any]:
     choices: dict[int, dict[str, Any]] = {}
     for chunk in chunks:
         for choice in chunk.get("choices", ()):
-            kept = choices.setdefault(choice["index"], {"message": {}})
-            _merge(kept["message"], choice.get("delta") or {})
-            _keep(kept, {key: value for key, value in choice.items() if key != "delta"})
+            kept = choices.setdefault(choice["index"], {} if "text" in choice else {"message": {}})
+            if "text" in choice:
+                kept["text"] = kept.get("text", "") + choice["text"]
+            else:
+                _merge(kept["message"], choice.get("delta") or {})
+            if choice.get("logprobs") is not None:
+                kept["logprobs"] = _collected(kept.get("logprobs") or {}, choice["logprobs"])
+            _keep(kept, {key: value for key, value in choice.items() if key not in ("delta", "text", "logprobs")})
+            if "logprobs" in choice:
+                kept.setdefault("logprobs", None)
         _keep(whole, {key: value for key, value in chunk.items() if key != "choices"})
     return {**whole, "choices": [choices[index] for index in sorted(choices)]}
 
@@ -46,11 +53,39 @@ def _payload(block: str) -> dict[str, Any]:
 def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for key, value in delta.items():
         known = message.get(key)
-        joined = _joined(known, value) if key != "role" else None
-        if joined is not None:
-            message[key] = joined
-        elif value is not None or key not in message:
-            message[key] = value
+        if key == "tool_calls" and value:
+            message[key] = _calls(known or [], value)
+        elif key == "function_call" and known and value:
+            message[key] = _spoken(known, value)
+        else:
+            joined = _joined(known, value) if key != "role" else None
+            if joined is not None:
+                message[key] = joined
+            elif value is not None or key not in message:
+                message[key] = value
+
+
+def _calls(known: list[dict[str, Any]], news: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    calls = list(known)
+    for delta in news:
+        told = {key: value for key, value in delta.items() if key != "index"}
+        if delta["index"] == len(calls):
+            calls.append(told)
+            continue
+        call = calls[delta["index"]]
+        for key, value in told.items():
+            call = {**call, key: _spoken(call[key], value) if isinstance(value, dict) else value}
+        calls[delta["index"]] = call
+    return calls
+
+
+def _spoken(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
+    text = {key: known.get(key, "") + value for key, value in news.items() if key in ("arguments", "input")}
+    return {**known, **news, **text}
+
+
+def _collected(known: dict[str, Any], news: dict[str, Any]) -> dict[str, Any]:
+    return {key: known.get(key) if value is None else [*(known.get(key) or []), *value] for key, value in news.items()}
 
 
 def _joined(known: object, value: object) -> str | list[Any] | None:

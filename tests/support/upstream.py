@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from tests.support import openai_wire
+from tests.support import embeddings_wire, openai_wire, responses_wire
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class Received:
     at_s: float = field(default_factory=time.monotonic)
     answered: bool = False
     client_left_s: float | None = None
+    taken_bytes: int = 0
+    """Bytes of a scripted answer that the client's side has taken, where the script has pauses."""
 
     def header(self, name: str) -> str | None:
         """Return the first value of a header, or None."""
@@ -196,10 +198,18 @@ class ScriptedUpstream:
         await self._server.wait_closed()
 
 
+_WRITERS = {
+    "/v1/chat/completions": openai_wire.default_answer,
+    responses_wire.PATH: responses_wire.default_answer,
+    embeddings_wire.PATH: embeddings_wire.default_answer,
+}
+"""What answers a JSON request by default: the whole body, or (None, the events) when a stream was asked."""
+
+
 def default_steps(request: Received, call: int) -> Sequence[Step]:
-    """Answer as OpenAI does: chat completions, the model list, and an echo of the body on any other route."""
+    """Answer as OpenAI does to its APIs and its model list, and with an echo of the body on any other route."""
     path = request.target.partition("?")[0]
-    if path == "/v1/chat/completions" and request.method == "POST":
+    if path in _WRITERS and request.method == "POST":
         try:
             body = request.json()
         except msgspec.DecodeError:
@@ -207,7 +217,7 @@ def default_steps(request: Received, call: int) -> Sequence[Step]:
         if not isinstance(body, dict):
             error = {"message": "not a JSON object", "type": "invalid_request_error", "param": None, "code": None}
             return answer({"error": error}, status=400)
-        whole, events = openai_wire.default_answer(body, call)
+        whole, events = _WRITERS[path](body, call)
         return stream(*events) if whole is None else answer(whole, headers=[("x-request-id", f"req-{call}")])
     if path == "/v1/models" and request.method in ("GET", "HEAD"):
         listed = openai_wire.encode({"object": "list", "data": [{"id": openai_wire.MODEL, "object": "model"}]})
@@ -304,8 +314,11 @@ class _Connection(asyncio.Protocol):
         for step in steps:
             match step:
                 case Send(data):
+                    if transport.is_closing():
+                        return  # nobody takes it, and `connection_lost` is about to say so
                     transport.write(data)
                     await self._writable.wait()
+                    request.taken_bytes += len(data)
                 case Wait(seconds):
                     await asyncio.sleep(seconds)
                 case Hold(until):
@@ -328,16 +341,17 @@ class _Connection(asyncio.Protocol):
 
 
 def _dechunk(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
-    """Return a chunked body that is whole, and where it ends; trailers are not expected."""
+    """Return a chunked body that is whole, and where it ends, after its trailers."""
     parts: list[bytes] = []
     while True:
         line = buffer.find(b"\r\n", start)
         if line < 0:
             return None
         size = int(buffer[start:line].split(b";")[0], 16)
+        if size == 0:
+            end = line if buffer.startswith(b"\r\n\r\n", line) else buffer.find(b"\r\n\r\n", line)
+            return (b"".join(parts), end + 4) if end >= 0 else None
         start = line + 2 + size + 2
         if len(buffer) < start:
             return None
-        if size == 0:
-            return b"".join(parts), start
         parts.append(bytes(buffer[line + 2 : line + 2 + size]))

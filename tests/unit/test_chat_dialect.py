@@ -6,7 +6,10 @@ import msgspec
 import pytest
 
 from cacheproxy.dialect import sse
-from cacheproxy.dialect.chat import BodyFold, ChatDialect, StreamFold, fold_events, render_stream
+from cacheproxy.dialect.bodies import BodyFold
+from cacheproxy.dialect.chat import CHAT, ChatDialect
+from cacheproxy.dialect.choices import fold_events, render_stream, stream_fold
+from cacheproxy.dialect.streams import StreamFold
 from cacheproxy.model import Reply, Wire
 from tests.support.openai_wire import DONE, chunk, chunks, completion, delta, encode, event, events
 
@@ -14,13 +17,13 @@ STREAM = [("content-type", "text/event-stream; charset=utf-8")]
 
 
 def folded(*chunks: Any) -> dict[str, Any]:
-    reply = fold_events([*(event(one) for one in chunks), DONE])
+    reply = fold_events(CHAT, [*(event(one) for one in chunks), DONE])
     assert isinstance(reply, Reply), reply
     return dict(reply.body)
 
 
 def refused(*raw: bytes) -> str:
-    reply = fold_events(raw)
+    reply = fold_events(CHAT, raw)
     assert isinstance(reply, str)
     return reply
 
@@ -65,6 +68,45 @@ def test_tool_calls_are_merged_by_their_index() -> None:
     ]
 
 
+def test_two_calls_under_one_index_make_no_reply() -> None:
+    def call(told: str) -> bytes:
+        return event(say({"tool_calls": [{"index": 0, "id": told, "function": {"name": "f", "arguments": "{}"}}]}))
+
+    assert refused(call("a"), call("b"), *events("x")) == "malformed_event"
+    assert isinstance(fold_events(CHAT, [call("a"), call("a"), *events("x")]), Reply)
+
+
+def test_verdicts_beside_a_delta_are_updated_and_not_joined() -> None:
+    def verdict(**told: Any) -> dict[str, Any]:
+        return {"content_filter_results": {"hate": {"filtered": False, "severity": "safe"}}, "token_ids": [1], **told}
+
+    body = folded(say({"content": "x"}, **verdict()), say({}, finish="stop", **verdict(stop_reason=None)))
+    (choice,) = body["choices"]
+    assert choice["content_filter_results"] == {"hate": {"filtered": False, "severity": "safe"}}
+    assert choice["token_ids"] == [1, 1]
+
+
+def test_a_call_is_streamed_as_a_live_one_name_first_and_arguments_in_pieces() -> None:
+    arguments = encode({"city": "Wien", "text": "a " * 40}).decode()
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": arguments}},
+        {"index": 7, "id": "b", "type": "function", "function": {"name": "g", "arguments": ""}},
+    ]
+    body = completion(None, finish="tool_calls")
+    body["choices"][0]["message"]["tool_calls"] = calls
+    stream = render_stream(CHAT, Reply(body=body, source="body"), "id", 1, Wire(stream=True))
+    parts = [msgspec.json.decode(raw.removeprefix(b"data: "))["choices"][0] for raw in stream.split(b"\n\n")[:-2]]
+    first, *called, last = (part["delta"] for part in parts)
+    assert first == {"role": "assistant", "content": None, "refusal": None}
+    deltas = [delta["tool_calls"][0] for delta in called]
+    assert deltas[0] == {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
+    assert all(set(delta) == {"index", "function"} and delta["index"] == 0 for delta in deltas[1:-1])
+    assert len(deltas) > 5
+    assert "".join(delta["function"]["arguments"] for delta in deltas[:-1]) == arguments
+    assert deltas[-1] == {"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": ""}}
+    assert (last, parts[-1]["finish_reason"]) == ({}, "tool_calls")
+
+
 def test_token_probabilities_of_all_chunks_are_listed_once() -> None:
     told = [{"token": word, "logprob": -1.0} for word in ("one", "two")]
     parts = [delta({"content": one["token"]}) | {"logprobs": {"content": [one], "refusal": None}} for one in told]
@@ -74,7 +116,7 @@ def test_token_probabilities_of_all_chunks_are_listed_once() -> None:
 
 def test_comments_and_padding_are_left_out() -> None:
     live = [event({**one, "obfuscation": "xxxx"}) for one in chunks("one")]
-    reply = fold_events([b": ping\n\n", *live, b"id: 1\nretry: 5\n\n", DONE])
+    reply = fold_events(CHAT, [b": ping\n\n", *live, b"id: 1\nretry: 5\n\n", DONE])
     assert isinstance(reply, Reply)
     assert "obfuscation" not in reply.body
 
@@ -128,7 +170,7 @@ def test_a_stream_ends_with_done_and_nothing_after_it() -> None:
     assert refused() == "stream_not_finished"
     assert refused(*WHOLE, WHOLE[1]) == "data_after_done"
     assert refused(*WHOLE, DONE) == "data_after_done"
-    assert isinstance(fold_events([*WHOLE, b": bye\n\n"]), Reply)
+    assert isinstance(fold_events(CHAT, [*WHOLE, b": bye\n\n"]), Reply)
 
 
 def test_words_after_the_finish_make_no_reply() -> None:
@@ -158,10 +200,10 @@ def test_options_of_another_type_are_the_backends_to_judge(options: object) -> N
 def test_a_reply_beyond_the_limit_is_passed_on_whole_and_not_kept() -> None:
     live = b"".join(WHOLE)
     for hide in (True, False):
-        fold = StreamFold(limit=len(live) - 1, hide_usage=hide)
+        fold = stream_fold(CHAT, limit=len(live) - 1, hide_usage=hide)
         assert b"".join(fold.feed(live[at : at + 7]) for at in range(0, len(live), 7)) + fold.flush() == live
         assert fold.reply() == "too_large"
-    exact = StreamFold(limit=len(live), hide_usage=False)
+    exact = stream_fold(CHAT, limit=len(live), hide_usage=False)
     exact.feed(live)
     assert isinstance(exact.reply(), Reply)
 
@@ -174,22 +216,22 @@ def test_a_body_that_is_not_said_to_be_json_is_not_kept() -> None:
 
 def test_usage_beside_the_last_words_is_left_where_the_backend_put_it() -> None:
     last = {**say({"content": "x"}), "usage": {"prompt_tokens": 1}}
-    fold = StreamFold(limit=10_000, hide_usage=True)
+    fold = stream_fold(CHAT, limit=10_000, hide_usage=True)
     assert fold.feed(event(last)) == event(last)
 
 
 def test_choices_without_an_index_are_counted() -> None:
     body = completion("x")
     one = {key: value for key, value in body["choices"][0].items() if key != "index"}
-    stream = render_stream(Reply(body={**body, "choices": [one, one]}, source="body"), "id", 1, Wire(stream=True))
+    stream = render_stream(CHAT, Reply(body={**body, "choices": [one, one]}, source="body"), "id", 1, Wire(stream=True))
     parts = [msgspec.json.decode(sse.data_of(raw + b"\n\n") or b"") for raw in stream.split(b"\n\n")[:-2]]
     assert {part["choices"][0]["index"] for part in parts} == {0, 1}
 
 
 def test_a_long_word_and_a_long_blank_are_cut_into_pieces_that_lose_nothing() -> None:
     content = "a" * 1000 + " " * 1000 + "b c\n" * 50
-    stream = render_stream(Reply(body=completion(content), source="body"), "id", 1, Wire(stream=True))
-    reply = fold_events([raw + b"\n\n" for raw in stream.split(b"\n\n")[:-1]])
+    stream = render_stream(CHAT, Reply(body=completion(content), source="body"), "id", 1, Wire(stream=True))
+    reply = fold_events(CHAT, [raw + b"\n\n" for raw in stream.split(b"\n\n")[:-1]])
     assert isinstance(reply, Reply)
     assert reply.body["choices"][0]["message"]["content"] == content
     assert encode(content) not in stream

@@ -20,7 +20,8 @@ from cacheproxy.model import (
     Scope,
     Wire,
 )
-from cacheproxy.policy.decide import exact_reason, judge, near_enough, stale_reason
+from cacheproxy.policy.decide import exact_reason, judge, near_enough
+from cacheproxy.policy.freshness import stale_reason
 
 NOW_S = 1_800_000_000.0
 
@@ -167,3 +168,20 @@ def test_text_the_encoder_could_not_see_must_be_equal() -> None:
     assert judged(entry(unseen=b"x"), unseen=b"y").reason == "unseen_text_differs"
     assert judged(entry(unseen=b"x")).reason == "unseen_text_differs"
     assert judged(unseen=b"x").reason == "unseen_text_differs"
+
+
+CALLING: dict[str, tuple[str, dict[str, Any]]] = {
+    "tools": ("chat", {"choices": [{"message": {"content": "x"}}, {"message": {"tool_calls": [{"id": "c"}]}}]}),
+    "a function": ("chat", {"choices": [{"message": {"function_call": {"name": "f"}}}]}),
+    "a function, in a response": ("responses", {"output": [{"type": "function_call", "name": "f"}]}),
+}
+
+
+@pytest.mark.parametrize(("dialect", "body"), CALLING.values(), ids=CALLING)
+def test_a_kept_answer_that_calls_tools_is_served_only_while_policy_allows_it(
+    dialect: str, body: dict[str, Any]
+) -> None:
+    entry = dataclasses.replace(ENTRY, reply=Reply(body=body, source="body"))
+    query = dataclasses.replace(QUERY, dialect=dialect)
+    assert exact_reason(entry, query, PLAN, NOW_S) == "tool_calls"
+    assert exact_reason(entry, query, dataclasses.replace(PLAN, keep_tool_calls=True), NOW_S) == ""

@@ -447,3 +447,29 @@ async def test_bytes_that_no_reader_needs_are_forgotten(tower: Tower, script: Sc
     assert held_bytes(tower.flight) <= WINDOW + len(CHUNK)
     await script.end()
     assert await leader.task == CHUNK * 100
+
+
+@pytest.mark.parametrize(
+    ("chunks", "within"), [([], True), ([b"12345678"], True), ([b"1234", b"56789"], False)], ids=repr
+)
+async def test_a_reader_learns_whether_a_body_ends_within_a_limit(chunks: list[bytes], within: bool) -> None:
+    tower, script = Tower(), Script()
+    reader = tower.open(script)
+    waiting = asyncio.create_task(reader.ends_within(WINDOW))
+    await script.write(*chunks)
+    await turns()
+    assert waiting.done() is not within
+    await script.end()
+    assert await waiting is within
+    reader.leave()
+    await script.land()
+
+
+async def test_waiting_for_a_short_body_ends_with_the_exchange() -> None:
+    tower, script = Tower(), Script()
+    reader = tower.open(script)
+    waiting = asyncio.create_task(reader.ends_within(WINDOW))
+    await script.fail(UpstreamBroken("cut"))
+    with pytest.raises(UpstreamBroken):
+        await waiting
+    reader.leave()

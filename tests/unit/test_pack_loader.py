@@ -109,6 +109,11 @@ def test_an_unknown_key_is_refused_with_the_likely_one(tmp_path: Path) -> None:
     ("old", "new", "problem"),
     [
         (
+            "ttl_s = 60",
+            "stale_if_error_s = 5",
+            "8: categories.default.stale_if_error_s must be at most max_stale_s (0), which caps everything stale",
+        ),
+        (
             'default_category = "default"',
             'default_category = "chat"',
             "4: default_category must be one of this pack's categories (default, code), got 'chat'",

@@ -525,18 +525,32 @@ async def test_the_bytes_of_an_unfinished_event_are_passed_on(house: House, end:
     assert len(house.store) == 0
 
 
-async def test_a_follower_who_waited_long_enough_goes_alone(house: House) -> None:
-    house.pipeline = house.line(coalesce_timeout_s=0.01)
-    house.backend.play(told(before=[asyncio.Event()]))
+async def test_of_those_who_waited_long_enough_one_leads_and_the_others_follow_him(house: House) -> None:
+    house.pipeline = house.line(coalesce_timeout_s=0.05)
+    release = asyncio.Event()
+    house.backend.play(told(before=[asyncio.Event()]), told("Second.", before=[release]))
     stuck = asyncio.ensure_future(house.ask())
     await eventually(lambda: len(house.backend.calls) == 1, "the call")
-    house.backend.play(told(before=[asyncio.Event()]))
     flight = house.pipeline.flights.find(house.query().fingerprint)
-    alone = asyncio.ensure_future(house.ask())
+    waiting = [asyncio.ensure_future(house.answer()) for _ in range(20)]
     await eventually(lambda: len(house.backend.calls) == 2, "the second call")
-    assert house.pipeline.flights.find(house.query().fingerprint) is flight
+    assert house.pipeline.flights.find(house.query().fingerprint) not in (None, flight)
+    release.set()
+    assert {content(body) for body in await asyncio.gather(*waiting)} == {"Second."}
+    assert len(house.backend.calls) == 2
     stuck.cancel()
-    alone.cancel()
+
+
+async def test_whoever_waited_for_two_leaders_goes_alone(house: House) -> None:
+    house.pipeline = house.line(coalesce_timeout_s=0.05)
+    house.backend.play(told(before=[asyncio.Event()]), told(before=[asyncio.Event()]))
+    stuck = asyncio.ensure_future(house.ask())
+    await eventually(lambda: len(house.backend.calls) == 1, "the call")
+    waiting = [asyncio.ensure_future(house.answer()) for _ in range(3)]
+    await eventually(lambda: sum(one.done() for one in waiting) == 2, "the second leader still waits")
+    assert len(house.backend.calls) <= 4
+    for one in (stuck, *waiting):
+        one.cancel()
 
 
 async def test_a_follower_of_a_failed_and_then_of_a_silent_leader_goes_alone(house: House) -> None:

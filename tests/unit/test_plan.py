@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 
 from cacheproxy.errors import InvalidRequest
-from cacheproxy.model import Controls, Plan, Query, Scope, Tier, Trait, Wire
+from cacheproxy.model import Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.policy.plan import plan
 
@@ -24,6 +25,8 @@ PACK = Pack(
         "careful": Category(ttl_s=50.0, max_temperature=0.0),
         "never": Category(allow_caching=False, semantic=True),
         "new": Category(semantic=True),
+        "calling": Category(semantic=True, tool_calls=True),
+        "plain": Category(semantic=True, structured_output=False),
     },
     encoders={"e": Encoder(fingerprint=EPOCH, calibrated_on="x", thresholds={"default": 0.8, "careful": 0.9})},
 )
@@ -115,6 +118,29 @@ def test_a_rule_narrows_and_gives_its_reason(
 
 
 @pytest.mark.parametrize(
+    ("category", "traits", "kept"),
+    [
+        ("calling", {Trait.TOOLS}, True),
+        ("calling", {Trait.TOOLS, Trait.RESPONSE_FORMAT}, True),
+        ("calling", set(), False),
+        ("default", {Trait.TOOLS}, False),
+    ],
+)
+def test_answers_that_call_tools_are_kept_by_policy_and_for_the_same_request_only(
+    category: str, traits: set[Trait], kept: bool
+) -> None:
+    found = planned(Controls(category=category), traits=frozenset(traits))
+    assert found.keep_tool_calls == kept
+    assert not (found.keep_tool_calls and (found.semantic or found.embed))
+
+
+@pytest.mark.parametrize(("category", "expected"), [("plain", "----"), ("calling", "e-k-")])
+def test_structured_output_is_left_alone_by_policy(category: str, expected: str) -> None:
+    found = planned(Controls(category=category), traits=frozenset({Trait.RESPONSE_FORMAT}))
+    assert (rights(found), found.reason) == (expected, "response_format")
+
+
+@pytest.mark.parametrize(
     ("asked", "effective"), [(None, 0.8), (0.0, 0.8), (0.5, 0.8), (0.8, 0.8), (0.95, 0.95), (1.0, 1.0)]
 )
 def test_a_request_may_only_raise_the_threshold(asked: float | None, effective: float) -> None:
@@ -131,7 +157,16 @@ def test_freshness_is_carried_over() -> None:
     assert (found.max_age_s, found.min_fresh_s, found.only_if_cached) == (5.0, 6.0, True)
 
 
+def test_staleness_is_what_policy_caps_and_the_caller_asks() -> None:
+    rules = Category(max_stale_s=60.0, stale_if_error_s=30.0, stale_while_revalidate_s=10.0)
+    pack = Pack(schema=1, name="t", description="", default_category="d", categories={"d": rules})
+    asked = Controls(max_stale_s=math.inf, stale_if_error_s=5.0)
+    expected = Staleness(cap_s=60.0, asked_s=math.inf, asked_on_error_s=5.0, on_error_s=30.0, while_revalidate_s=10.0)
+    assert plan(query(asked), pack, None).stale == expected
+    assert planned().stale == Staleness()
+
+
 def test_an_unknown_category_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(InvalidRequest, match="careful, default, never, new") as refusal:
+    with pytest.raises(InvalidRequest, match="calling, careful, default, never, new, plain") as refusal:
         planned(Controls(category="nope"))
     assert refusal.value.param == "x-cacheproxy-category"

@@ -60,6 +60,15 @@ def test_every_json_value_keeps_its_type_and_digits(value: Any) -> None:
     assert repr(body["z"]) == repr(value)
 
 
+def test_a_record_of_the_first_version_is_an_entry_that_is_never_stale_and_suits_all() -> None:
+    entry = replace(make_entry("paris"), stale_until_s=0.0, revalidate_s=0.0, on_error_s=0.0, vary=(), variant=b"")
+    encoded = encode(entry)
+    payload = msgspec.msgpack.encode(msgspec.msgpack.decode(encoded.record[9:])[:15])
+    record = b"cpxe\x01" + zlib.crc32(payload, 1).to_bytes(4, "little") + payload
+    assert same(decode(record, encoded.vector, entry.id).entry, entry)
+    assert entry.gone_s == entry.expires_s
+
+
 def test_every_flipped_bit_is_refused() -> None:
     entry = make_entry("paris")
     encoded = encode(entry)

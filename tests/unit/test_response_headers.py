@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import pytest
 
 from cacheproxy.flight import Settlement
-from cacheproxy.http.headers import forwarded_headers, outcome_headers, saved_usd, visible
-from cacheproxy.model import Bypass, Entry, Hit, Lookup, Miss, Partition, Reply, Tier
+from cacheproxy.http.headers import forwarded_headers, outcome_headers, saved_usd, unanswered_headers, visible
+from cacheproxy.model import Bypass, Entry, Hit, Lookup, Miss, Partition, Reply, Stale, Tier
 from cacheproxy.policy.pack import Price
 from tests.support.cachestatus import Member, parse_cache_status
 
@@ -86,6 +87,46 @@ def test_an_exact_hit_tells_its_age_and_lifetime() -> None:
     }
 
 
+STALE = {
+    "asked": (Stale.ASKED, Tier.EXACT, {"hit": True, "ttl": -41, "detail": "exact;max-stale"}),
+    "by similarity": (Stale.ASKED, Tier.SEMANTIC, {"hit": True, "ttl": -41, "detail": "semantic;max-stale"}),
+    "revalidating": (Stale.REVALIDATING, Tier.EXACT, {"hit": True, "ttl": -41, "detail": "exact;swr"}),
+}
+
+
+@pytest.mark.parametrize(("stale", "tier", "expected"), STALE.values(), ids=STALE)
+def test_a_stale_hit_tells_how_far_past_and_by_whose_leave(
+    stale: Stale, tier: Tier, expected: dict[str, object]
+) -> None:
+    headers = outcome_headers(dataclasses.replace(hit(tier=tier, left_s=-40.5), stale=stale), NOW_S)
+    assert member(headers).parameters == expected
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "expected"),
+    [
+        ("expired", 503, {"fwd": "stale", "fwd-status": 503, "detail": "stale-if-error"}),
+        ("expired", None, {"fwd": "stale", "detail": "stale-if-error"}),
+        ("too_old", 500, {"fwd": "request", "fwd-status": 500, "detail": "stale-if-error"}),
+    ],
+)
+def test_a_stand_in_for_a_failure_was_forwarded_and_is_no_hit_of_cache_status(
+    reason: str, status: int | None, expected: dict[str, object]
+) -> None:
+    missed = Miss(category="default", reason=reason)
+    stands_in = dataclasses.replace(hit(left_s=-40.0), stale=Stale.ON_ERROR, instead_of=missed, failed_status=status)
+    headers = outcome_headers(stands_in, NOW_S)
+    assert member(headers).parameters == expected
+    assert told(headers)["x-cacheproxy-outcome"] == "hit"
+    assert "age" in told(headers)
+
+
+def test_a_refusal_of_ours_tells_all_that_is_known() -> None:
+    headers = unanswered_headers(Bypass(category="c", reason="invalid_request"), "invalid_request")
+    assert told(headers).keys() == {"cache-status", "x-cacheproxy-coalesced", "x-cacheproxy-model"}
+    assert member(headers).parameters == {"detail": "invalid_request"}
+
+
 def test_a_semantic_hit_tells_its_evidence() -> None:
     headers = told(outcome_headers(hit(tier=Tier.SEMANTIC), NOW_S))
     shown = (headers["x-cacheproxy-similarity"], headers["x-cacheproxy-threshold"], headers["x-cacheproxy-lookup-ms"])
@@ -120,6 +161,7 @@ FORWARDED = {
     "too_old": "request",
     "not_fresh_enough": "request",
     "request_no_cache": "request",
+    "vary": "vary-miss",
 }
 
 
@@ -131,7 +173,7 @@ def test_a_miss_tells_why_it_went_forward(reason: str, why: str) -> None:
 def test_a_bypass_is_forwarded_as_one() -> None:
     bypass = Bypass(category="c", reason="expired")
     headers = forwarded_headers(bypass, status=503, model="m", settlement=None, coalesced=False)
-    assert member(headers).parameters == {"fwd": "bypass", "fwd-status": 503}
+    assert member(headers).parameters == {"fwd": "bypass", "fwd-status": 503, "detail": "expired"}
 
 
 def test_a_kept_answer_names_its_entry() -> None:

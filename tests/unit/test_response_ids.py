@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cacheproxy.dialect.ids import entry_of, new_id
+from cacheproxy.dialect.ids import entry_of, new_id, new_tail, tail_of
 
 ENTRY = "0123456789abcdef" * 2
 
@@ -20,9 +20,10 @@ ENTRY = "0123456789abcdef" * 2
     ],
 )
 def test_a_new_id_looks_like_the_backends_own_and_tells_its_entry(original: object, prefix: str) -> None:
-    made = new_id(original, ENTRY, "chatcmpl-")
-    assert made.startswith(prefix)
-    assert made != new_id(original, ENTRY, "chatcmpl-")
+    tail = new_tail(ENTRY)
+    made = new_id(original, tail, "chatcmpl-")
+    assert made == f"{prefix}{tail}"
+    assert tail_of(made) == tail != new_tail(ENTRY)
     assert entry_of(made) == ENTRY
 
 
@@ -31,3 +32,4 @@ def test_a_new_id_looks_like_the_backends_own_and_tells_its_entry(original: obje
 )
 def test_an_id_of_the_backend_tells_no_entry(foreign: str) -> None:
     assert entry_of(foreign) is None
+    assert tail_of(foreign) == ""

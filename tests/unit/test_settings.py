@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from cacheproxy.configure import load
 from cacheproxy.errors import ConfigError
-from cacheproxy.settings import Secret, Settings, load
+from cacheproxy.settings import NamedUpstream, Secret, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,10 +46,32 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(write: Wr
 def test_every_leaf_is_an_environment_variable() -> None:
     for section in Settings.__struct_fields__:
         values = getattr(Settings(), section)
-        for key in values.__struct_fields__:
+        for key in getattr(values, "__struct_fields__", ()):
             value = getattr(values, key)
             told = value.reveal() if isinstance(value, Secret) else str(value)
             assert load(environ={f"CACHEPROXY_{section.upper()}__{key.upper()}": told}) == Settings()
+
+
+def test_named_tables_are_merged_key_by_key_from_file_and_environment(write: Write) -> None:
+    file = write(
+        "[upstreams.b]\nurl = 'http://b/v1'\nmodels = ['b-*', 'c']\nweight = 2\n[aliases]\nfast = 'b-1'\nold = 'b-0'\n"
+    )
+    environ = {
+        "CACHEPROXY_UPSTREAMS__B__WEIGHT": "3",
+        "CACHEPROXY_UPSTREAMS__B__API_KEY": CANARY,
+        "CACHEPROXY_UPSTREAMS__C_2__URL": "http://c/v1",
+        "CACHEPROXY_UPSTREAMS__C_2__MODELS": "x*, y ,",
+        "CACHEPROXY_UPSTREAMS__C_2__PASS_KEY": "true",
+        "CACHEPROXY_ALIASES__FAST": "b-2",
+    }
+    settings = load(file, environ)
+    assert settings.upstreams == {
+        "b": NamedUpstream(url="http://b/v1", models=("b-*", "c"), weight=3, api_key=Secret(CANARY)),
+        "c_2": NamedUpstream(url="http://c/v1", models=("x*", "y"), pass_key=True),
+    }
+    assert settings.upstreams["b"].api_key.reveal() == CANARY
+    assert CANARY not in repr(settings)
+    assert settings.aliases == {"fast": "b-2", "old": "b-0"}
 
 
 @pytest.mark.parametrize(("told", "read"), [("1", True), ("true", True), ("False", False), ("0", False)])
@@ -74,6 +97,19 @@ WRONG_FILES = {
     "[store]\nmax_entries = 0": ("store.max_entries",),
     "[log]\nlevel = 'loud'": ("log.level", "debug, info, warning, error"),
     "[encoder]\nprecision = 'fp8'": ("encoder.precision", "fp32, int8"),
+    "[upstreams]\nb = 1": ("upstreams.b", "table"),
+    "[upstreams.b]": ("upstreams.b", "url"),
+    "[upstreams.b]\nurl = 'http://b'": ("upstreams.b", "models"),
+    "[upstreams.b]\nurl = 'http://b'\nmodels = ['b']\nweight = -1": ("upstreams.b.weight",),
+    "[upstreams.b]\nurl = 'http://b'\nmodels = [1]": ("upstreams.b.models",),
+    "[upstreams.b]\nurl = 'http://b'\nmodels = ['b']\nwieght = 1": ("upstreams.b.wieght", "weight"),
+    "[upstreams.b]\nurl = 'http://b'\nmodels = ['b']\nmax_concurrency = 0": ("upstreams.b.max_concurrency",),
+    "[upstreams.default]\nurl = 'http://b'": ("upstreams.default", "another name"),
+    "[upstreams.a__b]\nurl = 'http://b'": ("upstreams.a__b", "another name"),
+    "[upstreams.'B/1']\nurl = 'http://b'": ("upstreams.B/1", "another name"),
+    "[aliases]\na = 1": ("aliases.a",),
+    "[aliases]\na = ''": ("aliases.a",),
+    "['upstreams.b']\nurl = 'http://b'": ("'upstreams.b'",),
     "[server": ("not valid TOML",),
 }
 

@@ -35,12 +35,22 @@ def test_every_older_version_becomes_the_newest(connection: sqlite3.Connection, 
 def test_a_migration_keeps_the_rows(connection: sqlite3.Connection) -> None:
     migrate(connection, 0)
     connection.execute(
-        "INSERT INTO entries (id, epoch, category, compatibility, created, expires, used, size) "
+        "INSERT INTO entries (id, epoch, category, compatibility, created, gone, used, size) "
         "VALUES ('a', 'e', 'c', x'00', 1, 2, 1, 10)"
     )
     migrate(connection, version_of(connection, PATH, NEXT), NEXT)
     assert connection.execute("SELECT id, tenant FROM entries").fetchall() == [("a", "")]
     assert version_of(connection, PATH, NEXT) == len(NEXT)
+
+
+def test_entries_of_the_first_version_are_gone_when_they_expire(connection: sqlite3.Connection) -> None:
+    migrate(connection, 0, MIGRATIONS[:1])
+    connection.execute(
+        "INSERT INTO entries (id, epoch, category, compatibility, created, expires, used, size) "
+        "VALUES ('a', 'e', 'c', x'00', 1, 2, 1, 10)"
+    )
+    migrate(connection, 1)
+    assert connection.execute("SELECT id, gone FROM entries").fetchall() == [("a", 2.0)]
 
 
 def test_a_migration_that_fails_changes_nothing(connection: sqlite3.Connection) -> None:
@@ -53,7 +63,7 @@ def test_a_migration_that_fails_changes_nothing(connection: sqlite3.Connection) 
 
 def test_a_newer_version_is_refused(connection: sqlite3.Connection) -> None:
     migrate(connection, 0, NEXT)
-    with pytest.raises(ConfigError, match=r"schema version 2, this build knows up to 1"):
+    with pytest.raises(ConfigError, match=rf"schema version {len(NEXT)}, this build knows up to {len(MIGRATIONS)}"):
         version_of(connection, PATH)
 
 

@@ -1,0 +1,179 @@
+"""The filling of a list: one call to the backend for the missing inputs, and an entry for each of them."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from cacheproxy.batch.groups import apply, groups
+from cacheproxy.dialect import usage
+from cacheproxy.dialect.embeddings import Batch, EmbeddingsFold, Item, batch_of, flaw, read_item, single
+from cacheproxy.errors import PartUnavailable, UpstreamError
+from cacheproxy.flight import Settlement
+from cacheproxy.model import Entry, Partition, Reply
+from cacheproxy.pipeline import entry_id
+from cacheproxy.policy.admit import Refuse, admit
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from cacheproxy.batch.keeping import Keeping
+    from cacheproxy.flight import Flight, Head
+    from cacheproxy.model import Miss
+    from cacheproxy.pipeline import Flown, Journey, Pipeline
+    from cacheproxy.policy.admit import Lifetime
+    from cacheproxy.ports import Call
+    from cacheproxy.query.embeddings import Asked, Input
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landed(Settlement):
+    """A settlement together with the answer, when that is sound. `stored` means that its items are being kept."""
+
+    batch: Batch | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Filling:
+    """What a call asks for and how its answer may be kept."""
+
+    journey: Journey
+    inputs: tuple[Input, ...]
+    dimensions: int | None
+    fence: int
+    fill_ms: float
+
+
+class BatchFill:
+    """Has the backend answer for what is missing. The caller's answer never waits for the store."""
+
+    def __init__(
+        self, pipeline: Pipeline, threads: Executor, keeping: Keeping, *, whole_bytes: int, max_entry_bytes: int
+    ) -> None:
+        self._pipeline = pipeline
+        self._keeping = keeping
+        self._parts = pipeline.parts
+        self._threads = threads
+        self._whole_bytes = whole_bytes
+        self._max_entry_bytes = max_entry_bytes
+
+    async def fly(self, journey: Journey, asked: Asked, missing: tuple[Input, ...], miss: Miss, call: Call) -> Flown:
+        """Join or lead the exchange that answers for the missing inputs; `call` asks for exactly them, in their order.
+
+        Raises UpstreamError as `Pipeline.fly`.
+        """
+        plan = journey.plan if journey.plan.store else replace(journey.plan, exact=False)  # then nobody else joins
+        query = replace(journey.query, fingerprint=asked.key(missing))
+
+        async def exchange(flight: Flight) -> None:
+            with self._keeping.during(flight, [one.fingerprint for one in missing]):
+                await self._exchange(flight, journey, asked, missing, call)
+
+        apart = replace(journey, query=query, plan=plan)
+        return await self._pipeline.share(apart, miss, exchange, whole_bytes=self._whole_bytes)
+
+    async def _exchange(
+        self, flight: Flight, journey: Journey, asked: Asked, inputs: tuple[Input, ...], call: Call
+    ) -> None:
+        parts = self._parts
+        fence, started_s = parts.store.fence, parts.clock.monotonic()
+        try:
+            head, fold = await self._pipeline.relay(flight, call, EmbeddingsFold)
+        except UpstreamError as exc:
+            parts.telemetry.upstream_errors.labels(exc.code).inc()
+            raise
+        fill_s = parts.clock.monotonic() - started_s
+        parts.telemetry.upstream_seconds.observe(fill_s)
+        filling = _Filling(
+            journey=journey, inputs=inputs, dimensions=asked.dimensions, fence=fence, fill_ms=fill_s * 1000
+        )
+        batch, life = await self._admit(filling, head, fold)
+        stored = batch is not None and not isinstance(life, Refuse)
+        reason = life.reason if isinstance(life, Refuse) else "kept"
+        parts.telemetry.admissions.labels(str(stored).lower(), reason).inc()
+        alone = entry_id(inputs[0].fingerprint) if stored and len(inputs) == 1 else ""
+        model = str(batch.model or "") if batch is not None else ""
+        flight.settle(Landed(stored=stored, reason=reason, entry_id=alone, model=model, batch=batch))
+        if batch is not None and not isinstance(life, Refuse):
+            await self._keep(filling, batch, life)
+
+    async def _admit(
+        self, filling: _Filling, head: Head, fold: EmbeddingsFold
+    ) -> tuple[Batch | None, Lifetime | Refuse]:
+        """Return the answer if it is sound, and how long it may be kept or why not."""
+        journey, reply, now_s = filling.journey, fold.reply(), self._parts.clock.now()
+        admitted = admit(journey.query.dialect, head.status, head.headers, reply, journey.plan, now_s=now_s)
+        if head.status != 200 or isinstance(reply, str) or reply.body.get("error") is not None:
+            return None, admitted if isinstance(admitted, Refuse) else Refuse(reason="malformed_body")
+        items: list[Item] = []
+        for group in groups(fold.elements):
+            for item in await apply(self._threads, read_item, group, sum(map(len, group))):
+                if isinstance(item, str):
+                    return None, Refuse(reason=item)
+                items.append(item)
+        reason = flaw(items, len(filling.inputs), filling.dimensions)
+        if reason:
+            return None, Refuse(reason=reason)
+        batch = batch_of(reply.body, items)
+        if isinstance(admitted, Refuse):
+            return batch, admitted
+        if not journey.plan.store:
+            return batch, Refuse(reason=journey.plan.reason or "request_no_store")
+        if admitted.life.vary:
+            return batch, Refuse(reason="upstream_vary")
+        return batch, admitted.life
+
+    async def _keep(self, filling: _Filling, batch: Batch, life: Lifetime) -> None:
+        """Keep an entry for each input, a group at a time; the first failure of the store ends it."""
+        shares = usage.shares(batch.envelope.get("usage"), [one.weight for one in filling.inputs])
+        envelope = {**batch.envelope, "data": []}
+        room = self._max_entry_bytes - len(msgspec.json.encode(envelope))
+
+        def entry_of(part: tuple[Input, Item, object]) -> Entry:
+            return _entry(filling, part, single(envelope, part[1], part[2]), life, now_s)
+
+        now_s = self._parts.clock.now()
+        parts = [part for part in zip(filling.inputs, batch.items, shares, strict=True) if part[1].size_bytes <= room]
+        for group in groups(parts):
+            entries = await apply(self._threads, entry_of, group, sum(part[1].size_bytes for part in group))
+            async with asyncio.TaskGroup() as tasks:
+                puts = [tasks.create_task(self._put(entry, filling.fence)) for entry in entries]
+            failures = [put.result() for put in puts if put.result() is not None]
+            if failures:
+                return
+
+    async def _put(self, entry: Entry, fence: int) -> str | None:
+        """Return why an entry was not kept, or None."""
+        try:
+            kept = await self._parts.store.put(entry, fence)
+        except PartUnavailable as exc:
+            self._parts.telemetry.part_failures.labels(exc.part).inc()
+            log.warning("part_failed", part=exc.part, reason=exc.message)
+            return f"{exc.part}_unavailable"
+        if self._parts.store.over_cap:
+            self._parts.make_room()
+        return None if kept else "purged_meanwhile"
+
+
+def _entry(
+    filling: _Filling, part: tuple[Input, Item, object], body: dict[str, object], life: Lifetime, now_s: float
+) -> Entry:
+    one, query, plan = part[0], filling.journey.query, filling.journey.plan
+    return Entry(
+        id=entry_id(one.fingerprint),
+        fingerprint=one.fingerprint,
+        partition=Partition(category=plan.category, compatibility=query.compatibility, epoch=""),
+        tenant=query.scope.tenant,
+        text=one.value if isinstance(one.value, str) else "",
+        reply=Reply(body=body, source="body"),
+        created_s=now_s - life.age_s,
+        expires_s=now_s + life.ttl_s,
+        fill_ms=filling.fill_ms,
+        tags=query.controls.tags,
+    )

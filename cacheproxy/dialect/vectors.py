@@ -1,0 +1,51 @@
+"""An embedding's two written forms, and the way from one to the other without losing a bit of float32.
+
+Base64 holds little-endian float32 (OpenAI's `encoding_format`). A float32 is written as the double it is: decoding
+either form as the official client does gives equal lists.
+"""
+
+from __future__ import annotations
+
+import binascii
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FLOAT32_BYTES = 4
+
+
+def length_of(embedding: list[float] | str) -> int:
+    """Return the dimensions of a sound embedding in either form."""
+    if isinstance(embedding, list):
+        return len(embedding)
+    return (len(embedding) * 3 // 4 - embedding.count("=", -2)) // _FLOAT32_BYTES
+
+
+def floats_of(encoded: str) -> NDArray[np.float32] | None:
+    """Return the vector in a base64 string, or None for one that is empty, broken or not finite."""
+    try:
+        data = binascii.a2b_base64(encoded, strict_mode=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not data or len(data) % _FLOAT32_BYTES:
+        return None
+    vector = np.frombuffer(data, dtype="<f4")
+    return vector if np.isfinite(vector).all() else None
+
+
+def to_list(encoded: str) -> list[float] | None:
+    """Return a base64 embedding as numbers: exactly its float32 values. None when it is not sound."""
+    vector = floats_of(encoded)
+    return None if vector is None else cast("list[float]", vector.tolist())
+
+
+def to_base64(numbers: list[float]) -> str | None:
+    """Return numbers as base64 of float32, rounded to nearest; None when one is out of float32's range."""
+    with np.errstate(over="ignore"):
+        vector = np.array(numbers, dtype=np.float64).astype("<f4")
+    if not np.isfinite(vector).all():
+        return None
+    return binascii.b2a_base64(vector.tobytes(), newline=False).decode("ascii")

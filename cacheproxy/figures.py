@@ -1,0 +1,77 @@
+"""What the parts count themselves, gathered for the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cacheproxy.telemetry import Figures
+
+if TYPE_CHECKING:
+    from cacheproxy.embed.batcher import MicroBatcher
+    from cacheproxy.flight import Flights
+    from cacheproxy.http.door import Door
+    from cacheproxy.index.partitioned import PartitionedIndex
+    from cacheproxy.store.memory import MemoryStore
+    from cacheproxy.store.sqlite import SqliteStore
+    from cacheproxy.supervise import Supervisor
+    from cacheproxy.upstream.pool import UpstreamPool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """The parts that count."""
+
+    store: SqliteStore | MemoryStore
+    embedder: MicroBatcher
+    index: PartitionedIndex
+    flights: Flights
+    supervisor: Supervisor
+    door: Door
+    pool: UpstreamPool
+
+    def __call__(self) -> Figures:
+        """Return their figures of this moment."""
+        store, embedder, door = self.store, self.embedder, self.door
+        encoded, indexed = embedder.stats, self.index.stats()
+        backends = self.pool.states()
+        return Figures(
+            upstream_out={backend.name: int(backend.state != "ok") for backend in backends},
+            upstream_running={backend.name: backend.running for backend in backends},
+            upstream_waiting={backend.name: backend.waiting for backend in backends},
+            upstream_shed={backend.name: backend.shed for backend in backends},
+            upstream_ejections={backend.name: backend.ejections for backend in backends},
+            upstream_retries={backend.name: backend.retries for backend in backends},
+            flights=self.flights.aloft,
+            tasks=len(asyncio.all_tasks()),
+            connections=len(door.connections),
+            connections_cut=dict(door.cut),
+            requests_in_flight=door.requests,
+            held_body_bytes=door.held_bytes,
+            background_failures=self.supervisor.failures,
+            store_entries=len(store),
+            store_bytes=store.size_bytes,
+            store_corrupt_records=store.corrupt_records,
+            store_quarantined=store.quarantined,
+            encoder_queue=embedder.queued,
+            encoder_running=embedder.running,
+            encoder_batches=encoded.batches,
+            encoder_texts=encoded.texts,
+            encoder_memo_hits=encoded.memo_hits,
+            encoder_shared=encoded.shared,
+            encoder_left=encoded.left,
+            encoder_failures={flaw.value: count for flaw, count in encoded.failures.items()},
+            entries_indexed=indexed.live,
+            index_partitions=indexed.partitions,
+            index_graphs=indexed.graphs,
+            index_dead=indexed.dead,
+            index_tail=indexed.tail,
+            index_due=indexed.due,
+            index_bytes=indexed.bytes,
+            index_merged_rows=indexed.merged_rows,
+            index_rebuilds=indexed.rebuilds,
+            index_upkeep_failures=indexed.failures,
+            index_snapshots=indexed.snapshots,
+            index_snapshots_refused=indexed.snapshot_refused,
+        )

@@ -1,0 +1,105 @@
+"""What a caller's virtual key means for its request; in pass mode there is no caller, and nothing changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from cacheproxy.errors import RequestError
+from cacheproxy.model import Scope
+from cacheproxy.query.canonical import decode
+from cacheproxy.query.scope import ACCOUNTS, CREDENTIALS, read_scope
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cacheproxy.http.exchange import Exchange
+    from cacheproxy.ports import Call
+
+SEEN_BYTES = 1024 * 1024
+"""Largest passed-through body that is read to learn its model."""
+_MAX_DEPTH = 64
+_READS = ("GET", "HEAD", "OPTIONS")
+
+
+def scope_of(exchange: Exchange, secret: bytes, namespace: str = "") -> Scope:
+    """Return who may share this request's answer: the key's tenant, or the one that its credential names.
+
+    Raises InvalidRequest when a credential header comes twice.
+    """
+    if exchange.caller is None:
+        return read_scope(exchange.headers, secret, namespace)
+    return Scope(tenant=exchange.caller.tenant, namespace=namespace)
+
+
+def withheld(exchange: Exchange) -> tuple[bytes, ...]:
+    """Return the request headers that stop here: a virtual key, and the accounts that go with a key."""
+    if exchange.caller is None:
+        return ()
+    # A compressed answer would not show its usage.
+    compressed = (b"accept-encoding",) if exchange.caller.charge is not None else ()
+    return (*CREDENTIALS, *ACCOUNTS, *compressed)
+
+
+def on_account(exchange: Exchange, call: Call) -> Call:
+    """Return the call as the caller's key has it sent and charged. Raises RateLimited when its tokens are spent."""
+    caller = exchange.caller
+    if caller is None:
+        return call
+    if call.method == "POST":  # nothing else is charged
+        caller.check_tokens()
+    headers = call.headers
+    if caller.charge is not None and call.max_answer_bytes is None:
+        headers = (*headers, ("accept-encoding", "identity"))
+    return replace(
+        call,
+        headers=headers,
+        tenant=call.tenant or caller.tenant,
+        upstream_key=caller.upstream_key,
+        charge=caller.charge,
+    )
+
+
+async def look_through(exchange: Exchange) -> bytes | None:
+    """Return the body of a request to be passed through, where it had to be read to see that its model is allowed.
+
+    A key for certain models passes what only reads (no body), and bodies that name an allowed model. Raises
+    ModelNotAllowed and CallerGone.
+    """
+    caller = exchange.caller
+    if caller is None or not caller.restricted:
+        return None
+    bare = exchange.header(b"transfer-encoding") is None and exchange.header(b"content-length") in (None, b"0")
+    if bare and exchange.method in _READS:
+        return None
+    if not has_small_json(exchange):
+        caller.check_model("")
+    body = await exchange.body(SEEN_BYTES)
+    try:
+        model = model_of(decode(body, _MAX_DEPTH))
+    except RequestError:
+        model = ""  # parsers may disagree on such a body: what is seen here need not be what the backend sees
+    caller.check_model(model)
+    return body
+
+
+def has_small_json(exchange: Exchange) -> bool:
+    """Whether the body is declared as JSON that is worth reading to learn its model."""
+    length = exchange.header(b"content-length") or b""
+    kind = (exchange.header(b"content-type") or b"").partition(b";")[0].strip().lower()
+    plain = exchange.header(b"content-encoding") in (None, b"", b"identity")
+    return length.isdigit() and 0 < int(length[:12]) <= SEEN_BYTES and plain and kind == b"application/json"
+
+
+def tenant_of(exchange: Exchange, secret: bytes) -> str:
+    """Return who asks, to be fair to all; "" also where the credentials are ambiguous, which the backend may judge."""
+    try:
+        return scope_of(exchange, secret).tenant
+    except RequestError:
+        return ""
+
+
+def model_of(body: Mapping[str, Any]) -> str:
+    """Return the model that a decoded body names, or ""."""
+    model = body.get("model")
+    return model if isinstance(model, str) else ""

@@ -1,0 +1,170 @@
+"""What every cached route shares: a request is understood, and may be counted, refused or forwarded."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from cacheproxy.errors import EncodingNotSupported, RateLimited, UpstreamError
+from cacheproxy.http import passthrough, problems
+from cacheproxy.http.callers import model_of, on_account, scope_of
+from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, shareable, unanswered_headers
+from cacheproxy.model import Bypass, Hit, Miss, Trait
+from cacheproxy.ports import Call
+from cacheproxy.query.canonical import decode
+from cacheproxy.query.controls import read_body_controls, read_controls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Executor
+
+    from cacheproxy import settings
+    from cacheproxy.errors import CacheProxyError
+    from cacheproxy.http.exchange import Exchange
+    from cacheproxy.model import Controls, Outcome, Query, Scope
+    from cacheproxy.pipeline import Flown, Journey, Pipeline
+
+NO_SNIFF = (b"x-content-type-options", b"nosniff")
+PRIVATE = (b"cache-control", b"private")
+_DROPPED = (b"content-length", b"accept-encoding")
+_ONCE = frozenset({Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.TOOLS})
+"""What may have effects beyond its answer: never sent twice."""
+LARGE_BYTES = 128 * 1024
+"""A body beyond this is understood in a thread: on the event loop it would hold everybody up for milliseconds."""
+
+Q = TypeVar("Q")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Understood(Generic[Q]):
+    """A request's body as it will be forwarded, decoded, and what its dialect reads in it."""
+
+    raw: bytes = field(repr=False)
+    body: Mapping[str, Any] = field(repr=False)
+    query: Q
+
+
+class Route(Generic[Q]):
+    """`POST` to one cached API. `read` makes a Query of a body; `threads` understands large bodies."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        config: settings.Settings,
+        secret: bytes,
+        read: Callable[[Mapping[str, Any], Scope, Controls, bytes], Q],
+        threads: Executor,
+    ) -> None:
+        self._pipeline = pipeline
+        self._telemetry = pipeline.parts.telemetry
+        self._max_body_bytes = config.server.max_body_bytes
+        self._max_depth = config.server.max_depth
+        self._secret = secret
+        self._read = read
+        self._threads = threads
+
+    async def _understand(self, exchange: Exchange) -> Understood[Q]:
+        if exchange.header(b"content-encoding") not in (None, b"", b"identity"):
+            raise EncodingNotSupported("the request body is compressed; send it as it is (content-encoding: identity)")
+        raw = await exchange.body(self._max_body_bytes)
+        if len(raw) <= LARGE_BYTES:
+            return self._read_request(exchange, raw)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._read_request, exchange, raw)
+
+    def _read_request(self, exchange: Exchange, raw: bytes) -> Understood[Q]:
+        controls, namespace = read_controls(exchange.headers)
+        body = decode(raw, self._max_depth)
+        if "cache" in body:
+            controls, namespace = read_body_controls(controls, namespace, body.pop("cache"))
+            raw = msgspec.json.encode(body)
+        scope = scope_of(exchange, self._secret, namespace)
+        if exchange.caller is not None:
+            exchange.caller.check_model(model_of(body))
+        model = model_of(body)
+        variant = _variant(exchange) + self._pipeline.parts.resolve(model).variant(model)
+        query = self._read(body, scope, controls, variant)
+        return Understood(raw=raw, body=body, query=query)
+
+    def _call(self, exchange: Exchange, query: Query, body: bytes, *, max_answer_bytes: int) -> Call:
+        """Return a request for an answer that may be kept, on its caller's account. Raises RateLimited."""
+        call = Call(
+            method="POST",
+            target=exchange.target,
+            headers=passthrough.end_to_end(exchange, *_DROPPED),
+            body=body,
+            max_answer_bytes=max_answer_bytes,
+            model=query.model,
+            tenant=query.scope.tenant,
+            repeatable=query.traits.isdisjoint(_ONCE),
+        )
+        return on_account(exchange, call)
+
+    async def _send_flown(self, exchange: Exchange, journey: Journey, flown: Flown) -> None:
+        head = flown.head
+        headers = [
+            (name.encode("latin-1"), value.encode("latin-1"))
+            for name, value in (shareable(head.headers) if flown.coalesced else head.headers)
+            if name.lower() != "content-length"
+        ]
+        headers += outcome_headers(flown.outcome, 0)
+        headers += forwarded_headers(
+            flown.outcome,
+            status=head.status,
+            model=journey.query.model,
+            settlement=None if flown.body is None else await self._pipeline.settlement(flown),
+            coalesced=flown.coalesced,
+        )
+        if lacks(head.headers, "cache-control"):
+            headers.append(PRIVATE)
+        if flown.body is None:
+            await exchange.send_stream(head.status, headers, flown.reader.chunks())
+        else:
+            await exchange.send_whole(head.status, headers, flown.body)
+
+    async def _forward(
+        self, exchange: Exchange, journey: Journey, outcome: Miss | Bypass, understood: Understood[Q]
+    ) -> None:
+        self._count(outcome)
+        model = journey.query.model
+        try:
+            await passthrough.forward(
+                exchange,
+                self._pipeline.parts.upstream,
+                max_body_bytes=self._max_body_bytes,
+                body=understood.raw,
+                asked=passthrough.Asked(model=model, tenant=journey.query.scope.tenant),
+                more_headers=lambda status: (
+                    outcome_headers(outcome, 0)
+                    + forwarded_headers(outcome, status=status, model=model, settlement=None, coalesced=False)
+                ),
+            )
+        except (UpstreamError, RateLimited) as exc:
+            await self._refuse(exchange, exc, outcome, model)
+
+    async def refuse(self, exchange: Exchange, error: CacheProxyError) -> None:
+        """Answer a request that was refused before anything could be looked up, with the cache's headers."""
+        await self._refuse(exchange, error, Bypass(category=self._pipeline.pack().default_category, reason=error.code))
+
+    async def _refuse(
+        self, exchange: Exchange, error: CacheProxyError, outcome: Miss | Bypass, model: str = ""
+    ) -> None:
+        self._telemetry.refused.labels(error.code).inc()
+        headers = outcome_headers(outcome, 0) + unanswered_headers(outcome, error.code, model)
+        await problems.send(exchange, error, headers)
+
+    def _count(self, outcome: Outcome) -> None:
+        kind = type(outcome).__name__.lower()
+        tier = outcome.tier.value if isinstance(outcome, Hit) else ""
+        self._telemetry.requests.labels(kind, tier, outcome.category, outcome.reason).inc()
+        if isinstance(outcome, Hit | Miss):
+            self._telemetry.lookup_seconds.labels(kind).observe(outcome.evidence.lookup_ms / 1000)
+
+
+def _variant(exchange: Exchange) -> bytes:
+    """Return what else of the request changes the answer: its query string, and the beta features it opts in to."""
+    query, beta = exchange.scope["query_string"], exchange.header(b"openai-beta")
+    return (b"?" + query if query else b"") + (b"\nbeta:" + beta if beta else b"")

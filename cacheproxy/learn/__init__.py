@@ -1,0 +1,1 @@
+"""What callers teach: verdicts on served answers, kept as labelled pairs."""

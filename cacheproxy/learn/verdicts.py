@@ -1,0 +1,211 @@
+"""Verdicts: what callers said of served answers. A bad one quarantines an entry for a question, at once and for good.
+
+Each verdict is kept as a labelled pair (the entry's question, the caller's question, same answer or not) in a file of
+its own, so that later training and calibration can read it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from cacheproxy.errors import ConfigError, FeedbackUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_APPLICATION_ID = 0x63706662  # `cpfb`
+_VERSION = 1
+_MOST_ROWS = 200_000
+_TIMEOUT_S = 2.0
+_SCHEMA = f"""
+CREATE TABLE verdicts (
+    n INTEGER PRIMARY KEY,
+    at REAL NOT NULL,
+    tenant TEXT NOT NULL,
+    entry TEXT NOT NULL,
+    question BLOB NOT NULL,
+    verdict TEXT NOT NULL,
+    category TEXT NOT NULL,
+    similarity REAL,
+    threshold REAL,
+    entry_text TEXT NOT NULL,
+    question_text TEXT NOT NULL,
+    comment TEXT NOT NULL
+);
+CREATE INDEX verdicts_by_pair ON verdicts (entry, question);
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_VERSION};
+"""
+
+
+class Word(StrEnum):
+    """What a caller can say of an answer."""
+
+    GOOD = "good"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One word on one serve. `entry_text` and `question_text` are "" where the caller forbade storing."""
+
+    at_s: float
+    tenant: str
+    entry_id: str
+    question: bytes
+    word: Word
+    category: str
+    similarity: float | None
+    threshold: float | None
+    entry_text: str = field(repr=False)
+    question_text: str = field(repr=False)
+    comment: str = field(repr=False)
+
+
+class Verdicts:
+    """The file of verdicts and, in memory, which entries are quarantined for which questions.
+
+    Use it as an async context manager. The newest 200,000 verdicts are kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="verdicts")
+        self._connection: sqlite3.Connection | None = None
+        self._quarantined: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+        self._standing: dict[str, int] = {}
+
+    async def __aenter__(self) -> Verdicts:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        self._thread.shutdown()
+
+    def __len__(self) -> int:
+        """Count quarantined pairs of entry and question."""
+        return len(self._quarantined)
+
+    def quarantined(self, entry_id: str, question: bytes) -> bool:
+        """Whether a caller said that this entry is no answer to this question (an exact fingerprint, 32 bytes)."""
+        return (entry_id, question) in self._quarantined
+
+    def standing(self, entry_id: str) -> int:
+        """Return good words minus bad words on an entry."""
+        return self._standing.get(entry_id, 0)
+
+    async def record(self, verdict: Verdict) -> None:
+        """Let a verdict take effect at once, then keep it.
+
+        Raises FeedbackUnavailable when it cannot be kept: it then holds until the proxy stops.
+        """
+        self._apply(verdict.entry_id, verdict.question, verdict.word)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await loop.run_in_executor(self._thread, self._insert, verdict)
+        except (sqlite3.Error, TimeoutError) as exc:
+            raise FeedbackUnavailable(
+                "the verdict holds until the proxy stops, but could not be written; see the log and the disk"
+            ) from exc
+
+    def _apply(self, entry_id: str, question: bytes, word: str) -> None:
+        pair = entry_id, question
+        if word == Word.BAD:
+            self._quarantined[pair] = None
+            while len(self._quarantined) > _MOST_ROWS:
+                self._quarantined.popitem(last=False)
+        else:
+            self._quarantined.pop(pair, None)
+        self._standing[entry_id] = self._standing.get(entry_id, 0) + (1 if word == Word.GOOD else -1)
+        if len(self._standing) > _MOST_ROWS:
+            self._standing.pop(next(iter(self._standing)))
+
+    def _open(self) -> None:
+        connection = open_file(self._path)
+        for entry_id, question, word in connection.execute("SELECT entry, question, verdict FROM verdicts ORDER BY n"):
+            self._apply(entry_id, question, word)
+        self._connection = connection
+
+    def _insert(self, verdict: Verdict) -> None:
+        if self._connection is None:
+            raise sqlite3.OperationalError("closed")
+        row = (
+            verdict.at_s,
+            verdict.tenant,
+            verdict.entry_id,
+            verdict.question,
+            verdict.word.value,
+            verdict.category,
+            verdict.similarity,
+            verdict.threshold,
+            verdict.entry_text,
+            verdict.question_text,
+            verdict.comment,
+        )
+        with self._connection:
+            cursor = self._connection.execute(
+                "INSERT INTO verdicts (at, tenant, entry, question, verdict, category, similarity, threshold,"
+                " entry_text, question_text, comment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+            self._connection.execute("DELETE FROM verdicts WHERE n <= ?", ((cursor.lastrowid or 0) - _MOST_ROWS,))
+
+
+def open_file(path: Path) -> sqlite3.Connection:
+    """Open or create a file of verdicts (mode 0600). Raises ConfigError when it is not ours or cannot be used."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        with contextlib.ExitStack() as on_failure:
+            connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
+            on_failure.callback(connection.close)
+            application, version = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+            )
+            if (application, version) == (0, 0) and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                connection.executescript(_SCHEMA)
+            elif application != _APPLICATION_ID or version != _VERSION:
+                raise ConfigError(f"{path}: not a file of verdicts of this version; move it aside")
+            connection.execute("PRAGMA journal_mode = WAL")
+            on_failure.pop_all()
+            return connection
+    except (OSError, sqlite3.Error) as exc:
+        raise ConfigError(f"{path}: cannot be used for verdicts ({exc}); move it aside, or mend the disk") from exc
+
+
+def pairs(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the verdicts on similarity hits as `cacheproxy eval pairs` reads them: a, b, label, category.
+
+    Raises ConfigError for a file that is not there or not one of verdicts.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: no verdicts yet; callers give them with POST /v1/cache/feedback")
+    with contextlib.closing(open_file(path)) as connection:
+        rows = connection.execute(
+            "SELECT entry_text, question_text, verdict, category, similarity FROM verdicts"
+            " WHERE similarity IS NOT NULL AND entry_text != '' AND question_text != '' ORDER BY n"
+        )
+        for entry_text, question_text, word, category, similarity in rows:
+            yield {
+                "a": entry_text,
+                "b": question_text,
+                "label": int(word == Word.GOOD),
+                "category": category,
+                "similarity": similarity,
+            }

@@ -1,0 +1,40 @@
+"""Recent questions: whether one was asked a moment ago with other settings, so that a miss can say so."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from cacheproxy.query.canonical import canonical
+
+if TYPE_CHECKING:
+    from cacheproxy.model import Query
+
+CAPACITY = 16_384
+
+
+class RecentQuestions:
+    """The settings that each of the last questions was asked with, by a digest of scope and text; no text is held."""
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self._capacity = capacity
+        self._asked: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def asked_otherwise(self, query: Query, *, remember: bool) -> bool:
+        """Whether this scope asked this very text last with another model, parameters or history.
+
+        With `remember`, the query is the last one from now on; the one remembered the longest ago may be forgotten.
+        """
+        scope = query.scope
+        key = hashlib.sha256(canonical([query.dialect, scope.tenant, scope.namespace, query.text])).digest()[:16]
+        last = self._asked.get(key)
+        if remember:
+            self._asked[key] = query.compatibility
+            self._asked.move_to_end(key)
+            if len(self._asked) > self._capacity:
+                self._asked.popitem(last=False)
+        return last is not None and last != query.compatibility
+
+    def __len__(self) -> int:
+        return len(self._asked)

@@ -1,0 +1,119 @@
+"""Serving: a proxy is assembled, listened to on two ports, drained and stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cacheproxy.app import assemble
+from cacheproxy.errors import ConfigError
+from cacheproxy.http.admin import create_admin_app
+from cacheproxy.http.door import Door
+from cacheproxy.http.listener import Listener, bind, data_app, is_loopback, listener, url_of
+from cacheproxy.upstream.open import refuse_loops
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from cacheproxy.house import House
+    from cacheproxy.ports import Clock
+    from cacheproxy.settings import Settings
+
+log = structlog.get_logger()
+
+_ADMIN_CONNECTIONS = 256
+
+
+class Running:
+    """A proxy that is being listened to."""
+
+    def __init__(self, house: House, data: Listener, admin: Listener, url: str, admin_url: str) -> None:
+        self.house = house
+        self.pipeline = house.pipeline
+        self.url = url
+        self.admin_url = admin_url
+        self._data = data
+        self._admin = admin
+
+    def drain(self) -> None:
+        """Stop accepting, let answers in flight finish."""
+        self.house.ready.draining = True
+        self._data.should_exit = True
+
+    def abandon(self) -> None:
+        """Stop without waiting for answers in flight."""
+        self.drain()
+        self._data.force_exit = self._admin.force_exit = True
+
+
+@asynccontextmanager
+async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Running]:
+    """Assemble a proxy and listen on both ports until the block ends or it was drained. Port 0 takes any free port."""
+    server = settings.server
+    with contextlib.ExitStack() as sockets:
+        data_socket = sockets.enter_context(bind(server.host, server.port, "server.host, server.port"))
+        admin_host = server.admin_host
+        if not settings.admin.token.reveal() and not is_loopback(admin_host):
+            raise ConfigError("server.admin_host is not loopback: set admin.token first (CACHEPROXY_ADMIN__TOKEN)")
+        admin_keys = "server.admin_host, server.admin_port"
+        admin_socket = sockets.enter_context(bind(admin_host, server.admin_port, admin_keys))
+        own_port = data_socket.getsockname()[1]
+        for port in (own_port, admin_socket.getsockname()[1]):
+            refuse_loops(settings, port, {server.host, admin_host})
+        async with assemble(settings, clock) as house:
+            admin_app = create_admin_app(house, settings.admin.token)
+            data = listener(data_app(house.edge), server, house.edge.door, drain_s=server.drain_s)
+            admin = listener(admin_app, server, Door(server, _ADMIN_CONNECTIONS), drain_s=1)
+            async with asyncio.TaskGroup() as group:
+                data_task = group.create_task(data.serve([data_socket]))
+                admin_task = group.create_task(admin.serve([admin_socket]))
+                await data.until_started()
+                await admin.until_started()
+                house.claim.announce(url_of(admin_host, admin_socket))
+                proxy = Running(house, data, admin, url_of(server.host, data_socket), url_of(admin_host, admin_socket))
+                try:
+                    yield proxy
+                finally:
+                    proxy.drain()
+                    await asyncio.wait([data_task])
+                    admin.should_exit = True
+                    await asyncio.wait([admin_task])
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT: drain on the first, stop at once on the second. SIGHUP reads the pack again."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    async with running(settings) as proxy:
+        gc.collect()
+        gc.freeze()  # else every full collection walks all that was loaded, and holds all callers up for 60 ms or more
+
+        def on_stop() -> None:
+            if stop.is_set():
+                log.warning("server_abandoned", reason="second signal")
+                proxy.abandon()
+            else:
+                log.info("server_draining", limit_s=settings.server.drain_s)
+                proxy.drain()
+                stop.set()
+
+        def on_reload() -> None:
+            try:
+                proxy.house.pack.reload()
+                log.info("pack_reloaded", pack=proxy.house.pack().name)
+            except ConfigError as exc:
+                log.error("pack_refused", reason=exc.message)  # noqa: TRY400 - its message says it all
+            if proxy.house.keeper is not None:
+                proxy.house.keeper.reload()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_stop)
+        loop.add_signal_handler(signal.SIGHUP, on_reload)
+        port, admin_port = (url.rpartition(":")[2] for url in (proxy.url, proxy.admin_url))
+        log.info("server_started", url=f"{proxy.url}/v1", port=int(port), admin_port=int(admin_port))
+        await stop.wait()

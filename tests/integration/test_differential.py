@@ -1,0 +1,255 @@
+"""The same exchange direct and through the proxy, compared byte for byte, on both of its sides.
+
+Every request says `no-store`, so the cache has no part in it. What may differ: headers of one connection, the proxy's
+own headers, and `cache-control: private` where the backend said nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cacheproxy.ports import HOP_BY_HOP
+from tests.support import openai_wire, responses_wire
+from tests.support.openai_wire import completion, encode, events
+from tests.support.polling import eventually, eventually_true
+from tests.support.proxy import chat
+from tests.support.rawhttp import Connection, Response, Truncated, request_bytes
+from tests.support.traffic import Draw, draw
+from tests.support.upstream import CUT, RESET, Hold, Received, Send, Step, answer, head, stream
+
+if TYPE_CHECKING:
+    from tests.support.proxy import Proxy
+    from tests.support.upstream import ScriptedUpstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] if seed >= 100 else []) for seed in range(400)]
+FRAMING = ("content-length", "transfer-encoding")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One exchange from both ends: what the caller got (None when no head came) and what the backend got."""
+
+    answer: Response | None
+    received: Received | None
+
+
+async def exchanged(url: str, upstream: ScriptedUpstream, drawn: Draw) -> Seen:
+    upstream.reset()
+    upstream.always(drawn.steps)
+    async with await Connection.open(url) as connection:
+        connection.reads_all = url == upstream.url
+        connection.send(drawn.request())
+        try:
+            answer: Response | None = await connection.read_response(drawn.method)
+        except Truncated:
+            answer = None
+    # What changes nothing may be asked once more where the backend failed (row 34).
+    assert upstream.calls <= 1 + (drawn.method in ("GET", "HEAD", "OPTIONS") and drawn.status >= 500)
+    return Seen(answer=answer, received=upstream.requests[-1] if upstream.requests else None)
+
+
+def end_to_end(headers: tuple[tuple[str, str], ...], *more: str) -> list[tuple[str, str]]:
+    dropped = {*HOP_BY_HOP, *more}
+    told = [(name.lower(), value) for name, value in headers]
+    return [(name, value) for name, value in told if name not in dropped and not name.startswith("x-cacheproxy-")]
+
+
+def answered_headers(direct: Response, proxied: Response) -> list[tuple[str, str]]:
+    """The proxied answer's end-to-end headers, without what the proxy adds."""
+    headers = end_to_end(proxied.headers)
+    if proxied.all("x-cacheproxy-outcome"):
+        own = [pair for pair in headers if pair[0] == "cache-status"][-1]
+        assert own[1].startswith("cacheproxy;")
+        headers.reverse()
+        headers.remove(own)
+        headers.reverse()
+    if not direct.all("cache-control") and ("cache-control", "private") in headers:
+        headers.remove(("cache-control", "private"))
+    return headers
+
+
+def assert_received_alike(direct: Received, proxied: Received, drawn: Draw) -> None:
+    assert (proxied.method, proxied.target) == (direct.method, direct.target)
+    assert proxied.body == direct.body
+    # A body that was read first, to be understood, goes on with a length; an empty one may be told or not.
+    loose = FRAMING if drawn.chunked or not direct.body else ()
+    assert end_to_end(proxied.headers, "host", *loose) == end_to_end(direct.headers, "host", *loose)
+
+
+def assert_answered_alike(direct: Response, proxied: Response, drawn: Draw) -> None:
+    assert proxied.status == direct.status
+    loose = ("content-length",) if drawn.status == 304 else ()
+    assert [pair for pair in answered_headers(direct, proxied) if pair[0] not in loose] == end_to_end(
+        direct.headers, *loose
+    )
+    if drawn.cut == CUT and drawn.framing == "close":
+        assert proxied.body == direct.body  # whether that is the end, nobody can tell: see the tests of unmarked ends
+    elif drawn.cut is None:
+        assert (proxied.body, proxied.complete) == (direct.body, True)
+    elif drawn.cut == CUT:
+        assert (proxied.body, proxied.complete) == (direct.body, False)
+    else:  # a reset may overtake bytes on either way
+        assert not proxied.complete
+        longer, shorter = sorted((direct.body, proxied.body), key=len, reverse=True)
+        assert longer.startswith(shorter)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_an_exchange_is_the_same_direct_and_through_the_proxy(
+    proxy: Proxy, upstream: ScriptedUpstream, seed: int
+) -> None:
+    drawn = draw(Random(seed))
+    direct = await exchanged(upstream.url, upstream, drawn)
+    proxied = await exchanged(proxy.url, upstream, drawn)
+    assert direct.received is not None
+    assert proxied.received is not None, proxied.answer
+    assert_received_alike(direct.received, proxied.received, drawn)
+    assert proxied.answer is not None
+    if direct.answer is None:  # reset before its head could be read
+        assert proxied.answer.status == 502 or not proxied.answer.complete
+        return
+    if drawn.cut == RESET and proxied.answer.status == 502 != drawn.status:
+        return  # the reset overtook the head
+    assert_answered_alike(direct.answer, proxied.answer, drawn)
+
+
+def unmarked(kind: str, body: bytes) -> list[Step]:
+    return [Send(head(200, [("content-type", kind)]) + body), CUT]
+
+
+SSE = events("Voilà 🗼")
+UNMARKED = {
+    "events": ("text/event-stream", b"".join(SSE)),
+    "CRLF events": ("text/event-stream", b"".join(SSE).replace(b"\n", b"\r\n")),
+    "other events": ("text/event-stream; charset=utf-8", b"event: x\ndata: 1\n\ndata: 2\n\n"),
+    "typed events": ("text/event-stream", b"".join(responses_wire.events(responses_wire.response()))),
+    "JSON": ("application/json", encode(completion("Voilà 🗼"))),
+}
+
+
+@pytest.mark.parametrize(("kind", "body"), UNMARKED.values(), ids=UNMARKED)
+@pytest.mark.parametrize("target", ["/v1/files/f", "/v1/chat/completions"])
+async def test_an_unmarked_end_that_came_too_early_does_not_look_like_one(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, target: str, kind: str, body: bytes
+) -> None:
+    boundaries = {found.end() for found in re.finditer(rb"(?:\n\n|\r\n\r\n)", body)}
+    for length in {*range(1, len(body) - 1, 7), *boundaries, len(body)}:
+        upstream.always(unmarked(kind, body[:length]))
+        live = await proxy.ask(chat(), key=key, headers={"cache-control": "no-store"}, target=target)
+        assert (live.status, live.body) == (200, body[:length])
+        # Between events of a stream without a closing one, nobody can tell.
+        telling = kind == "application/json" or b"chat.completion" in body or b"response.created" in body
+        closed = body[:length].rstrip().endswith(b"[DONE]") or b"response.completed" in body[:length]
+        ends = length in boundaries or length == len(body)
+        assert live.complete is (
+            length == len(body) or (ends and kind != "application/json" and (closed or not telling))
+        )
+
+
+async def test_an_unmarked_end_of_anything_else_is_believed(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
+    for kind, body in (("audio/mpeg", b"\xff\xfb" * 9), ("application/json", b"not JSON at all"), ("text/plain", b"")):
+        upstream.always(unmarked(kind, body))
+        live = await proxy.ask(b"{}", key=key, target="/v1/audio/speech")
+        assert (live.status, live.body, live.complete) == (200, body, True)
+
+
+TRAILERS = b"x-trailer: late\r\nauthorization: Bearer sk-other\r\nx-cacheproxy-namespace: other\r\n"
+
+
+@pytest.mark.parametrize("target", ["/v1/files", "/v1/chat/completions"])
+async def test_trailers_are_no_headers(proxy: Proxy, upstream: ScriptedUpstream, key: str, target: str) -> None:
+    """A trailer that became a header would make the request another caller's, after it was let in."""
+    data = encode(chat())
+    lines = [f"POST {target} HTTP/1.1", "host: x", f"authorization: Bearer {key}", "transfer-encoding: chunked"]
+    whole = "\r\n".join([*lines, "", ""]).encode() + b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(data), data, TRAILERS)
+    async with await Connection.open(proxy.url) as connection:
+        for at in range(0, len(whole), 40):
+            connection.send(whole[at : at + 40])
+            await asyncio.sleep(0)
+        assert (await connection.read_response()).status == 200
+        connection.send(request_bytes("GET", "/v1/models", [("authorization", f"Bearer {key}")]))
+        assert (await connection.read_response("GET")).status == 200
+    first = upstream.requests[0]
+    assert first.body == data
+    assert first.header("authorization") == f"Bearer {key}"
+    assert first.header("x-trailer") is None
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_the_one_answer_that_is_not_passed_on(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, status: int
+) -> None:
+    upstream.always([Send(head(status, [("location", "http://127.0.0.1:9/"), ("content-length", "0")]))])
+    for target in ("/v1/files", "/v1/chat/completions"):
+        live = await proxy.ask(chat(), key=key, headers={"cache-control": "no-store"}, target=target)
+        live.assert_problem(502, "upstream_broken")
+
+
+async def test_a_method_that_http_does_not_know_is_refused_cleanly(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    (await proxy.call("BREW", "/v1/files")).assert_problem(400, "invalid_http")
+    assert upstream.calls == 0
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+@pytest.mark.parametrize("target", ["/v1/files/f", "/v1/chat/completions"])
+async def test_a_cut_at_every_byte_breaks_the_callers_connection(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, framing: str, target: str
+) -> None:
+    body = b"".join(SSE)[:150]
+    whole = body if framing == "length" else b"40\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body[:64], 86, body[64:])
+    mark = ("content-length", str(len(body))) if framing == "length" else ("transfer-encoding", "chunked")
+    start = head(200, [("content-type", "text/event-stream"), mark])
+    for length in range(len(whole)):
+        upstream.always([Send(start + whole[:length]), CUT])
+        live = await proxy.ask(chat(), key=key, headers={"cache-control": "no-store"}, target=target)
+        assert (live.status, live.complete) == (200, False)
+        assert body.startswith(live.body)
+        assert len(live.body) >= min(length - 10, len(body))
+
+
+async def test_a_line_of_ten_megabytes_passes(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
+    body = b"data: " + b"x" * (10 * 1024 * 1024) + b"\n\ndata: [DONE]\n\n"
+    for target in ("/v1/threads/runs", "/v1/chat/completions"):
+        upstream.always(stream(body[:70_001], body[70_001:]))
+        live = await proxy.ask(chat(stream=True), key=key, headers={"cache-control": "no-store"}, target=target)
+        assert (live.body == body, live.complete) == (True, True)
+
+
+COOKIES = [("set-cookie", "session=mine; Path=/"), ("Set-Cookie", "b=2")]
+
+
+@pytest.mark.parametrize("form", [{}, {"stream": True}], ids=["whole", "streamed"])
+async def test_a_cookie_is_never_replayed(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, form: dict[str, Any]
+) -> None:
+    whole, parts = openai_wire.default_answer(chat(**form), 1)
+    hold = asyncio.Event()
+    if form:
+        upstream.always(stream(parts[0], Hold(hold), *parts[1:], headers=COOKIES))
+    else:
+        upstream.always([Hold(hold), *answer(whole, headers=COOKIES)])
+    leader = asyncio.create_task(proxy.ask(chat(**form), key=key))
+    await upstream.received(1)
+    follower = asyncio.create_task(proxy.ask(chat(**form), key=key))
+    if not form:
+        await asyncio.sleep(0.1)
+    else:
+        await eventually(lambda: upstream.calls == 1, "one call for both")
+        await asyncio.sleep(0.1)
+    hold.set()
+    led, followed = await asyncio.gather(leader, follower)
+    assert upstream.calls == 1
+    assert led.all("set-cookie") == [value for _, value in COOKIES]
+    assert (followed.get("x-cacheproxy-coalesced"), followed.all("set-cookie")) == ("true", [])
+    await eventually_true(lambda: proxy.cached(chat(**form), key=key), "the answer is kept")
+    hit = await proxy.ask(chat(**form), key=key)
+    assert (hit.outcome, hit.all("set-cookie")) == ("hit", [])
+    assert b"session=mine" not in hit.body + followed.body
