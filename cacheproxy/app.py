@@ -82,6 +82,8 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
         data_dir = open_data_dir(settings)
         owned, secret = stack.enter_context(claim(data_dir)), install_secret(data_dir)
         keeper = open_keeper(settings, data_dir, secret, clock)
+        if keeper is not None:
+            stack.callback(keeper.save)  # after the supervisor's end: calls that it cancels are charged, too
         identify = keeper.gate.identify if keeper else partial(read_scope, secret=secret)
         store = open_store(settings.store, data_dir, clock)
         await stack.enter_async_context(store)
@@ -179,7 +181,6 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
         supervisor.spawn(_watch_loop(telemetry))
         if keeper is not None:
             supervisor.every(_KEYS_INTERVAL_S, keeper.tend, "keys")
-            stack.callback(keeper.save)
         try:
             yield House(
                 settings=settings,
@@ -204,16 +205,21 @@ def create_app(settings: Settings | None = None) -> Litestar:
     It assembles its parts when it starts. One process owns its store: a second one on the same file is refused.
     """
     settings = settings or load()
-    rooms: list[House] = []
+    house: House | None = None
 
     @asynccontextmanager
     async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        nonlocal house
         async with assemble(settings) as house:
-            rooms.append(house)
-            yield
+            try:
+                yield
+            finally:
+                house = None
 
     async def edge(scope: Any, receive: Receive, send: Send) -> None:
-        await rooms[0].edge(scope, receive, send)
+        if house is None:
+            raise RuntimeError("the data application takes requests only within its lifespan")
+        await house.edge(scope, receive, send)
 
     return data_app(edge, lifespan)
 

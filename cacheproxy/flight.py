@@ -32,7 +32,8 @@ class Head:
 class Settlement:
     """What became of a flight's answer: kept or not, why, under which id, and which model gave it."""
 
-    stored: bool
+    stored: bool | None
+    """None while it is being kept and nobody knows yet."""
     reason: str
     entry_id: str = ""
     model: str = ""

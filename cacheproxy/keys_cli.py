@@ -205,8 +205,8 @@ def _next_step(place: _Place, upstream_key_env: str) -> str:
         lines.append("a running proxy knows it within a second")
     else:
         lines.append(
-            "keys are not asked for yet: set access.mode to `keys` (CACHEPROXY_ACCESS__MODE=keys), give the backend's "
-            "own key as upstream.api_key (CACHEPROXY_UPSTREAM__API_KEY), and restart the proxy"
+            "unless your proxy is set up so already: set access.mode to `keys` (CACHEPROXY_ACCESS__MODE=keys), give "
+            "the backend's own key as upstream.api_key (CACHEPROXY_UPSTREAM__API_KEY), and restart the proxy"
         )
     lines.append('clients use it as any API key: OpenAI(base_url="http://127.0.0.1:8080/v1", api_key=...)')
     return "\n".join(lines)

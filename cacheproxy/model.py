@@ -116,6 +116,8 @@ class Query:
     controls: Controls
     traits: frozenset[Trait] = frozenset()
     temperature: float | None = None
+    text_digest: bytes = b""
+    """SHA-256 of `text`, taken where the request is understood: for a large one, not on the event loop."""
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     """What a backend may have chosen its answer by (`Vary`), names in lower case; part of no fingerprint."""
 
@@ -209,11 +211,15 @@ class Candidate:
     similarity: float
 
 
+PLAIN_STREAM = "plain_stream"
+"""The source of a reply without usage that was folded from a stream for which nobody had asked for it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A whole answer in canonical form: the dialect's non-stream body, every field kept, in the order it came.
 
-    `source` says whether it was read from a body or folded from a stream.
+    `source` says whether it was read from a `body`, or folded from a `stream` or a `plain_stream`.
     """
 
     body: Mapping[str, Any] = field(repr=False)

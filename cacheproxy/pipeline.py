@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from cacheproxy.errors import LookupTooSlow, UpstreamBroken, UpstreamError
+from cacheproxy.errors import LookupTooSlow, UpstreamError
 from cacheproxy.flight import Head, Settlement
 from cacheproxy.model import Bypass, Hit, Miss, Stale
 from cacheproxy.policy.admit import Keep, Refuse, admit, vary_names
 from cacheproxy.policy.freshness import may_rescue, prefers_stale
 from cacheproxy.policy.plan import plan as plan_query
-from cacheproxy.ports import UNFINISHED
 from cacheproxy.query.recent import RecentQuestions
 from cacheproxy.query.variant import selectable, variant, variant_key
+from cacheproxy.refusals import Refusals
 from cacheproxy.tiers import Journey, Parts, Tiers, entry_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from cacheproxy.flight import Flight, Flights, Reader
-    from cacheproxy.model import Outcome, Query, Reply
+    from cacheproxy.model import Outcome, Query
     from cacheproxy.policy.pack import Pack
     from cacheproxy.ports import Call, Dialect, Fold
 
@@ -69,6 +68,7 @@ class Pipeline:
         self.pack = pack
         self.flights = flights
         self._recent = RecentQuestions()
+        self._refusals = Refusals(parts.clock)
         self.tiers = Tiers(parts, flights, settle_timeout_s=settle_timeout_s)
         self._lookup_timeout_s = lookup_timeout_s
         self._coalesce_timeout_s = coalesce_timeout_s
@@ -272,7 +272,9 @@ class Pipeline:
         parts = self.parts
         fence, started_s = parts.store.fence, parts.clock.monotonic()
         try:
-            head, fold = await self.relay(flight, call, partial(dialect.fold, journey.query.wire))
+            head, fold = await self.relay(
+                flight, call, lambda headers, altered: dialect.fold(journey.query.wire, headers, altered=altered)
+            )
         except UpstreamError as exc:
             parts.telemetry.upstream_errors.labels(exc.code).inc()
             raise
@@ -288,23 +290,24 @@ class Pipeline:
         flight.settle(settlement)
 
     async def relay(
-        self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...]], F]
+        self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...], bool], F]
     ) -> tuple[Head, F]:
-        """Pass the backend's answer on to the flight, up to its clean end, and fold it. Raises UpstreamError."""
-        answer = await self.parts.upstream.send(call)
+        """Pass the backend's answer on to the flight, up to its clean end, and fold it. Raises UpstreamError.
+
+        `start_fold` is told the headers, and whether the backend took the call's `body` rather than its `plain_body`.
+        """
+        answer, altered = await self._refusals.send(self.parts.upstream, call)
         async with answer:
             head = Head(status=answer.status, headers=answer.headers)
             if failed(head.status):
                 self.flights.ground(flight)
-            fold = start_fold(head.headers)
+            fold = start_fold(head.headers, altered)
             flight.begin(head)
             try:
                 async for chunk in answer.chunks():
                     await flight.write(fold.feed(chunk))
             finally:
                 flight.append(fold.flush())
-            if answer.ends_unmarked and _unfinished(fold.reply()):
-                raise UpstreamBroken("the backend's answer ended before its own end mark")
             flight.end()
         return head, fold
 
@@ -321,10 +324,6 @@ def _told_apart(flown: Flown, query: Query) -> bytes | None:
         return b""
     digest = variant(query, names)
     return None if digest == variant(leader, names) else variant_key(query, digest)
-
-
-def _unfinished(reply: Reply | str) -> bool:
-    return isinstance(reply, str) and reply in UNFINISHED
 
 
 def failed(status: int) -> bool:

@@ -81,7 +81,7 @@ class EntryStore(Protocol):
 
     @property
     def fence(self) -> int:
-        """A number that every purge raises; a fill that began under a lower one is discarded."""
+        """A number that every purge raises, also over restarts; a fill takes it along when it begins."""
         ...
 
     @property
@@ -101,12 +101,17 @@ class EntryStore(Protocol):
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry, replacing one of the same id; return once a crash of this process cannot lose it.
 
-        Returns False, keeping nothing, when `fence` is no longer current. Raises StoreUnavailable.
+        Returns False, keeping nothing, when this id was purged since the fence was `fence`: the fill began before. What
+        began before a restart, or so long ago that its purges are no longer remembered, is refused whatever its id.
+        Raises StoreUnavailable.
         """
         ...
 
     async def purge(self, entry_ids: Collection[str]) -> int:
-        """Remove entries for good, raise the fence, return how many were there. Raises StoreUnavailable."""
+        """Remove entries for good, raise the fence, return how many were there. Raises StoreUnavailable.
+
+        Fills of these ids that have begun are refused, also when this fails; fills of all others are not touched.
+        """
         ...
 
     async def sweep(self) -> list[str]:
@@ -128,12 +133,19 @@ class EntryStore(Protocol):
 class Feedback(Protocol):
     """What callers said of served answers; everything here is in memory and at once."""
 
-    def quarantined(self, entry_id: str, question: bytes) -> bool:
-        """Whether a caller said that this entry is no answer to this question (an exact fingerprint, 32 bytes)."""
+    def quarantined(self, entry: Entry, question: bytes) -> bool:
+        """Whether a caller said that this entry is no answer to this question (an exact fingerprint, 32 bytes).
+
+        For the entry's own question that holds of answers older than the word; for any other, of all.
+        """
         ...
 
-    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup | None = None) -> None:
-        """Remember that a question was answered from an entry (with `evidence`: by similarity) or became it."""
+    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup) -> None:
+        """Remember that a question was answered from an entry; without a similarity in `evidence` it was its own."""
+        ...
+
+    def kept(self, response_id: str, query: Query, entry: Entry) -> None:
+        """Remember that the backend's answer of this id became an entry."""
         ...
 
 
@@ -175,6 +187,7 @@ class Call:
     With `max_answer_bytes` the answer is asked for uncompressed, decoded if it is not, and capped (event streams are
     capped only once decoded); None passes whatever comes through. `model` and `tenant` say who asks for what, "" when
     that is not known. A `repeatable` call may be sent again when it failed before the first byte of an answer.
+    `plain_body` is the caller's own body where `body` asks for more.
 
     A call made with a virtual key holds none of the caller's credentials: the backend's own key goes with it, or for
     the default backend (`upstream.url`) and no other the caller's `upstream_key`. `charge` is told the tokens of the
@@ -185,6 +198,7 @@ class Call:
     target: str
     headers: tuple[tuple[str, str], ...] = field(repr=False)
     body: bytes | AsyncIterator[bytes] = field(repr=False)
+    plain_body: bytes | None = field(default=None, repr=False)
     max_answer_bytes: int | None = None
     model: str = ""
     tenant: str = ""
@@ -206,13 +220,11 @@ class Answer(Protocol):
         """End-to-end headers, in order, repeated names kept."""
         ...
 
-    @property
-    def ends_unmarked(self) -> bool:
-        """Whether only the end of the connection marks the end of the body, so that a cut looks like an end."""
-        ...
-
     def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body as it comes. Raises UpstreamBroken on an early end, UpstreamTimeout past a deadline."""
+        """Yield the body as it comes. Raises UpstreamBroken on an early end, UpstreamTimeout past a deadline.
+
+        Where only the end of the connection marks the end of the body, what the body is must tell a cut from an end.
+        """
         ...
 
     async def __aenter__(self) -> Answer:
@@ -234,10 +246,6 @@ class Upstream(Protocol):
         InvalidRequest, before anything is sent, for a target or a header that HTTP cannot carry.
         """
         ...
-
-
-UNFINISHED = frozenset({"stream_not_finished", "malformed_body"})
-"""Reasons of a `Fold` that a cut would leave: the body has not come to its own end."""
 
 
 class Fold(Protocol):
@@ -265,8 +273,11 @@ class Dialect(Protocol):
         """Return the body to send upstream, or None when the caller's own bytes serve."""
         ...
 
-    def fold(self, wire: Wire, headers: Iterable[tuple[str, str]]) -> Fold:
-        """Start reading an answer with these headers, for a caller that wants `wire`."""
+    def fold(self, wire: Wire, headers: Iterable[tuple[str, str]], *, altered: bool = True) -> Fold:
+        """Start reading an answer with these headers, for a caller that wants `wire`.
+
+        `altered` says whether it is an answer to what `request` returned, if anything, or to the caller's own bytes.
+        """
         ...
 
     def render(self, reply: Reply, wire: Wire, *, tail: str, now_s: float) -> tuple[bytes, bytes]:

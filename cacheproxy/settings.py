@@ -116,7 +116,7 @@ class Upstream(_Section, frozen=True):
     retry_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 10
     """Most second attempts in a hundred requests, all before the first byte; 0 is none."""
     max_decoded_bytes: Count = 16 * 1024 * 1024
-    """Largest answer body of a cached route, after decoding."""
+    """Largest answer body of a cached route, after decoding; embeddings may have 160 MiB."""
     ask_stream_usage: bool = True
     """Ask for usage on every cacheable stream, so that its entry can serve any form; only callers who ask see it."""
 

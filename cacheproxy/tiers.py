@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 # What the exact tier says of the very same request tells more than what is near it.
-_TELLING = frozenset({"expired", "too_old", "not_fresh_enough", "vary"})
+_TELLING = frozenset({"expired", "too_old", "not_fresh_enough", "vary", "quarantined", "no_usage"})
 _STALE_REASONS = {Stale.ASKED: "max_stale", Stale.REVALIDATING: "stale_while_revalidate"}
 
 
@@ -86,6 +86,8 @@ class Tiers:
             return self.miss(journey, plan.reason or "no_entry")
         now_s = self._parts.clock.now()
         reason = exact_reason(entry, query, plan, now_s)
+        if not reason and self.quarantined(entry, query.fingerprint):
+            reason = "quarantined"
         if reason:
             self._count_violation(reason)
             return self.miss(journey, reason)
@@ -107,7 +109,7 @@ class Tiers:
         except PartUnavailable as exc:
             return self.miss(journey, self.failed(exc))
         similarity = judgements[0].candidate.similarity if judgements else None
-        evidence = Lookup(similarity=similarity, threshold=plan.threshold, judgements=judgements)
+        evidence = Lookup(similarity=similarity, judgements=judgements)
         if hit is not None:
             entry, judgement = hit
             evidence = replace(evidence, similarity=judgement.candidate.similarity)
@@ -162,12 +164,17 @@ class Tiers:
             stored = bool(kept_id) and isinstance(exc, IndexUnavailable)
             return Settlement(stored=stored, reason=self.failed(exc), entry_id=kept_id if stored else "", model=model)
         if parts.feedback is not None:
-            parts.feedback.served(str(kept.reply.body.get("id") or ""), query, entry)
+            parts.feedback.kept(str(kept.reply.body.get("id") or ""), query, entry)
         return Settlement(stored=True, reason="kept", entry_id=entry.id, model=model)
+
+    def quarantined(self, entry: Entry, question: bytes) -> bool:
+        """Whether a caller said that this entry is no answer to this question (an exact fingerprint)."""
+        feedback = self._parts.feedback
+        return feedback is not None and feedback.quarantined(entry, question)
 
     def miss(self, journey: Journey, reason: str, evidence: Lookup | None = None) -> Miss:
         """Return a miss with the time it took to find out."""
-        evidence = replace(evidence or Lookup(), lookup_ms=self._elapsed_ms(journey))
+        evidence = self._told(journey, evidence or Lookup())
         return Miss(category=journey.plan.category, reason=reason, evidence=evidence)
 
     def failed(self, exc: PartUnavailable) -> str:
@@ -213,10 +220,10 @@ class Tiers:
         stale: tuple[Entry, Judgement] | None = None
         for candidate in candidates:
             near = near_enough(candidate, journey.plan)
-            if near and self._quarantined(candidate, journey.query):
+            entry = await self._parts.store.get(candidate.entry_id) if near else None
+            if entry is not None and self.quarantined(entry, journey.query.fingerprint):
                 judgements.append(Judgement(candidate=candidate, served=False, reason="quarantined"))
                 continue
-            entry = await self._parts.store.get(candidate.entry_id) if near else None
             judgement = judge(
                 candidate,
                 entry,
@@ -237,19 +244,20 @@ class Tiers:
             self._count_violation(judgement.reason)
         return stale, tuple(judgements)
 
-    def _quarantined(self, candidate: Candidate, query: Query) -> bool:
-        feedback = self._parts.feedback
-        return feedback is not None and feedback.quarantined(candidate.entry_id, query.fingerprint)
-
     def _hit(self, journey: Journey, entry: Entry, tier: Tier, reason: str, evidence: Lookup, stale: Stale) -> Hit:
         return Hit(
             entry=entry,
             tier=tier,
             category=journey.plan.category,
             reason=_STALE_REASONS.get(stale, reason),
-            evidence=replace(evidence, lookup_ms=self._elapsed_ms(journey)),
+            evidence=self._told(journey, evidence),
             stale=stale,
         )
+
+    def _told(self, journey: Journey, evidence: Lookup) -> Lookup:
+        """Return the evidence with the threshold, where one applies to this request, whatever tier ended the lookup."""
+        threshold = journey.plan.threshold if journey.plan.semantic else None
+        return replace(evidence, threshold=threshold, lookup_ms=self._elapsed_ms(journey))
 
     def _elapsed_ms(self, journey: Journey) -> float:
         return (self._parts.clock.monotonic() - journey.started_s) * 1000

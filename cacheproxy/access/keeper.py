@@ -57,7 +57,9 @@ class Keeper:
         stamp = await asyncio.to_thread(stamp_of, self._path)
         if stamp != self._stamp:
             self._stamp = stamp  # of before reading: a change meanwhile is another change
-            self._take(await asyncio.to_thread(self._attempt))
+            found = await asyncio.to_thread(self._attempt)
+            if self._stamp == stamp:  # else `reload` read a newer file meanwhile
+                self._take(found)
         spent = self._spent()
         if spent != self._written:
             await asyncio.to_thread(self._write, spent)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cacheproxy.access.keyring import KeyRecord, install_mark
+from cacheproxy.access.keyring import KeyRecord, can_be_sent, install_mark
 from cacheproxy.errors import ConfigError
 from cacheproxy.settings import Secret
 
@@ -128,6 +128,6 @@ def _reveal(value: Any) -> str:
 def _secret(type_: type, value: object) -> object:
     if type_ is not Secret:
         raise NotImplementedError(type_)
-    if not isinstance(value, str) or not value or not value.isascii() or not value.isprintable() or " " in value:
+    if not isinstance(value, str) or not can_be_sent(value):
         raise ValueError("Expected a key: printable ASCII without blanks")
     return Secret(value)

@@ -83,7 +83,7 @@ class Key:
 
     def check_model(self, model: str) -> None:
         """Raise ModelNotAllowed unless the key is for this model ("": the model cannot be seen)."""
-        if self.record.allows(model):
+        if model.isprintable() and self.record.allows(model):
             return
         if not model:
             raise ModelNotAllowed(
@@ -123,6 +123,11 @@ def key_digest(key: bytes, secret: bytes) -> bytes:
     return hmac.digest(secret, b"virtual-key=" + key, "sha256")
 
 
+def can_be_sent(key: str) -> bool:
+    """Whether a key is visible ASCII without blanks: what a header carries as it is."""
+    return bool(key) and all("!" <= character <= "~" for character in key)
+
+
 def install_mark(secret: bytes) -> str:
     """Return what tells which install a file of keys belongs to: under another secret none of them would be known."""
     return hmac.digest(secret, b"virtual-key-file", "sha256")[:8].hex()
@@ -141,8 +146,9 @@ def new_id(taken: set[str]) -> str:
 
 
 def ring_of(records: Sequence[KeyRecord], secret: bytes, environ: Mapping[str, str]) -> Keyring:
-    """Return the ring of these records. Raises ConfigError when an `upstream_key_env` is not set (revoked keys aside).
+    """Return the ring of these records.
 
+    Raises ConfigError when an `upstream_key_env` is not set or holds no key (revoked keys aside).
     Two keys share answers exactly when their tenant labels are equal.
     """
     return Keyring(
@@ -173,5 +179,10 @@ def _upstream_key(record: KeyRecord, environ: Mapping[str, str]) -> Secret | Non
         raise ConfigError(
             f"key {record.id} ({record.name}): upstream_key_env: the environment variable {record.upstream_key_env} "
             "is not set; set it where the proxy runs"
+        )
+    if not can_be_sent(value):
+        raise ConfigError(
+            f"key {record.id} ({record.name}): upstream_key_env: the environment variable {record.upstream_key_env} "
+            "holds no key: a key is visible ASCII, without blanks or line breaks; copy it again"
         )
     return Secret(value)

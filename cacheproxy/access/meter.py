@@ -95,7 +95,6 @@ class _MeteredAnswer:
         self._charge = charge
         self.status = answer.status
         self.headers = answer.headers
-        self.ends_unmarked = answer.ends_unmarked
         kind = next((value for name, value in answer.headers if name.lower() == "content-type"), "")
         # What is fetched a second time (GET) was paid when it was made.
         pays = call.method == "POST" and 200 <= answer.status < 300

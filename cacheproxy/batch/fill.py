@@ -31,10 +31,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_PURGED = "purged_meanwhile"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Landed(Settlement):
-    """A settlement together with the answer, when that is sound. `stored` means that its items are being kept."""
+    """A settlement together with the answer, when that is sound. `stored` is None: its items are yet to be kept."""
 
     batch: Batch | None = field(default=None, repr=False)
 
@@ -84,7 +86,9 @@ class BatchFill:
         parts = self._parts
         fence, started_s = parts.store.fence, parts.clock.monotonic()
         try:
-            head, fold = await self._pipeline.relay(flight, call, EmbeddingsFold)
+            head, fold = await self._pipeline.relay(
+                flight, call, lambda headers, _: EmbeddingsFold(headers, most=len(inputs))
+            )
         except UpstreamError as exc:
             parts.telemetry.upstream_errors.labels(exc.code).inc()
             raise
@@ -94,14 +98,15 @@ class BatchFill:
             journey=journey, inputs=inputs, dimensions=asked.dimensions, fence=fence, fill_ms=fill_s * 1000
         )
         batch, life = await self._admit(filling, head, fold)
-        stored = batch is not None and not isinstance(life, Refuse)
-        reason = life.reason if isinstance(life, Refuse) else "kept"
-        parts.telemetry.admissions.labels(str(stored).lower(), reason).inc()
-        alone = entry_id(inputs[0].fingerprint) if stored and len(inputs) == 1 else ""
         model = str(batch.model or "") if batch is not None else ""
-        flight.settle(Landed(stored=stored, reason=reason, entry_id=alone, model=model, batch=batch))
-        if batch is not None and not isinstance(life, Refuse):
-            await self._keep(filling, batch, life)
+        if batch is None or isinstance(life, Refuse):
+            reason = life.reason if isinstance(life, Refuse) else "malformed_body"
+            flight.settle(Landed(stored=False, reason=reason, model=model, batch=batch))
+        else:
+            alone = entry_id(inputs[0].fingerprint) if len(inputs) == 1 else ""
+            flight.settle(Landed(stored=None, reason="being_kept", entry_id=alone, model=model, batch=batch))
+            reason = await self._keep(filling, batch, life)
+        parts.telemetry.admissions.labels(str(reason == "kept").lower(), reason).inc()
 
     async def _admit(
         self, filling: _Filling, head: Head, fold: EmbeddingsFold
@@ -129,8 +134,11 @@ class BatchFill:
             return batch, Refuse(reason="upstream_vary")
         return batch, admitted.life
 
-    async def _keep(self, filling: _Filling, batch: Batch, life: Lifetime) -> None:
-        """Keep an entry for each input, a group at a time; the first failure of the store ends it."""
+    async def _keep(self, filling: _Filling, batch: Batch, life: Lifetime) -> str:
+        """Keep an entry for each input, a group at a time; the first failure of the store ends it.
+
+        Return "kept" when all of them are, else why one is not.
+        """
         shares = usage.shares(batch.envelope.get("usage"), [one.weight for one in filling.inputs])
         envelope = {**batch.envelope, "data": []}
         room = self._max_entry_bytes - len(msgspec.json.encode(envelope))
@@ -140,13 +148,16 @@ class BatchFill:
 
         now_s = self._parts.clock.now()
         parts = [part for part in zip(filling.inputs, batch.items, shares, strict=True) if part[1].size_bytes <= room]
+        reasons = [] if len(parts) == len(batch.items) else ["too_large"]
         for group in groups(parts):
             entries = await apply(self._threads, entry_of, group, sum(part[1].size_bytes for part in group))
             async with asyncio.TaskGroup() as tasks:
                 puts = [tasks.create_task(self._put(entry, filling.fence)) for entry in entries]
-            failures = [put.result() for put in puts if put.result() is not None]
-            if failures:
-                return
+            refused = [reason for put in puts if (reason := put.result()) is not None]
+            reasons += refused
+            if any(reason != _PURGED for reason in refused):
+                break
+        return reasons[0] if reasons else "kept"
 
     async def _put(self, entry: Entry, fence: int) -> str | None:
         """Return why an entry was not kept, or None."""
@@ -158,7 +169,7 @@ class BatchFill:
             return f"{exc.part}_unavailable"
         if self._parts.store.over_cap:
             self._parts.make_room()
-        return None if kept else "purged_meanwhile"
+        return None if kept else _PURGED
 
 
 def _entry(

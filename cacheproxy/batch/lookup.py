@@ -38,10 +38,6 @@ class Found:
     outcome: Hit | Miss
     """A hit's entry stands for all of them, see `whole`."""
 
-    def usage_of(self, one: Input) -> object:
-        """Return the usage of an input that was found."""
-        return self.entries[one.fingerprint].reply.body.get("usage")
-
 
 class BatchLookup:
     """Looks up every distinct input of a request, each within its own entry, all within the lookup budget."""
@@ -56,6 +52,7 @@ class BatchLookup:
         settle_timeout_s: float = 1.0,
     ) -> None:
         self._parts = pipeline.parts
+        self._quarantined = pipeline.tiers.quarantined
         self._keeping = keeping
         self._threads = threads
         self._lookup_timeout_s = lookup_timeout_s
@@ -138,6 +135,8 @@ class BatchLookup:
         if reason == "scope_violation":
             self._parts.telemetry.scope_violations.inc()
             log.error("scope_violated", what="a document of another scope was proposed and refused")
+        if not reason and self._quarantined(entry, one.fingerprint):
+            return "quarantined"
         return reason or entry
 
     def _miss(self, journey: Journey, reason: str) -> Miss:

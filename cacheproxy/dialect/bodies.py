@@ -61,3 +61,21 @@ def media_type(headers: Iterable[tuple[str, str]]) -> str:
     """Return the media type of an answer with these headers, lower-cased and without parameters, "" for none."""
     told = next((value for name, value in headers if name.lower() == "content-type"), "")
     return told.partition(";")[0].strip().lower()
+
+
+def larger_than(value: object, limit: int) -> bool:
+    """Whether a decoded value is of more than `limit` bytes as JSON, roughly; looks no further than it must."""
+    size, left = 0, [value]
+    while left and size <= limit:
+        match left.pop():
+            case str() as text:
+                size += len(text)
+            case dict() as fields:
+                size += sum(map(len, fields))
+                left.extend(fields.values())
+            case list() as items:
+                size += len(items)
+                left.extend(items)
+            case _:
+                size += 4
+    return size > limit

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.dialect.choices import ChoicesDialect, Shape
-from cacheproxy.dialect.merge import SET_ONCE, Malformed, merge_message, update
+from cacheproxy.dialect.merge import SET_ONCE, Malformed, Texts, merge_message, update
 from cacheproxy.dialect.pieces import pieces
 from cacheproxy.query.chat import DIALECT
 
@@ -23,7 +23,7 @@ class ChatDialect(ChoicesDialect):
         super().__init__(CHAT, max_reply_bytes=max_reply_bytes, ask_stream_usage=ask_stream_usage)
 
 
-def _join(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
+def _join(choice: dict[str, Any], part: Mapping[str, Any], texts: Texts) -> None:
     delta = part.get("delta")
     if not isinstance(delta, dict | None):
         raise Malformed
@@ -32,7 +32,10 @@ def _join(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
         raise Malformed  # words after the end
     if not isinstance(delta.get("content"), str | None):
         raise Malformed
-    merge_message(choice.setdefault("message", {}), delta)
+    message = choice.setdefault("message", {})
+    if not isinstance(message, dict):
+        raise Malformed
+    merge_message(message, delta, texts)
     update(choice, part, "index", "delta")
 
 

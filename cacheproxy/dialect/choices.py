@@ -7,7 +7,6 @@ to one choice is the dialect's own (`Shape`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,9 +14,9 @@ import msgspec
 from cacheproxy.dialect import sse
 from cacheproxy.dialect.bodies import BodyFold, media_type, read_object
 from cacheproxy.dialect.ids import new_id
-from cacheproxy.dialect.merge import Malformed, listed
+from cacheproxy.dialect.merge import Malformed, Texts, listed
 from cacheproxy.dialect.streams import StreamFold
-from cacheproxy.model import Reply, Wire
+from cacheproxy.model import PLAIN_STREAM, Reply, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,15 +32,15 @@ _MAX_CHOICES = 128
 class Shape:
     """What sets one such dialect apart.
 
-    `whole` and `piece` are the values of `object` in a body and in a chunk. `join(choice, part)` adds a chunk's part to
-    a choice, or raises Malformed. `split(choice, index)` yields the parts that a live stream would have sent for it.
+    `whole` and `piece` are the values of `object` in a body and in a chunk. `join` adds a chunk's part to a choice, or
+    raises Malformed. `split(choice, index)` yields the parts that a live stream would have sent for it.
     """
 
     name: str
     whole: str
     piece: str
     id_prefix: str
-    join: Callable[[dict[str, Any], Mapping[str, Any]], None]
+    join: Callable[[dict[str, Any], Mapping[str, Any], Texts], None]
     split: Callable[[Mapping[str, Any], int], Iterator[dict[str, Any]]]
 
 
@@ -65,11 +64,13 @@ class ChoicesDialect:
             return None
         return _encode({**body, "stream_options": {**(options or {}), "include_usage": True}})
 
-    def fold(self, wire: Wire, headers: Iterable[tuple[str, str]]) -> Fold:
-        """Start reading an answer with these headers."""
+    def fold(self, wire: Wire, headers: Iterable[tuple[str, str]], *, altered: bool = True) -> Fold:
+        """Start reading an answer with these headers, to the body that `request` returned if `altered`."""
         kind = media_type(headers)
         if kind == "text/event-stream":
-            return stream_fold(self._shape, limit=self._max_reply_bytes, hide_usage=self._asks_for_usage(wire))
+            hide = altered and self._asks_for_usage(wire)
+            asked = hide or wire.include_usage
+            return stream_fold(self._shape, limit=self._max_reply_bytes, hide_usage=hide, usage_asked=asked)
         return BodyFold(limit=self._max_reply_bytes, json=kind == "application/json")
 
     def render(self, reply: Reply, wire: Wire, *, tail: str, now_s: float) -> tuple[bytes, bytes]:
@@ -84,56 +85,79 @@ class ChoicesDialect:
         return self._ask_stream_usage and wire.stream and not wire.include_usage
 
 
-def stream_fold(shape: Shape, *, limit: int, hide_usage: bool) -> StreamFold:
+def stream_fold(shape: Shape, *, limit: int, hide_usage: bool, usage_asked: bool = True) -> StreamFold:
     """Start reading a stream; `hide_usage` takes out the usage that only the cache asked for."""
-    return StreamFold(limit=limit, read=partial(fold_events, shape), show=_without_usage if hide_usage else None)
+    return StreamFold(
+        _Account(shape, usage_asked=usage_asked), limit=limit, show=_without_usage if hide_usage else None
+    )
 
 
 def fold_events(shape: Shape, events: Iterable[bytes]) -> Reply | str:
     """Fold raw events into a Reply, or say why they make none: each must be sound and the last one `[DONE]`."""
-    body: dict[str, Any] = {}
-    choices: dict[int, dict[str, Any]] = {}
-    done = False
+    account = _Account(shape)
     for raw in events:
+        account.take(raw)
+    return account.reply()
+
+
+class _Account:
+    """What a stream has told so far; the first thing wrong with it is why it is not kept."""
+
+    def __init__(self, shape: Shape, *, usage_asked: bool = True) -> None:
+        self._shape = shape
+        self._usage_asked = usage_asked
+        self._flaw = ""
+        self._done = False
+        self._body: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._texts = Texts()
+
+    def take(self, raw: bytes) -> None:
+        """Take the next raw event."""
+        if not self._flaw:
+            self._flaw = self._fold(raw)
+
+    def reply(self) -> Reply | str:
+        """Return the whole answer, or why there is none."""
+        if self._flaw or not self._done:
+            return self._flaw or "stream_not_finished"
+        self._texts.join()
+        body = {**self._body, "object": self._shape.whole}
+        body["choices"] = [self._choices[index] for index in sorted(self._choices)]
+        if "usage" in body:
+            body["usage"] = body.pop("usage")  # where a body has it: last
+        told = self._usage_asked or body.get("usage") is not None
+        return Reply(body=body, source="stream" if told else PLAIN_STREAM)
+
+    def _fold(self, raw: bytes) -> str:
         if b"error" in sse.name_of(raw):
             return "error_event"
         data = sse.data_of(raw)
         if data is None:
-            continue
-        if done:
+            return ""
+        if self._done:
             return "data_after_done"
         if data.strip() == b"[DONE]":
-            done = True
-            continue
-        reason = _fold_chunk(shape, data, body, choices)
-        if reason:
-            return reason
-    if not done:
-        return "stream_not_finished"
-    body["object"] = shape.whole
-    body["choices"] = [choices[index] for index in sorted(choices)]
-    if "usage" in body:
-        body["usage"] = body.pop("usage")  # where a body has it: last
-    return Reply(body=body, source="stream")
+            self._done = True
+            return ""
+        chunk = read_object(data, "malformed_event")
+        if isinstance(chunk, str):
+            return chunk
+        return "error_event" if chunk.get("error") is not None else self._fold_chunk(chunk)
 
-
-def _fold_chunk(shape: Shape, data: bytes, body: dict[str, Any], choices: dict[int, dict[str, Any]]) -> str:
-    chunk = read_object(data, "malformed_event")
-    if isinstance(chunk, str):
-        return chunk
-    if chunk.get("error") is not None:
-        return "error_event"
-    for key, value in chunk.items():
-        if key not in ("choices", "obfuscation") and (value is not None or key not in body):
-            body[key] = value
-    body.setdefault("choices", [])
-    try:
-        for part in listed(chunk.get("choices", [])):
-            index = _index(part)
-            shape.join(choices.setdefault(index, {"index": index}), part)
-    except Malformed:
-        return "malformed_event"
-    return ""
+    def _fold_chunk(self, chunk: Mapping[str, Any]) -> str:
+        body = self._body
+        for key, value in chunk.items():
+            if key not in ("choices", "obfuscation") and (value is not None or key not in body):
+                body[key] = value
+        body.setdefault("choices", [])
+        try:
+            for part in listed(chunk.get("choices", [])):
+                index = _index(part)
+                self._shape.join(self._choices.setdefault(index, {"index": index}), part, self._texts)
+        except Malformed:
+            return "malformed_event"
+        return ""
 
 
 def _index(part: Mapping[str, Any]) -> int:
@@ -160,16 +184,22 @@ def render_body(reply: Reply, response_id: str, created_s: int) -> bytes:
 
 
 def render_stream(shape: Shape, reply: Reply, response_id: str, created_s: int, wire: Wire) -> bytes:
-    """Return a hit as server-sent events, as a live stream has them: the choices' parts, then usage if asked."""
+    """Return a hit as server-sent events, as a live stream has them: the choices' parts, then usage if asked.
+
+    A backend that told no usage when it was asked would not tell any now.
+    """
+    with_usage = wire.include_usage and "usage" in reply.body
     envelope = {key: value for key, value in reply.body.items() if key not in ("choices", "usage")}
     envelope |= {"id": response_id, "object": shape.piece, "created": created_s}
-    silent = {"usage": None} if wire.include_usage else {}
+    # What all events share is written once: a large answer has thousands of them.
+    head = _encode(envelope)[:-1] + b',"choices":['
+    end = b'],"usage":null}' if with_usage else b"]}"
     events = [
-        sse.event(_encode({**envelope, "choices": [part], **silent}))
+        sse.event(head + _encode(part) + end)
         for position, choice in enumerate(reply.body["choices"])
         for part in shape.split(choice, choice.get("index", position))
     ]
-    if wire.include_usage:
-        events.append(sse.event(_encode({**envelope, "choices": [], "usage": reply.body.get("usage")})))
+    if with_usage:
+        events.append(sse.event(_encode({**envelope, "choices": [], "usage": reply.body["usage"]})))
     events.append(sse.DONE)
     return b"".join(events)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.dialect.choices import ChoicesDialect, Shape
-from cacheproxy.dialect.merge import Malformed, update
+from cacheproxy.dialect.merge import Malformed, Texts, update
 from cacheproxy.dialect.pieces import pieces
 from cacheproxy.query.completions import DIALECT
 
@@ -20,13 +20,13 @@ class CompletionsDialect(ChoicesDialect):
         super().__init__(COMPLETIONS, max_reply_bytes=max_reply_bytes, ask_stream_usage=ask_stream_usage)
 
 
-def _join(choice: dict[str, Any], part: Mapping[str, Any]) -> None:
+def _join(choice: dict[str, Any], part: Mapping[str, Any], texts: Texts) -> None:
     text = part.get("text")
     if not isinstance(text, str | None):
         raise Malformed
     if text and choice.get("finish_reason") is not None:
         raise Malformed  # words after the end
-    choice["text"] = choice.get("text", "") + (text or "")
+    texts.add(choice, "text", text or "")
     update(choice, part, "index", "text")
 
 

@@ -15,7 +15,7 @@ import msgspec
 from cacheproxy.dialect.bodies import media_type, read_object
 from cacheproxy.dialect.ids import new_id, new_tail
 from cacheproxy.dialect.splitter import ArraySplitter
-from cacheproxy.dialect.vectors import floats_of, length_of, to_base64, to_list
+from cacheproxy.dialect.vectors import floats_of, length_of, to_base64, to_numbers
 from cacheproxy.model import Reply
 from cacheproxy.query.embeddings import Encoding
 
@@ -66,12 +66,12 @@ class Batch:
 
 
 class EmbeddingsFold:
-    """Reads an answer as it passes, one data object at a time."""
+    """Reads an answer of at most `most` data objects as it passes, one data object at a time."""
 
-    def __init__(self, headers: Iterable[tuple[str, str]]) -> None:
+    def __init__(self, headers: Iterable[tuple[str, str]], *, most: int | None = None) -> None:
         self._json = media_type(headers) == "application/json"
         self._room = LARGEST_FOLDED_BYTES
-        self._splitter = ArraySplitter("data")
+        self._splitter = ArraySplitter("data", most=most)
 
     @property
     def elements(self) -> Sequence[bytes]:
@@ -102,7 +102,7 @@ class EmbeddingsFold:
         if isinstance(body, str):
             return body
         data, elements = body.get("data"), self.elements
-        if self._splitter.doubled or (isinstance(data, list) and data != [0] * len(elements)):
+        if self._splitter.crowded or self._splitter.doubled or (isinstance(data, list) and data != [0] * len(elements)):
             return "malformed_body"
         return Reply(body=body, source="body")
 
@@ -152,7 +152,7 @@ def item_of(body: Mapping[str, Any], encoding: Encoding) -> Item | None:
     elif numbers:
         raw = _quoted(to_base64(_numbers(kept)))
     else:
-        raw = _quoted(to_list(kept))
+        raw = to_numbers(kept)
     if raw is None:
         return None
     length = kept.count(",") + 1 if numbers else length_of(kept)
@@ -163,7 +163,7 @@ def renewed(envelope: Mapping[str, Any], entry_id: str, now_s: float) -> dict[st
     """Return a hit's envelope: where the live answer had an id and a time of creation, they are new."""
     fresh: dict[str, Any] = {}
     if "id" in envelope:
-        fresh["id"] = new_id(envelope["id"], new_tail(entry_id), "embd-")
+        fresh["id"] = new_id(envelope["id"], new_tail(entry_id, envelope["id"]), "embd-")
     if "created" in envelope:
         fresh["created"] = int(now_s)
     return {**envelope, **fresh}

@@ -1,17 +1,22 @@
-"""Response ids of hits: new each time, in the form of the backend's own, and telling which entry stands behind them."""
+"""Response ids of hits: new each time, in the form of the backend's own, telling their entry and which answer of it."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 
 _PREFIX = re.compile(r"[A-Za-z]{1,30}[-_]")
-_OURS = re.compile(r"[A-Za-z]{1,30}[-_](([0-9a-f]{32})0c[0-9a-f]{16})")
+_OURS = re.compile(r"[A-Za-z]{1,30}[-_](([0-9a-f]{32})0c([0-9a-f]{8})[0-9a-f]{8})")
 
 
-def new_tail(entry_id: str) -> str:
-    """Return the last 50 hex digits of a new response id: the entry's id, a mark, and 64 random bits."""
-    return f"{entry_id}0c{random.getrandbits(64):016x}"
+def new_tail(entry_id: str, original: object) -> str:
+    """Return the last 50 hex digits of a new response id.
+
+    The entry's id, a mark, a digest of the backend's own id (which answer it was: an entry may be refreshed), and 32
+    random bits.
+    """
+    return f"{entry_id}0c{_digest(original)}{random.getrandbits(32):08x}"
 
 
 def new_id(original: object, tail: str, default_prefix: str) -> str:
@@ -30,3 +35,14 @@ def entry_of(response_id: str) -> str | None:
     """Return the id of the entry behind an id that `new_id` made, or None for any other."""
     found = _OURS.fullmatch(response_id)
     return found[2] if found else None
+
+
+def made_of(response_id: str, original: object) -> bool:
+    """Whether `new_id` made this id for the answer that the backend gave under the id `original`."""
+    found = _OURS.fullmatch(response_id)
+    return found is not None and found[3] == _digest(original)
+
+
+def _digest(original: object) -> str:
+    told = original.encode("utf-8", "surrogatepass") if isinstance(original, str) else b""
+    return hashlib.sha256(told).hexdigest()[:8]

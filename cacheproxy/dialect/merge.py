@@ -15,15 +15,53 @@ class Malformed(Exception):
     """An event that no client could make sense of."""
 
 
-def merge_message(message: dict[str, Any], delta: Mapping[str, Any]) -> None:
+class Texts:
+    """The texts that a stream tells in pieces: gathered, and joined once, since old + new again and again is quadratic.
+
+    Until `join`, such a text stands in its object as a list of its pieces of a type of its own.
+    """
+
+    def __init__(self) -> None:
+        self._owners: list[tuple[dict[str, Any], str]] = []
+
+    def add(self, owner: dict[str, Any], key: str, new: str) -> None:
+        """Add a piece to the text in `owner[key]`."""
+        old = owner.get(key)
+        if isinstance(old, _Pieces):
+            old.append(new)
+        elif not old or not new:
+            owner[key] = old or new
+        else:
+            owner[key] = _Pieces((old, new))
+            self._owners.append((owner, key))
+
+    def join(self) -> None:
+        """Make every text whole."""
+        for owner, key in self._owners:
+            if isinstance(told := owner[key], _Pieces):
+                owner[key] = "".join(told)
+        self._owners.clear()
+
+
+class _Pieces(list[str]):
+    """A text that is still being told."""
+
+
+def merge_message(message: dict[str, Any], delta: Mapping[str, Any], texts: Texts) -> None:
     """Add a delta: texts are joined, lists extended, tool calls merged by index, else the last told value counts."""
     for key, value in delta.items():
+        old = message.get(key)
         if key == "tool_calls" and value is not None:
-            _merge_tool_calls(message.setdefault(key, []), listed(value))
-        elif key in SET_ONCE and isinstance(value, str) and message.get(key):
-            continue
-        else:
-            message[key] = _merged(message.get(key), value)
+            if old is None:
+                old = message[key] = []
+            _merge_tool_calls(old, listed(value), texts)
+        elif isinstance(value, str) and isinstance(old, str | _Pieces):
+            if not (key in SET_ONCE and old):
+                texts.add(message, key, value)
+        elif isinstance(value, dict) and isinstance(old, dict):
+            merge_message(old, value, texts)
+        elif not (key in SET_ONCE and isinstance(value, str) and old):
+            message[key] = _extended(old, value)
 
 
 def update(known: dict[str, Any], news: Mapping[str, Any], *left_out: str) -> None:
@@ -43,33 +81,25 @@ def listed(value: Any) -> list[dict[str, Any]]:
     return value
 
 
-def _merged(old: Any, new: Any) -> Any:
+def _extended(old: Any, new: Any) -> Any:
     if new is None or old is None:
         return old if new is None else new
-    if isinstance(old, str) and isinstance(new, str):
-        return old + new
-    if isinstance(old, list) and isinstance(new, list):
+    if isinstance(old, list) and isinstance(new, list) and not isinstance(old, _Pieces):
         old.extend(new)
-        return old
-    if isinstance(old, dict) and isinstance(new, dict):
-        merge_message(old, new)
         return old
     return new
 
 
 def _updated(old: Any, new: Any) -> Any:
-    if new is None or old is None:
-        return old if new is None else new
-    if isinstance(old, list) and isinstance(new, list):
-        old.extend(new)
-        return old
     if isinstance(old, dict) and isinstance(new, dict):
         update(old, new)
         return old
-    return new
+    return _extended(old, new)
 
 
-def _merge_tool_calls(calls: list[Any], deltas: list[Any]) -> None:
+def _merge_tool_calls(calls: Any, deltas: list[dict[str, Any]], texts: Texts) -> None:
+    if not isinstance(calls, list):
+        raise Malformed
     for delta in deltas:
         index = delta.get("index", len(calls))
         if not isinstance(index, int) or not 0 <= index <= len(calls):
@@ -77,6 +107,8 @@ def _merge_tool_calls(calls: list[Any], deltas: list[Any]) -> None:
         if index == len(calls):
             calls.append({})
         call, told = calls[index], delta.get("id")
+        if not isinstance(call, dict):
+            raise Malformed
         if told and call.get("id") and told != call["id"]:
             raise Malformed  # some backends give every call of a turn index 0: joined, two calls would make nonsense
-        merge_message(call, {key: value for key, value in delta.items() if key != "index"})
+        merge_message(call, {key: value for key, value in delta.items() if key != "index"}, texts)

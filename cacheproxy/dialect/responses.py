@@ -54,7 +54,7 @@ class ResponsesDialect:
         """Return None: the caller's own bytes serve."""
         return None
 
-    def fold(self, wire: Wire, headers: Iterable[tuple[str, str]]) -> Fold:
+    def fold(self, wire: Wire, headers: Iterable[tuple[str, str]], *, altered: bool = True) -> Fold:
         """Start reading an answer with these headers."""
         kind = media_type(headers)
         if kind == "text/event-stream":

@@ -7,20 +7,30 @@ takes the elements and the rest decodes them.
 
 from __future__ import annotations
 
+import math
 import re
 
 _OUTSIDE = re.compile(rb'["\[\]{}]')
-_INSIDE = re.compile(rb'["\\]')
+_WITHIN = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 _QUOTE, _BACKSLASH, _OPENING = ord('"'), ord("\\"), frozenset(b"[{")
+_MARKS = 32
+"""Most opening quotes and brackets for one element; a data object of a vector has eight."""
+_ALLOWANCE = 32
+"""As many elements' worth of them for all that stands beside the array."""
 
 
 class ArraySplitter:
     """Splits off the objects (or arrays) in the top-level array `name`; in the rest, `0` stands for each.
 
-    `doubled` tells that the array came more than once: then no split is right.
+    `doubled` tells that the array came more than once: then no split is right. `crowded` tells that there are more
+    than `most` elements, or far more quotes and brackets than they can have: the rest is then not looked at, so that
+    nonsense costs no time.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, most: int | None = None) -> None:
+        self._most = math.inf if most is None else most
+        self._marks = _MARKS * (self._most + _ALLOWANCE)
+        self.crowded = False
         self.elements: list[bytes] = []
         self.rest = bytearray()
         self.doubled = False
@@ -33,7 +43,7 @@ class ArraySplitter:
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
         taken = position = 0
-        while position < len(chunk):
+        while position < len(chunk) and not self.crowded:
             if self._in_string:
                 position = self._skip_string(chunk, position)
                 continue
@@ -42,17 +52,24 @@ class ArraySplitter:
                 break
             at = found.start()
             position = at + 1
+            self._marks -= 1
+            self.crowded = self._marks < 0 or len(self.elements) > self._most
             if chunk[at] == _QUOTE:
                 self._in_string = True
             elif chunk[at] in _OPENING:
-                self._take(chunk[taken:at])
-                taken = at
+                if self._depth <= 2:  # deeper, nothing begins
+                    self._take(chunk[taken:at])
+                    taken = at
                 self._open(is_array=chunk[at] == ord("["))
             else:
-                self._take(chunk[taken:position])
-                taken = position
+                if self._depth <= 3:  # deeper, nothing ends
+                    self._take(chunk[taken:position])
+                    taken = position
                 self._close()
-        self._take(chunk[taken:])
+        if self.crowded:
+            self.elements, self.rest, self._element = [], bytearray(), None
+        else:
+            self._take(chunk[taken:])
 
     def _take(self, part: bytes) -> None:
         target = self.rest if self._element is None else self._element
@@ -79,11 +96,8 @@ class ArraySplitter:
         if self._escaped:
             self._escaped = False
             return position + 1
-        found = _INSIDE.search(chunk, position)
-        if found is None:
-            return len(chunk)
-        if chunk[found.start()] == _BACKSLASH:
-            self._escaped = True
-        else:
-            self._in_string = False
-        return found.end()
+        end = _WITHIN.match(chunk, position).end()  # type: ignore[union-attr]  # it matches nothing, too
+        if end < len(chunk):  # at a quote, or at a backslash whose other half comes with the next chunk
+            self._escaped = chunk[end] == _BACKSLASH
+            self._in_string = self._escaped
+        return end + 1

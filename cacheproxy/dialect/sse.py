@@ -15,7 +15,7 @@ class Splitter:
     """Cuts a byte stream into events, each with its blank line; holds at most `limit` bytes of an unfinished one."""
 
     def __init__(self, limit: int) -> None:
-        self._held = b""
+        self._held = bytearray()
         self._limit = limit
         self.overflowed = False
 
@@ -25,15 +25,16 @@ class Splitter:
             return [chunk]
         # Only the last bytes held can take part in a new blank line: searching from there keeps long events linear.
         start = max(0, len(self._held) - 3)
-        data = self._held + chunk
+        self._held += chunk  # in place: what is held is not copied for every chunk
+        end = len(self._held) - self._held.endswith(b"\r")
         events: list[bytes] = []
         begin = 0
-        for match in _BLANK.finditer(data, start):
-            if match.end() == len(data) and data.endswith(b"\r"):
+        for match in _BLANK.finditer(self._held, start):
+            if match.end() > end:
                 break  # the next byte may be the LF of this line end
-            events.append(data[begin : match.end()])
+            events.append(bytes(self._held[begin : match.end()]))
             begin = match.end()
-        self._held = data[begin:]
+        del self._held[:begin]
         if len(self._held) > self._limit:
             self.overflowed = True
             events.append(self.flush())
@@ -41,8 +42,8 @@ class Splitter:
 
     def flush(self) -> bytes:
         """Return the unfinished rest and forget it."""
-        held, self._held = self._held, b""
-        return held
+        held, self._held = self._held, bytearray()
+        return bytes(held)
 
 
 def data_of(event: bytes) -> bytes | None:

@@ -1,13 +1,13 @@
 """An embedding's two written forms, and the way from one to the other without losing a bit of float32.
 
-Base64 holds little-endian float32 (OpenAI's `encoding_format`). A float32 is written as the double it is: decoding
-either form as the official client does gives equal lists.
+Base64 holds little-endian float32 (OpenAI's `encoding_format`). A float32 is written as its shortest decimal, as OpenAI
+writes it: what a direct caller would have got as numbers.
 """
 
 from __future__ import annotations
 
 import binascii
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,10 +36,10 @@ def floats_of(encoded: str) -> NDArray[np.float32] | None:
     return vector if np.isfinite(vector).all() else None
 
 
-def to_list(encoded: str) -> list[float] | None:
-    """Return a base64 embedding as numbers: exactly its float32 values. None when it is not sound."""
+def to_numbers(encoded: str) -> bytes | None:
+    """Return a base64 embedding as a JSON list: of each float32 the shortest decimal. None when it is not sound."""
     vector = floats_of(encoded)
-    return None if vector is None else cast("list[float]", vector.tolist())
+    return None if vector is None else b"[" + ",".join(vector.astype("U").tolist()).encode() + b"]"
 
 
 def to_base64(numbers: list[float]) -> str | None:

@@ -1,7 +1,7 @@
 """Aliases: a hit has a response id of its own, which no backend knows; here it is given back the backend's own.
 
 Only for the tenant whose entry stands behind the id. An id that is not ours, of another tenant, or whose entry is gone
-stays as it is, and the backend says what it says to an id that it does not know.
+or holds another answer by now stays as it is, and the backend says what it says to an id that it does not know.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from cacheproxy.dialect.ids import entry_of
+from cacheproxy.dialect.ids import entry_of, made_of
 from cacheproxy.errors import InvalidRequest, PartUnavailable
 from cacheproxy.http.callers import scope_of
 
@@ -91,7 +91,8 @@ class Aliases:
             return None
         if entry is None or entry.tenant != tenant:
             return None
-        return entry if entry_of(response_id) or _own_id(entry) == response_id else None
+        # After a refresh the entry holds another answer than the caller saw: nobody may go on from that one.
+        return entry if made_of(response_id, entry.reply.body.get("id")) or _own_id(entry) == response_id else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cacheproxy.dialect.bodies import larger_than
 from cacheproxy.dialect.ids import new_tail
 from cacheproxy.errors import CacheProxyError, NotCached, RateLimited, UpstreamError
 from cacheproxy.http.headers import (
     outcome_headers,
     saved_usd,
 )
-from cacheproxy.http.route import NO_SNIFF, PRIVATE, Route, Understood
-from cacheproxy.model import Hit, Miss, Stale, Tier
+from cacheproxy.http.route import LARGE_BYTES, NO_SNIFF, PRIVATE, Route, Understood
+from cacheproxy.model import Hit, Miss, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,7 +58,7 @@ class CachedRoute(Route["Query"]):
         outcome = await self._pipeline.look_up(journey)
         if isinstance(outcome, Hit):
             if outcome.stale is Stale.REVALIDATING:
-                self._refresh(exchange, journey, understood)
+                await self._refresh(exchange, journey, understood)
             await self._replay(exchange, journey, outcome)
         elif journey.plan.only_if_cached:
             error = NotCached(f"only-if-cached: nothing may be served ({outcome.reason})")
@@ -72,28 +74,31 @@ class CachedRoute(Route["Query"]):
         saved = saved_usd(hit, self._pipeline.pack().price(str(reply.body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         self._count(hit)
-        tail = new_tail(hit.entry.id)
-        content_type, body = self._dialect.render(reply, journey.query.wire, tail=tail, now_s=now_s)
+        tail = new_tail(hit.entry.id, reply.body.get("id"))
+        render = partial(self._dialect.render, reply, journey.query.wire, tail=tail, now_s=now_s)
+        content_type, body = await self._aside(render) if larger_than(reply.body, LARGE_BYTES) else render()
         if self._pipeline.parts.feedback is not None:
-            similar = hit.evidence if hit.tier is Tier.SEMANTIC else None
-            self._pipeline.parts.feedback.served(tail, journey.query, hit.entry, similar)
+            self._pipeline.parts.feedback.served(tail, journey.query, hit.entry, hit.evidence)
         headers = outcome_headers(hit, now_s, saved)
         headers += [PRIVATE, NO_SNIFF, (b"content-type", content_type)]
+        headers.append((b"x-request-id", b"req_" + tail[-16:].encode()))  # clients log it
         await exchange.send_whole(200, headers, body)
 
-    def _refresh(self, exchange: Exchange, journey: Journey, understood: Understood[Query]) -> None:
+    async def _refresh(self, exchange: Exchange, journey: Journey, understood: Understood[Query]) -> None:
         """Have a newer answer fetched behind a stale one; not where the caller's key has nothing left to spend."""
         with contextlib.suppress(RateLimited):
-            self._pipeline.refresh(journey, self._asking(exchange, journey, understood), self._dialect)
+            self._pipeline.refresh(journey, await self._asking(exchange, journey, understood), self._dialect)
 
-    def _asking(self, exchange: Exchange, journey: Journey, understood: Understood[Query]) -> Call:
-        asked = self._dialect.request(understood.body, journey.query.wire)
+    async def _asking(self, exchange: Exchange, journey: Journey, understood: Understood[Query]) -> Call:
+        write = partial(self._dialect.request, understood.body, journey.query.wire)
+        asked = await self._aside(write) if len(understood.raw) > LARGE_BYTES else write()
         body = understood.raw if asked is None else asked
-        return self._call(exchange, journey.query, body, max_answer_bytes=self._max_answer_bytes)
+        call = self._call(exchange, journey.query, body, max_answer_bytes=self._max_answer_bytes)
+        return replace(call, plain_body=None if asked is None else understood.raw)
 
     async def _fly(self, exchange: Exchange, journey: Journey, miss: Miss, understood: Understood[Query]) -> None:
         try:
-            call = self._asking(exchange, journey, understood)
+            call = await self._asking(exchange, journey, understood)
             flown = await self._pipeline.fly(journey, miss, call, self._dialect)
         except (UpstreamError, RateLimited) as exc:
             self._count(miss)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 from cacheproxy.errors import RequestError
 from cacheproxy.model import Scope
@@ -13,6 +14,7 @@ from cacheproxy.query.scope import ACCOUNTS, CREDENTIALS, read_scope
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cacheproxy.access.gate import Caller
     from cacheproxy.http.exchange import Exchange
     from cacheproxy.ports import Call
 
@@ -20,6 +22,25 @@ SEEN_BYTES = 1024 * 1024
 """Largest passed-through body that is read to learn its model."""
 _MAX_DEPTH = 64
 _READS = ("GET", "HEAD", "OPTIONS")
+_MORE_MODELS = frozenset({"models", "fallbacks", "fallback_models"})
+_MODEL_IN_BODY = frozenset(
+    f"/v1/{route}"
+    for route in (
+        "audio/speech",
+        "chat/completions",
+        "completions",
+        "embeddings",
+        "images/generations",
+        "messages",
+        "moderations",
+        "rerank",
+        "responses",
+        "responses/compact",
+        "responses/input_tokens",
+        "score",
+    )
+)
+"""Where the body's `model` says all. Elsewhere a path, a file or an older job names one that cannot be seen here."""
 
 
 def scope_of(exchange: Exchange, secret: bytes, namespace: str = "") -> Scope:
@@ -69,18 +90,49 @@ async def look_through(exchange: Exchange) -> bytes | None:
     caller = exchange.caller
     if caller is None or not caller.restricted:
         return None
+    check_query(exchange)
     bare = exchange.header(b"transfer-encoding") is None and exchange.header(b"content-length") in (None, b"0")
     if bare and exchange.method in _READS:
         return None
-    if not has_small_json(exchange):
+    if exchange.path not in _MODEL_IN_BODY or not has_small_json(exchange):
         caller.check_model("")
     body = await exchange.body(SEEN_BYTES)
     try:
-        model = model_of(decode(body, _MAX_DEPTH))
+        asked = decode(body, _MAX_DEPTH)
     except RequestError:
-        model = ""  # parsers may disagree on such a body: what is seen here need not be what the backend sees
-    caller.check_model(model)
+        asked = {}  # parsers may disagree on such a body: what is seen here need not be what the backend sees
+    check_models(caller, asked)
     return body
+
+
+def check_query(exchange: Exchange) -> None:
+    """Raise ModelNotAllowed where a query string names a model that the caller's key is not for."""
+    caller, query = exchange.caller, exchange.scope["query_string"].decode("latin-1")
+    if caller is not None and caller.restricted and query:
+        for name, model in parse_qsl(query, keep_blank_values=True):
+            if name.lower() == "model":
+                caller.check_model(model)
+
+
+def check_models(caller: Caller, body: Mapping[str, Any]) -> None:
+    """Raise ModelNotAllowed unless a key is for every model that a decoded body names.
+
+    Gateways route to any of `models` and `fallbacks`; a tool may have a model of its own; and some backends read keys
+    without their case, so that another spelling of `model` counts as one that cannot be seen.
+    """
+    if not caller.restricted:
+        return
+    named: list[object] = [body.get("model")]
+    for key, value in body.items():
+        if key.lower() == "model" and key != "model":
+            named.append(None)
+        elif key.lower() in _MORE_MODELS:
+            named += value if isinstance(value, list) else [value]
+        elif key.lower() == "tools" and isinstance(value, list):
+            named += [tool["model"] for tool in value if isinstance(tool, dict) and "model" in tool]
+    for one in named:
+        model = one.get("model") if isinstance(one, dict) else one
+        caller.check_model(model if isinstance(model, str) else "")
 
 
 def has_small_json(exchange: Exchange) -> bool:

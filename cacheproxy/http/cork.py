@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,6 +59,13 @@ class Corked:
         """Close at once; what was written and not taken is lost."""
         self._held.clear()
         self._transport.abort()
+
+    def reset(self) -> None:
+        """Close at once with a reset (RST): what was written and not taken is lost, and the peer gets an error."""
+        connection = self._transport.get_extra_info("socket")
+        if connection is not None and not self._transport.is_closing():
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
 
     def is_closing(self) -> bool:
         """Whether nothing more may be written."""

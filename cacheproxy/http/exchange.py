@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 BARE_QUERY = "cacheproxy.bare_query"
 """In a scope: the target ended in `?`, which `query_string` cannot tell."""
+BREAK_OFF = "cacheproxy.break_off"
+"""In a scope: a callable that ends the connection of an answer that was begun."""
 _PIECE_BYTES = 64 * 1024
 """Most bytes handed over at once: before each piece the caller must have taken most of what went before."""
 
@@ -44,6 +46,7 @@ class Exchange:
         self._send = send
         self._body_read = asyncio.Event()
         self.started = False
+        self._break_off: Callable[[], None] | None = scope.pop(BREAK_OFF, None)  # kept there, it would hold itself
         self.caller: Caller | None = None
         """Whose virtual key the request carries; None where callers bring the backend's own key."""
         self.broken: CallerGone | CacheProxyError | None = None
@@ -141,13 +144,7 @@ class Exchange:
         await self._send_piecewise(body, more=False)
 
     async def send_stream(self, status: int, headers: Headers, chunks: AsyncIterator[bytes]) -> None:
-        """Send an answer as it grows. An error of `chunks` leaves the answer visibly unfinished.
-
-        An HTTP/1.0 caller cannot see where a stream of unknown length ends, so it gets the whole at once.
-        """
-        if self.scope["http_version"] == "1.0" and not any(name == b"content-length" for name, _ in headers):
-            await self.send_whole(status, headers, b"".join([chunk async for chunk in chunks]))
-            return
+        """Send an answer as it grows. After an error of `chunks`, `break_off` is to be called."""
         self.started = True
         if self.caller is not None:
             headers = self.caller.headers(headers)
@@ -155,6 +152,11 @@ class Exchange:
         async for chunk in chunks:
             await self._send_piecewise(chunk, more=True)
         await self._send({"type": "http.response.body", "body": b""})
+
+    def break_off(self) -> None:
+        """Leave the answer that was begun visibly unfinished: the connection ends."""
+        if self._break_off is not None:  # else it is another server's, which does so when we return
+            self._break_off()
 
     async def _send_piecewise(self, body: bytes, *, more: bool) -> None:
         """Send bytes no faster than the caller takes them."""
@@ -217,4 +219,4 @@ class Exchange:
 
 
 def _too_large(limit: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the request body is larger than {limit} bytes; send less, or raise server.max_body_bytes")
+    return BodyTooLarge(f"the request body is larger than the {limit} bytes that this route takes; send less")

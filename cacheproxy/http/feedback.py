@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from cacheproxy.dialect.ids import entry_of, tail_of
-from cacheproxy.errors import InvalidRequest, MethodNotAllowed, PartUnavailable, RouteNotFound
+from cacheproxy.dialect.ids import entry_of, made_of, tail_of
+from cacheproxy.errors import FeedbackUnavailable, InvalidRequest, MethodNotAllowed, PartUnavailable, RouteNotFound
 from cacheproxy.http import problems
 from cacheproxy.http.callers import scope_of
 from cacheproxy.learn.feedback import Said
@@ -38,7 +38,8 @@ class FeedbackRoute:
     """Takes words on answers, in the caller's own scope.
 
     A bad word on a similarity hit quarantines the entry for that question; on any other answer it removes the entry,
-    which answered its very own question wrongly.
+    which answered its very own question wrongly. An answer that a newer one replaced since is not known any more: a
+    word on it must not count against the newer one.
     """
 
     def __init__(self, pipeline: Pipeline, feedback: Feedback, secret: bytes) -> None:
@@ -47,7 +48,7 @@ class FeedbackRoute:
         self._secret = secret
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Answer one request. Raises RequestError, and PartUnavailable when the word could not be kept."""
+        """Answer one request. Raises RequestError, and FeedbackUnavailable when the word could not be kept."""
         if exchange.method != "POST":
             raise MethodNotAllowed(f"{PATH} answers POST", allow="POST")
         request = _read(await exchange.body(_MAX_BODY_BYTES))
@@ -63,14 +64,14 @@ class FeedbackRoute:
 
     async def _take(self, said: Said) -> dict[str, Any]:
         serve = self._feedback.recall(said.tenant, tail_of(said.given_id) or said.given_id)
-        entry = await self._entry(said, serve.entry_id if serve else entry_of(said.given_id) or said.given_id)
+        entry_id = serve.entry_id if serve else entry_of(said.given_id) or said.given_id
+        entry = await self._entry(said, entry_id, must_know=serve is None)
+        own = serve is None or serve.similarity is None
+        if own and entry is not None and _replaced(said.given_id, entry):
+            raise _unknown()
         if serve is None:
             if entry is None:
-                raise RouteNotFound(
-                    "no answer with this id is known for your key; give a recent response's id, or its "
-                    "x-cacheproxy-entry header",
-                    param="id",
-                )
+                raise _unknown()
             serve = _own_question(entry)
         bad = said.word is Word.BAD
         removes = bad and serve.similarity is None
@@ -78,23 +79,47 @@ class FeedbackRoute:
             await self._feedback.judge(said, serve, entry)
         finally:
             if removes and entry is not None:
-                await self._pipeline.forget([entry.id])
+                await self._remove(entry.id)
         return {
             "object": "cache.feedback",
             "id": said.given_id,
             "entry": serve.entry_id,
             "verdict": said.word.value,
             "action": "removed" if removes else "quarantined" if bad else "noted",
-            "standing": self._feedback.standing(serve.entry_id),
+            "standing": self._feedback.standing(said.tenant, serve.entry_id),
         }
 
-    async def _entry(self, said: Said, entry_id: str) -> Entry | None:
-        """Return the entry if it is the caller's own: another tenant's is as good as none."""
+    async def _remove(self, entry_id: str) -> None:
+        try:
+            await self._pipeline.forget([entry_id])
+        except PartUnavailable as exc:
+            raise FeedbackUnavailable("the verdict holds, but its entry could not be removed; see the log") from exc
+
+    async def _entry(self, said: Said, entry_id: str, *, must_know: bool) -> Entry | None:
+        """Return the entry if it is the caller's own: another tenant's is as good as none.
+
+        A store that fails has none. Raises FeedbackUnavailable where nothing else tells what the word is about.
+        """
         try:
             entry = await self._pipeline.parts.store.get(entry_id)
-        except PartUnavailable:
+        except PartUnavailable as exc:
+            if must_know:
+                raise FeedbackUnavailable("the store cannot say what this id stands for; send it again later") from exc
             return None
         return entry if entry is not None and said.tenant and entry.tenant == said.tenant else None
+
+
+def _replaced(given_id: str, entry: Entry) -> bool:
+    """Whether the answer of this id is not the one that the entry holds now."""
+    original = entry.reply.body.get("id")
+    return given_id not in (entry.id, original) and not made_of(given_id, original)
+
+
+def _unknown() -> RouteNotFound:
+    return RouteNotFound(
+        "no answer with this id is known for your key; give a recent response's id, or its x-cacheproxy-entry header",
+        param="id",
+    )
 
 
 def _own_question(entry: Entry) -> Serve:

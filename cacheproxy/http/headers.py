@@ -58,7 +58,10 @@ def outcome_headers(outcome: Outcome, now_s: float, saved: float = 0.0) -> Heade
 def forwarded_headers(
     outcome: Miss | Bypass, *, status: int, model: str, settlement: Settlement | None, coalesced: bool
 ) -> Headers:
-    """Return the headers of an answer that came from the backend; `settlement` is None when it is not known yet."""
+    """Return the headers of an answer that came from the backend; `settlement` is None when it is not known yet.
+
+    They say `stored` of what is kept for certain and of nothing else.
+    """
     members = [b"cacheproxy", b"fwd=" + _forward(outcome), b"fwd-status=%d" % status]
     headers: Headers = []
     if isinstance(outcome, Bypass):
@@ -67,10 +70,10 @@ def forwarded_headers(
         model = settlement.model or model
         if settlement.stored:
             members.append(b"stored")
-            if settlement.entry_id:  # none for a list: each of its inputs has its own
-                headers.append((b"x-cacheproxy-entry", settlement.entry_id.encode()))
-        else:
+        elif settlement.stored is not None:
             members.append(b'detail="' + visible(settlement.reason) + b'"')
+        if settlement.entry_id and settlement.stored is not False:  # none for a list: each of its inputs has its own
+            headers.append((b"x-cacheproxy-entry", settlement.entry_id.encode()))
     if coalesced:
         members.append(b"collapsed")
     return [

@@ -8,7 +8,6 @@ from urllib.parse import unquote
 
 from cacheproxy.errors import InvalidRequest, UpstreamError
 from cacheproxy.http.callers import SEEN_BYTES, has_small_json, on_account, withheld
-from cacheproxy.http.ending import to_its_end
 from cacheproxy.ports import HOP_BY_HOP, OWN_PREFIX, Call
 
 if TYPE_CHECKING:
@@ -25,10 +24,14 @@ _OWN_PREFIX = OWN_PREFIX.encode()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What is known of a request already: which model it is for, and who asks; "" for what is not."""
+    """What is known of a request already: which model it is for, and who asks; "" for what is not.
+
+    A `repeatable` one may be sent again when it failed before the first byte of an answer.
+    """
 
     model: str = ""
     tenant: str = ""
+    repeatable: bool = False
 
 
 def end_to_end(exchange: Exchange, *dropped: bytes) -> tuple[tuple[str, str], ...]:
@@ -93,6 +96,7 @@ async def forward(
         body=payload,
         model=asked.model,
         tenant=asked.tenant,
+        repeatable=asked.repeatable,
     )
     call = on_account(exchange, call)
     await exchange.while_caller_stays(_send_back(exchange, upstream, call, more_headers))
@@ -107,5 +111,4 @@ async def _send_back(exchange: Exchange, upstream: Upstream, call: Call, more: C
         raise
     async with answer:
         headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]
-        chunks = to_its_end(answer) if answer.ends_unmarked else answer.chunks()
-        await exchange.send_stream(answer.status, headers + (more(answer.status) if more else []), chunks)
+        await exchange.send_stream(answer.status, headers + (more(answer.status) if more else []), answer.chunks())

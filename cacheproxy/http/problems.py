@@ -10,7 +10,7 @@ import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 
-from cacheproxy.errors import CacheProxyError, MethodNotAllowed
+from cacheproxy.errors import CacheProxyError, MethodNotAllowed, NotCached
 
 if TYPE_CHECKING:
     from cacheproxy.http.exchange import Exchange
@@ -36,8 +36,8 @@ def body_of(error: CacheProxyError) -> bytes:
 async def send(exchange: Exchange, error: CacheProxyError, headers: Headers | None = None) -> None:
     """Answer with an error, or, where half an answer is out already, leave it visibly unfinished."""
     if exchange.started:
-        # The server then breaks the connection, so that nobody takes the half for the whole.
         log.info("answer_broken_off", code=error.code)
+        exchange.break_off()
         return
     headers = [JSON, *(headers or [])]
     if error.status in (413, 415):
@@ -48,6 +48,8 @@ async def send(exchange: Exchange, error: CacheProxyError, headers: Headers | No
         headers.append((b"accept-encoding", b"identity"))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, NotCached):
+        headers.append((b"x-should-retry", b"false"))  # OpenAI's clients would ask a 504 again
     if error.retry_after_s is not None:
         headers += retry_after(error.retry_after_s)
     await exchange.send_whole(error.status, headers, body_of(error))

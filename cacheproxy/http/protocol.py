@@ -13,9 +13,10 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cacheproxy.http.cork import Corked
-from cacheproxy.http.exchange import BARE_QUERY
+from cacheproxy.http.exchange import BARE_QUERY, BREAK_OFF
 from cacheproxy.http.patience import Awaited, Patience
 from cacheproxy.http.problems import problem_body
+from cacheproxy.http.unframed import ends_with_connection, unframed
 
 if TYPE_CHECKING:
     import asyncio
@@ -163,7 +164,8 @@ class CappedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        cast("dict[str, Any]", cycle.scope)[BREAK_OFF] = self._break_off
+        super()._start_asgi_task(cycle, unframed(app, cycle) if cycle.scope["http_version"] == "1.0" else app)
 
     def on_response_complete(self) -> None:
         """Go on with the next request that waits, or part. This makes no timer, as the parent does: the sweep looks."""
@@ -178,6 +180,17 @@ class CappedProtocol(HttpToolsProtocol):
             self._send_refusal()
             return
         self.flow.resume_reading()
+
+    def _break_off(self) -> None:
+        """End the connection under the answer that is being sent, in a way that its caller cannot take for its end."""
+        running = self._running
+        if running is None or running.response_complete:
+            return
+        _disconnect(running)  # or uvicorn would log an error of the application
+        if ends_with_connection(running):
+            cast("Corked", self.transport).reset()
+        else:
+            self.transport.close()
 
     def _refuse_message(self) -> None:
         """Refuse the message being read in its turn, and part: what follows it cannot be trusted."""
@@ -252,13 +265,17 @@ class CappedProtocol(HttpToolsProtocol):
     # Heads
 
     def _check_head(self) -> None:
+        version = self.parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            self._because(400, "the request is not valid HTTP/1.1", "invalid_http")
+            raise _Refused
         codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if codings not in ([], [b"chunked"]):
+        if codings not in ([], [b"chunked"]) or (codings and version == "1.0"):
             # RFC 9112 suggests 501, but what a caller sends is never this server's failure: its monitors count 5xx.
             self._because(400, "the only transfer coding understood is chunked", "unsupported_transfer_encoding")
             raise _Refused
         hosts = sum(name == b"host" for name, _ in self.headers)
-        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
             self._because(400, "an HTTP/1.1 request has exactly one host header", "invalid_host")
             raise _Refused
         if len(self.pipeline) >= _MOST_AHEAD:

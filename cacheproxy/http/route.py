@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from cacheproxy.errors import EncodingNotSupported, RateLimited, UpstreamError
 from cacheproxy.http import passthrough, problems
-from cacheproxy.http.callers import model_of, on_account, scope_of
+from cacheproxy.http.callers import check_models, check_query, model_of, on_account, scope_of
 from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, shareable, unanswered_headers
 from cacheproxy.model import Bypass, Hit, Miss, Trait
 from cacheproxy.ports import Call
@@ -30,12 +31,27 @@ if TYPE_CHECKING:
 NO_SNIFF = (b"x-content-type-options", b"nosniff")
 PRIVATE = (b"cache-control", b"private")
 _DROPPED = (b"content-length", b"accept-encoding")
+_CHOOSING = frozenset(
+    {
+        b"anthropic-beta",
+        b"anthropic-version",
+        b"helicone-fallbacks",
+        b"helicone-model-override",
+        b"helicone-target-url",
+        b"x-portkey-config",
+        b"x-portkey-custom-host",
+        b"x-portkey-provider",
+        b"x-portkey-virtual-key",
+    }
+)
+"""Headers by which gateways choose model or provider without saying `Vary`."""
 _ONCE = frozenset({Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.TOOLS})
 """What may have effects beyond its answer: never sent twice."""
 LARGE_BYTES = 128 * 1024
 """A body beyond this is understood in a thread: on the event loop it would hold everybody up for milliseconds."""
 
 Q = TypeVar("Q")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +86,12 @@ class Route(Generic[Q]):
         if exchange.header(b"content-encoding") not in (None, b"", b"identity"):
             raise EncodingNotSupported("the request body is compressed; send it as it is (content-encoding: identity)")
         raw = await exchange.body(self._max_body_bytes)
-        if len(raw) <= LARGE_BYTES:
-            return self._read_request(exchange, raw)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._read_request, exchange, raw)
+        read = partial(self._read_request, exchange, raw)
+        return await self._aside(read) if len(raw) > LARGE_BYTES else read()
+
+    async def _aside(self, work: Callable[[], T]) -> T:
+        """Do what takes long by the size of its input in the thread, so that the event loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _read_request(self, exchange: Exchange, raw: bytes) -> Understood[Q]:
         controls, namespace = read_controls(exchange.headers)
@@ -82,9 +100,10 @@ class Route(Generic[Q]):
             controls, namespace = read_body_controls(controls, namespace, body.pop("cache"))
             raw = msgspec.json.encode(body)
         scope = scope_of(exchange, self._secret, namespace)
-        if exchange.caller is not None:
-            exchange.caller.check_model(model_of(body))
         model = model_of(body)
+        if exchange.caller is not None:
+            check_query(exchange)
+            check_models(exchange.caller, body)
         variant = _variant(exchange) + self._pipeline.parts.resolve(model).variant(model)
         query = self._read(body, scope, controls, variant)
         return Understood(raw=raw, body=body, query=query)
@@ -136,7 +155,11 @@ class Route(Generic[Q]):
                 self._pipeline.parts.upstream,
                 max_body_bytes=self._max_body_bytes,
                 body=understood.raw,
-                asked=passthrough.Asked(model=model, tenant=journey.query.scope.tenant),
+                asked=passthrough.Asked(
+                    model=model,
+                    tenant=journey.query.scope.tenant,
+                    repeatable=journey.query.traits.isdisjoint(_ONCE),
+                ),
                 more_headers=lambda status: (
                     outcome_headers(outcome, 0)
                     + forwarded_headers(outcome, status=status, model=model, settlement=None, coalesced=False)
@@ -165,6 +188,8 @@ class Route(Generic[Q]):
 
 
 def _variant(exchange: Exchange) -> bytes:
-    """Return what else of the request changes the answer: its query string, and the beta features it opts in to."""
-    query, beta = exchange.scope["query_string"], exchange.header(b"openai-beta")
-    return (b"?" + query if query else b"") + (b"\nbeta:" + beta if beta else b"")
+    """Return what else of the request changes the answer: its query string, and the headers that choose it."""
+    query = exchange.scope["query_string"]
+    beta = b", ".join(value for name, value in exchange.headers if name == b"openai-beta")
+    told = [b"\n%b:%b" % (name, value) for name, value in exchange.headers if name in _CHOOSING]
+    return (b"?" + query if query else b"") + (b"\nbeta:" + beta if beta else b"") + b"".join(told)

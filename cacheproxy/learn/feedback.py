@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cacheproxy.learn.serves import Serve, Serves
+from cacheproxy.learn.serves import Serve, Serves, short
 from cacheproxy.learn.verdicts import Verdict, Verdicts, Word
 
 if TYPE_CHECKING:
@@ -31,19 +31,34 @@ class Feedback:
         self._clock = clock
         self._serves = Serves()
 
-    def quarantined(self, entry_id: str, question: bytes) -> bool:
-        """Whether a caller said that this entry is no answer to this question."""
-        return self._verdicts.quarantined(entry_id, question)
+    def quarantined(self, entry: Entry, question: bytes) -> bool:
+        """Whether a caller said that this entry is no answer to this question (an exact fingerprint, 32 bytes).
 
-    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup | None = None) -> None:
-        """Remember that a question was answered from an entry (with `evidence`: by similarity) or became it."""
+        Another question stays another one whatever the entry answers. Of the entry's own question only an answer was
+        wrong: what the backend answered after the verdict is a new one.
+        """
+        said_s = self._verdicts.quarantined_s(entry.tenant, entry.id, question)
+        return said_s is not None and (question != entry.fingerprint or entry.created_s < said_s)
+
+    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup) -> None:
+        """Remember a hit. An exact one is not kept: its id tells the entry, and the question is the entry's own."""
+        if evidence.similarity is None:
+            self._serves.forget_latest(query.scope.tenant, entry.id)
+        else:
+            self._remember(response_id, query, entry, evidence, "" if query.controls.no_store else short(query.text))
+
+    def kept(self, response_id: str, query: Query, entry: Entry) -> None:
+        """Remember that the backend's answer of this id became an entry."""
+        self._remember(response_id, query, entry, None, "")
+
+    def _remember(self, response_id: str, query: Query, entry: Entry, evidence: Lookup | None, text: str) -> None:
         self._serves.remember(
             response_id,
             Serve(
                 tenant=query.scope.tenant,
                 entry_id=entry.id,
                 question=query.fingerprint,
-                text="" if query.controls.no_store else query.text,
+                text=text,
                 category=entry.partition.category,
                 similarity=evidence.similarity if evidence else None,
                 threshold=evidence.threshold if evidence else None,
@@ -54,9 +69,9 @@ class Feedback:
         """Return the serve behind a response id, or the latest one of an entry, of this tenant."""
         return self._serves.find(tenant, given_id)
 
-    def standing(self, entry_id: str) -> int:
-        """Return good words minus bad words on an entry."""
-        return self._verdicts.standing(entry_id)
+    def standing(self, tenant: str, entry_id: str) -> int:
+        """Return for how many questions an entry was last called good, minus for how many bad."""
+        return self._verdicts.standing(tenant, entry_id)
 
     async def judge(self, said: Said, serve: Serve, entry: Entry | None) -> None:
         """Let a word take effect and keep it. Raises FeedbackUnavailable when it took effect but cannot be kept."""
@@ -70,7 +85,7 @@ class Feedback:
                 category=serve.category,
                 similarity=serve.similarity,
                 threshold=serve.threshold,
-                entry_text=entry.text if entry and serve.text else "",
+                entry_text=short(entry.text) if entry and serve.text else "",
                 question_text=serve.text,
                 comment=said.comment,
             )

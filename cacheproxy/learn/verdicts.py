@@ -10,22 +10,22 @@ import asyncio
 import contextlib
 import os
 import sqlite3
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import ConfigError, FeedbackUnavailable
+from cacheproxy.learn.ledger import Ledger, Pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _APPLICATION_ID = 0x63706662  # `cpfb`
 _VERSION = 1
-_MOST_ROWS = 200_000
 _TIMEOUT_S = 2.0
+_CANNOT, _MEND = "cannot be used for verdicts", "move it aside, or mend the disk"
 _SCHEMA = f"""
 CREATE TABLE verdicts (
     n INTEGER PRIMARY KEY,
@@ -39,9 +39,9 @@ CREATE TABLE verdicts (
     threshold REAL,
     entry_text TEXT NOT NULL,
     question_text TEXT NOT NULL,
-    comment TEXT NOT NULL
+    comment TEXT NOT NULL,
+    UNIQUE (tenant, entry, question)
 );
-CREATE INDEX verdicts_by_pair ON verdicts (entry, question);
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_VERSION};
 """
@@ -74,15 +74,15 @@ class Verdict:
 class Verdicts:
     """The file of verdicts and, in memory, which entries are quarantined for which questions.
 
-    Use it as an async context manager. The newest 200,000 verdicts are kept.
+    Use it as an async context manager. Of each tenant, entry and question the last word is kept, as many as a `Ledger`
+    holds: the file drops what memory drops.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, ledger: Ledger | None = None) -> None:
         self._path = path
+        self._ledger = Ledger() if ledger is None else ledger
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="verdicts")
         self._connection: sqlite3.Connection | None = None
-        self._quarantined: OrderedDict[tuple[str, bytes], None] = OrderedDict()
-        self._standing: dict[str, int] = {}
 
     async def __aenter__(self) -> Verdicts:
         try:
@@ -98,51 +98,48 @@ class Verdicts:
         self._thread.shutdown()
 
     def __len__(self) -> int:
-        """Count quarantined pairs of entry and question."""
-        return len(self._quarantined)
+        """Count the pairs of entry and question with a word on them."""
+        return len(self._ledger)
 
-    def quarantined(self, entry_id: str, question: bytes) -> bool:
-        """Whether a caller said that this entry is no answer to this question (an exact fingerprint, 32 bytes)."""
-        return (entry_id, question) in self._quarantined
+    def quarantined_s(self, tenant: str, entry_id: str, question: bytes) -> float | None:
+        """Return when a caller last said that an entry is no answer to a question; None where it may be one."""
+        return self._ledger.quarantined_s((tenant, entry_id, question))
 
-    def standing(self, entry_id: str) -> int:
-        """Return good words minus bad words on an entry."""
-        return self._standing.get(entry_id, 0)
+    def standing(self, tenant: str, entry_id: str) -> int:
+        """Return for how many questions an entry was last called good, minus for how many bad."""
+        return self._ledger.standing(tenant, entry_id)
 
     async def record(self, verdict: Verdict) -> None:
         """Let a verdict take effect at once, then keep it.
 
         Raises FeedbackUnavailable when it cannot be kept: it then holds until the proxy stops.
         """
-        self._apply(verdict.entry_id, verdict.question, verdict.word)
+        pair = verdict.tenant, verdict.entry_id, verdict.question
+        dropped = self._ledger.write(pair, good=verdict.word is Word.GOOD, at_s=verdict.at_s)
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await loop.run_in_executor(self._thread, self._insert, verdict)
+                await loop.run_in_executor(self._thread, self._insert, verdict, dropped)
         except (sqlite3.Error, TimeoutError) as exc:
             raise FeedbackUnavailable(
                 "the verdict holds until the proxy stops, but could not be written; see the log and the disk"
             ) from exc
 
-    def _apply(self, entry_id: str, question: bytes, word: str) -> None:
-        pair = entry_id, question
-        if word == Word.BAD:
-            self._quarantined[pair] = None
-            while len(self._quarantined) > _MOST_ROWS:
-                self._quarantined.popitem(last=False)
-        else:
-            self._quarantined.pop(pair, None)
-        self._standing[entry_id] = self._standing.get(entry_id, 0) + (1 if word == Word.GOOD else -1)
-        if len(self._standing) > _MOST_ROWS:
-            self._standing.pop(next(iter(self._standing)))
-
     def _open(self) -> None:
         connection = open_file(self._path)
-        for entry_id, question, word in connection.execute("SELECT entry, question, verdict FROM verdicts ORDER BY n"):
-            self._apply(entry_id, question, word)
+        dropped: list[Pair] = []  # what words pushed out whose own writing failed
+        try:
+            rows = connection.execute("SELECT tenant, entry, question, verdict, at FROM verdicts ORDER BY n")
+            for tenant, entry_id, question, word, at_s in rows:
+                dropped += self._ledger.write((tenant, entry_id, question), good=word == Word.GOOD, at_s=at_s)
+            with connection:
+                _drop(connection, dropped)
+        except sqlite3.Error as exc:
+            connection.close()
+            raise ConfigError(f"{self._path}: {_CANNOT} ({exc}); {_MEND}") from exc
         self._connection = connection
 
-    def _insert(self, verdict: Verdict) -> None:
+    def _insert(self, verdict: Verdict, dropped: Iterable[Pair]) -> None:
         if self._connection is None:
             raise sqlite3.OperationalError("closed")
         row = (
@@ -159,12 +156,16 @@ class Verdicts:
             verdict.comment,
         )
         with self._connection:
-            cursor = self._connection.execute(
-                "INSERT INTO verdicts (at, tenant, entry, question, verdict, category, similarity, threshold,"
-                " entry_text, question_text, comment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            self._connection.execute(
+                "INSERT OR REPLACE INTO verdicts (at, tenant, entry, question, verdict, category, similarity,"
+                " threshold, entry_text, question_text, comment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
-            self._connection.execute("DELETE FROM verdicts WHERE n <= ?", ((cursor.lastrowid or 0) - _MOST_ROWS,))
+            _drop(self._connection, dropped)
+
+
+def _drop(connection: sqlite3.Connection, pairs: Iterable[Pair]) -> None:
+    connection.executemany("DELETE FROM verdicts WHERE tenant = ? AND entry = ? AND question = ?", pairs)
 
 
 def open_file(path: Path) -> sqlite3.Connection:
@@ -186,7 +187,7 @@ def open_file(path: Path) -> sqlite3.Connection:
             on_failure.pop_all()
             return connection
     except (OSError, sqlite3.Error) as exc:
-        raise ConfigError(f"{path}: cannot be used for verdicts ({exc}); move it aside, or mend the disk") from exc
+        raise ConfigError(f"{path}: {_CANNOT} ({exc}); {_MEND}") from exc
 
 
 def pairs(path: Path) -> Iterator[dict[str, Any]]:

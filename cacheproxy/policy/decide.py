@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cacheproxy.model import Judgement
+from cacheproxy.model import PLAIN_STREAM, Judgement
 from cacheproxy.policy.freshness import freshness
 from cacheproxy.policy.whole import calls_tools
 from cacheproxy.query.variant import variant
@@ -79,4 +79,6 @@ def _unsuitable(entry: Entry, query: Query, plan: Plan, now_s: float) -> str:
         return "vary"
     if not plan.keep_tool_calls and calls_tools(query.dialect, entry.reply.body):
         return "tool_calls"
+    if entry.reply.source == PLAIN_STREAM and (query.wire.include_usage or not query.wire.stream):
+        return "no_usage"
     return freshness(entry, plan, now_s).reason

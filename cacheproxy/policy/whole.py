@@ -33,13 +33,16 @@ def _chat_flaw(body: Mapping[str, Any], keep_tool_calls: bool) -> str:
     choices = body.get("choices")
     if not isinstance(choices, list) or not choices:
         return "no_choices"
-    return next((found for choice in choices if (found := _choice_flaw(choice, keep_tool_calls))), "")
+    found = next((found for choice in choices if (found := _choice_flaw(choice, keep_tool_calls))), "")
+    return found or _index_flaw(choices)
 
 
 def _choice_flaw(choice: object, keep_tool_calls: bool) -> str:
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(choice, dict) or not isinstance(message, dict):
         return "no_message"
+    if choice.get("error") is not None:
+        return "error_object"
     finish, calls = choice.get("finish_reason"), keep_tool_calls and _calls_tools(message)
     if finish != "stop" and not (calls and finish in _CALLING):
         return f"finish_{_known_finish(finish)}"
@@ -87,9 +90,17 @@ def _completion_flaw(body: Mapping[str, Any], _: bool) -> str:
             return "no_content"
         if choice.get("finish_reason") != "stop":
             return f"finish_{_known_finish(choice.get('finish_reason'))}"
+        if choice.get("error") is not None:
+            return "error_object"
         if not isinstance(choice.get("text"), str) or not choice["text"].strip():
             return "no_content"
-    return ""
+    return _index_flaw(choices)
+
+
+def _index_flaw(choices: list[dict[str, Any]]) -> str:
+    """Return why these choices cannot be told apart, or "": two under one index would be merged in a stream."""
+    indexes = [choice.get("index", position) for position, choice in enumerate(choices)]
+    return "" if len(set(map(repr, indexes))) == len(indexes) else "repeated_index"
 
 
 def _responses_flaw(body: Mapping[str, Any], keep_tool_calls: bool) -> str:

@@ -45,6 +45,8 @@ def read_controls(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Controls, str
 
 def read_body_controls(controls: Controls, namespace: str, cache: object) -> tuple[Controls, str]:
     """Narrow by a body's `cache` object, as LiteLLM's users write it. Raises InvalidRequest naming the key."""
+    if cache is None:
+        return controls, namespace
     if not isinstance(cache, dict):
         raise InvalidRequest('cache must be an object such as {"no-cache": true}', param="cache")
     flags: Mapping[str, Any] = cache
@@ -62,11 +64,11 @@ def read_body_controls(controls: Controls, namespace: str, cache: object) -> tup
                     controls = replace(controls, tiers=frozenset(), no_store=True)
             case "ttl":
                 controls = replace(controls, ttl_s=_least(controls.ttl_s, _seconds(where, value)))
-            case "s-maxage":
+            case "s-maxage" | "s-max-age":  # LiteLLM reads both
                 seconds = _least(controls.max_age_s, _seconds(where, value))
                 controls = replace(controls, max_age_s=seconds, no_cache=controls.no_cache or seconds == 0)
             case "namespace":
-                namespace = _name(where, value)
+                namespace = _only(namespace, _name(where, value), where)
             case _:
                 raise InvalidRequest(
                     f"unknown key {where}; known: no-cache, no-store, use-cache, ttl, s-maxage, namespace", param=where

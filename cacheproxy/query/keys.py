@@ -50,12 +50,13 @@ def query_of(reading: Reading, body: Mapping[str, Any], scope: Scope, controls: 
     extra = {key: value for key, value in wire_options.items() if key not in _WIRE_OPTIONS}
     head = [reading.dialect, scope.tenant, scope.namespace, variant.decode("latin-1")]
     compatibility, fingerprint = keys([head, rest, extra, reading.blanked], reading.texts)
-    model, temperature = body.get("model"), body.get("temperature")
+    model, temperature, text = body.get("model"), body.get("temperature"), "\n".join(reading.texts)
     return Query(
         dialect=reading.dialect,
         scope=scope,
         model=model if isinstance(model, str) else "",
-        text="\n".join(reading.texts),
+        text=text,
+        text_digest=hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(),
         fingerprint=fingerprint,
         compatibility=compatibility,
         wire=Wire(stream=body.get("stream") is True, include_usage=wire_options.get("include_usage") is True),

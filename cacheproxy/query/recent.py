@@ -27,7 +27,8 @@ class RecentQuestions:
         With `remember`, the query is the last one from now on; the one remembered the longest ago may be forgotten.
         """
         scope = query.scope
-        key = hashlib.sha256(canonical([query.dialect, scope.tenant, scope.namespace, query.text])).digest()[:16]
+        told = canonical([query.dialect, scope.tenant, scope.namespace, query.text_digest.hex()])
+        key = hashlib.sha256(told).digest()[:16]
         last = self._asked.get(key)
         if remember:
             self._asked[key] = query.compatibility

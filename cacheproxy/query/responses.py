@@ -92,6 +92,8 @@ def _item_traits(item: Mapping[str, Any]) -> Iterator[Trait]:
     if not _is_message(item):
         kind = item.get("type")
         is_call = isinstance(kind, str) and kind.endswith(("_call", "_call_output"))
+        if kind in (None, "item_reference"):  # only the backend knows what it stands for
+            yield Trait.STATEFUL
         yield Trait.TOOLS if is_call else Trait.MIXED_CONTENT
         yield from _tool_traits(item.get("tools"))
         return

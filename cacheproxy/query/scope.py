@@ -11,7 +11,7 @@ from cacheproxy.model import Scope
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CREDENTIALS = (b"authorization", b"api-key", b"x-api-key")
+CREDENTIALS = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key")
 ACCOUNTS = (b"openai-organization", b"openai-project")
 
 
@@ -27,8 +27,8 @@ def read_scope(headers: Iterable[tuple[bytes, bytes]], secret: bytes, namespace:
     """Return the scope of a request.
 
     The tenant is the HMAC-SHA256, under the install's secret, of the credential (`Authorization`, `api-key`,
-    `x-api-key`) with the OpenAI organisation and project it acts for; "" when there is no credential. The scheme's case
-    does not count, the key's does. Raises InvalidRequest when a credential header comes twice.
+    `x-api-key`, `x-goog-api-key`) with the OpenAI organisation and project it acts for; "" when there is no credential.
+    The scheme's case does not count, the key's does. Raises InvalidRequest when a credential header comes twice.
     """
     found: dict[bytes, bytes] = {}
     for name, value in headers:

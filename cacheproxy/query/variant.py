@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from cacheproxy.query.canonical import canonical
+from cacheproxy.query.scope import CREDENTIALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     Headers = tuple[tuple[bytes, bytes], ...]
 
 # They are the scope: every entry a request can meet came of the same ones.
-_SCOPE = frozenset({b"authorization", b"api-key", b"x-api-key"})
+_SCOPE = frozenset(CREDENTIALS)
 
 
 def selectable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

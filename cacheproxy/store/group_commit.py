@@ -13,7 +13,7 @@ from cacheproxy.errors import StoreUnavailable
 from cacheproxy.store.writer import Purge, Put
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from concurrent.futures import Executor
 
     from cacheproxy.store.writer import Job, Outcome
@@ -67,13 +67,17 @@ class GroupCommit:
             loop.call_soon(self._start)
         return future
 
-    def withdraw_puts(self) -> None:
-        """Give up the puts that are not yet being written."""
+    def withdraw_puts(self, entry_ids: Collection[str]) -> None:
+        """Give up the puts of these ids that are not yet being written."""
+        ids, staying = frozenset(entry_ids), deque[Waiting]()
         for job, future in self._waiting:
-            if isinstance(job, Put) and not future.done():
+            if not isinstance(job, Put) or job.encoded.entry.id not in ids:
+                staying.append((job, future))
+                continue
+            self._waiting_bytes -= _weight(job)
+            if not future.done():
                 future.set_result(None)
-        self._waiting = deque(item for item in self._waiting if not isinstance(item[0], Put))
-        self._waiting_bytes = sum(_weight(job) for job, _ in self._waiting)
+        self._waiting = staying
 
     def abandon(self) -> None:
         """Give up everything that is not yet being written."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from cacheproxy.errors import StoreUnavailable
 from cacheproxy.store.caps import SWEEP_LIMIT, Caps
 from cacheproxy.store.codec import encode
+from cacheproxy.store.fences import Fences
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -36,7 +37,7 @@ class MemoryStore:
         self._entries: OrderedDict[str, tuple[Entry, int]] = OrderedDict()  # the least recently used first
         self._ends: list[tuple[float, str]] = []  # a heap; may hold more than the live entries
         self._size_bytes = 0
-        self._fence = 0
+        self._fences = Fences()
 
     async def __aenter__(self) -> Self:
         """Enter."""
@@ -51,7 +52,7 @@ class MemoryStore:
     @property
     def fence(self) -> int:
         """A number that every purge raises."""
-        return self._fence
+        return self._fences.current
 
     @property
     def over_cap(self) -> bool:
@@ -81,7 +82,7 @@ class MemoryStore:
 
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry. It and its body are the store's from here on."""
-        if fence != self._fence:
+        if not self._fences.admits(entry.id, fence):
             return False
         if self._caps.full(len(self._entries), self._size_bytes):
             raise StoreUnavailable("memory: too far above the store's caps; nothing is taken until a sweep")
@@ -96,9 +97,10 @@ class MemoryStore:
         return True
 
     async def purge(self, entry_ids: Collection[str]) -> int:
-        """Remove entries and raise the fence."""
-        self._fence += 1
-        return sum(self._remove(entry_id) for entry_id in entry_ids)
+        """Remove entries, and refuse the fills of them that have begun."""
+        ids = tuple(dict.fromkeys(entry_ids))
+        self._fences.put_up(ids)
+        return sum(self._remove(entry_id) for entry_id in ids)
 
     async def sweep(self) -> list[str]:
         """Remove at most SWEEP_LIMIT entries: those gone first, then the least recently used above the caps."""

@@ -20,6 +20,7 @@ from cacheproxy.store.caps import Caps
 from cacheproxy.store.codec import Decoded, encode
 from cacheproxy.store.condition import Condition
 from cacheproxy.store.database import Database
+from cacheproxy.store.fences import Fences
 from cacheproxy.store.group_commit import GroupCommit
 from cacheproxy.store.hot import HotEntries
 from cacheproxy.store.reader import Reader
@@ -67,7 +68,7 @@ class SqliteStore:
         self._hot = HotEntries(limits.hot_bytes)
         self._tombstones = Tombstones()
         self._used_s: dict[str, float] = {}
-        self._fence = 0
+        self._fences = Fences()
         self._database: Database | None = None
         self._reader: Reader
         self._writer: Writer
@@ -87,7 +88,7 @@ class SqliteStore:
         self._reader = Reader(database, self._condition, self._end_load, self._drop_damaged)
         self._writer = Writer(database, self._caps)
         self._queue = GroupCommit(self._writer_thread, self._writer.commit, self._end_write)
-        self._fence = database.fence
+        self._fences = Fences(database.fence)
         self.quarantined += database.quarantined
         self._database = database
         return self
@@ -112,7 +113,7 @@ class SqliteStore:
     @property
     def fence(self) -> int:
         """A number that every purge raises, also over restarts."""
-        return self._fence
+        return self._fences.current
 
     @property
     def over_cap(self) -> bool:
@@ -151,7 +152,7 @@ class SqliteStore:
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry; return once it is committed. The entry and its body are the store's from here on."""
         self._opened()
-        if fence != self._fence:
+        if not self._fences.admits(entry.id, fence):
             return False
         if self._caps.full(*self._writer.totals):
             raise StoreUnavailable(f"{self._path.name}: too far above its caps; nothing is taken until a sweep")
@@ -165,17 +166,17 @@ class SqliteStore:
         return outcome is not None
 
     async def purge(self, entry_ids: Collection[str]) -> int:
-        """Remove entries and raise the fence; none is served by this process from the moment of the call.
+        """Remove entries and refuse the fills of them that have begun; none is served from the moment of the call.
 
         When the file cannot be written (StoreUnavailable) that still holds, and each later write tries again to remove.
         """
         self._opened()
         ids = tuple(dict.fromkeys(entry_ids))
-        self._fence += 1
-        self._queue.withdraw_puts()
+        self._fences.put_up(ids)
+        self._queue.withdraw_puts(ids)
         self._retry_purges()
         self._forget(ids)
-        self._tombstones.bury(ids, self._fence)
+        self._tombstones.bury(ids, self.fence)
         outcomes = await asyncio.gather(*self._submit_purges(ids))
         return sum(len(_removed(outcome)) for outcome in outcomes)
 
@@ -203,9 +204,9 @@ class SqliteStore:
     async def _read(self, entry_id: str) -> Entry | None:
         self._opened()
         while entry_id not in self._tombstones:
-            fence = self._fence
+            fence = self.fence
             decoded = await self._reader.load(entry_id)
-            if fence == self._fence:  # else the read may have begun before the purge and ended after it
+            if self._fences.admits(entry_id, fence):  # else the read may have begun before the purge and ended after it
                 return None if decoded is None else decoded.entry
         return None
 
@@ -254,7 +255,7 @@ class SqliteStore:
     def _submit_purges(self, entry_ids: Sequence[str]) -> Iterable[asyncio.Future[Outcome | None]]:
         starts = range(0, max(1, len(entry_ids)), PURGE_JOB_IDS)
         return [
-            self._queue.submit(Purge(entry_ids=tuple(entry_ids[start : start + PURGE_JOB_IDS]), fence=self._fence))
+            self._queue.submit(Purge(entry_ids=tuple(entry_ids[start : start + PURGE_JOB_IDS]), fence=self.fence))
             for start in starts
         ]
 

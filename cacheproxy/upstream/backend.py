@@ -184,11 +184,6 @@ class Attempt:
         """End-to-end headers."""
         return self.answer.headers
 
-    @property
-    def ends_unmarked(self) -> bool:
-        """Whether only the end of the connection marks the end of the body."""
-        return self.answer.ends_unmarked
-
     def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body."""
         return self.answer.chunks()

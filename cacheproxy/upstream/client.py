@@ -21,6 +21,7 @@ from cacheproxy.errors import (
     UpstreamUnreachable,
 )
 from cacheproxy.ports import HOP_BY_HOP, OWN_PREFIX
+from cacheproxy.upstream.ending import ending_of
 from cacheproxy.upstream.keys import Keys, check_key, keyed
 from cacheproxy.upstream.origin import Resolver, base_url, leads_home
 from cacheproxy.upstream.request import BARE_QUERY, CandidHandler, ExactRequest, SpoiledConnection
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from cacheproxy import settings
     from cacheproxy.ports import Answer, Call
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REDIRECTS = frozenset({300, 301, 302, 303, 305, 307, 308})
 _READ_BYTES = 256 * 1024
 _INFLATE_BYTES = 64 * 1024
+_DEFLATED_BYTES = 16 * 1024  # taken at once, since each member copies what follows it
+_GZIP_OR_ZLIB, _GZIP = 47, 31  # by its header; after one gzip member others may follow (RFC 1952 section 2.2)
 _WRITE_BYTES = 256 * 1024
 _HEADER_BYTES, _MOST_HEADERS = 64 * 1024, 512  # no client of a backend is stricter; aiohttp's own caps are
 
@@ -130,10 +133,11 @@ class HttpUpstream:
             raise UpstreamTimeout(f"the backend sent no first byte within {head_s:g} s") from exc
         except aiohttp.ClientError as exc:
             raise _translate(exc) from exc
-        if response.status in _REDIRECTS:
+        flaw = _flaw(response)
+        if flaw:
             response.close()
-            raise UpstreamBroken(f"the backend answered with a redirect ({response.status}), which is never followed")
-        return HttpAnswer(response, self._config, call.max_answer_bytes)
+            raise UpstreamBroken(f"the backend answered with {flaw}")
+        return HttpAnswer(response, self._config, call)
 
     async def _request(self, call: Call) -> aiohttp.ClientResponse:
         if self._session is None:
@@ -167,16 +171,16 @@ async def _once(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType)
 class HttpAnswer:
     """A backend's answer whose head has arrived."""
 
-    def __init__(self, response: aiohttp.ClientResponse, config: settings.Upstream, max_bytes: int | None) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, config: settings.Upstream, call: Call) -> None:
         self._response = response
         self._config = config
-        self._max_bytes = max_bytes
+        self._max_bytes = call.max_answer_bytes
         encoding = response.headers.get("content-encoding", "").strip().lower()
-        self._inflate = max_bytes is not None and encoding in ("gzip", "x-gzip", "deflate")
+        self._inflate = self._max_bytes is not None and encoding in ("gzip", "x-gzip", "deflate")
         self.status: int = response.status
         self.headers = _end_to_end(response, decoded=self._inflate)
         marked = "content-length" in response.headers or "transfer-encoding" in response.headers
-        self.ends_unmarked: bool = not marked
+        self._ending = None if marked else ending_of(call, self.status, self.headers)
 
     async def __aenter__(self) -> HttpAnswer:
         return self
@@ -189,6 +193,15 @@ class HttpAnswer:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it comes, decoded and capped when the call asked for that."""
+        ending = self._ending
+        async for chunk in self._capped():
+            if ending is not None:
+                ending.feed(chunk)
+            yield chunk
+        if ending is not None and not ending.whole():
+            raise UpstreamBroken("the backend's answer ended before its own end mark")
+
+    async def _capped(self) -> AsyncIterator[bytes]:
         streams = self._response.headers.get("content-type", "").lower().startswith("text/event-stream")
         room = self._max_bytes
         async for chunk in self._decoded() if self._inflate else self._raw():
@@ -215,21 +228,32 @@ class HttpAnswer:
             yield chunk
 
     async def _decoded(self) -> AsyncIterator[bytes]:
-        inflater = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+        inflater = zlib.decompressobj(wbits=_GZIP_OR_ZLIB)
         async for chunk in self._raw():
-            pending = chunk
-            while pending:
-                try:
-                    data = inflater.decompress(pending, _INFLATE_BYTES)
-                except zlib.error as exc:
-                    raise UpstreamBroken("the backend's answer is not the gzip or deflate it claims to be") from exc
-                pending = inflater.unconsumed_tail
-                if data:
-                    yield data
-                elif inflater.eof:
-                    break
+            for start in range(0, len(chunk), _DEFLATED_BYTES):
+                pending = chunk[start : start + _DEFLATED_BYTES]
+                while pending:
+                    if inflater.eof:
+                        inflater = zlib.decompressobj(wbits=_GZIP)
+                    try:
+                        data = inflater.decompress(pending, _INFLATE_BYTES)
+                    except zlib.error as exc:
+                        raise UpstreamBroken("the backend's answer is not the gzip or deflate it claims to be") from exc
+                    pending = inflater.unused_data if inflater.eof else inflater.unconsumed_tail
+                    if data:
+                        yield data
         if not inflater.eof:
             raise UpstreamBroken("the backend's compressed answer ended early")
+
+
+def _flaw(response: aiohttp.ClientResponse) -> str:
+    """Return what of a head cannot be passed on, or ""."""
+    if response.status in _REDIRECTS:
+        return f"a redirect ({response.status}), which is never followed"
+    if response.status < 200:
+        return "a status that is none of a final answer"
+    codings = response.headers.get("transfer-encoding", "chunked").strip().lower()
+    return "" if codings in ("chunked", "identity") else "a transfer coding that nobody asked for"
 
 
 def _payload(call: Call) -> Any:

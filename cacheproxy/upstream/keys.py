@@ -12,7 +12,7 @@ from cacheproxy.settings import Secret
 if TYPE_CHECKING:
     from cacheproxy.ports import Call
 
-_CALLERS_OWN = frozenset(name.decode() for name in (*CREDENTIALS, *ACCOUNTS)) | {"cookie", "x-goog-api-key"}
+_CALLERS_OWN = frozenset(name.decode() for name in (*CREDENTIALS, *ACCOUNTS)) | {"cookie"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

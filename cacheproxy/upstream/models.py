@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cacheproxy.errors import UpstreamError, UpstreamTimeout
+from cacheproxy.errors import CacheProxyError, UpstreamTimeout
 from cacheproxy.upstream.route import DEFAULT
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ class Whole:
     def __init__(self, status: int, headers: tuple[tuple[str, str], ...], body: bytes) -> None:
         self.status = status
         self.headers = headers
-        self.ends_unmarked = False
         self.body = body
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -59,7 +58,7 @@ async def merge(call: Call, ask: Ask, routes: Routes) -> Answer:
     """Return one list: the default backend's, then what others list of the models that go to them, then the aliases.
 
     A backend that fails, or takes long, is left out. When the default one answers with anything but a list, that is the
-    answer. Raises UpstreamError when it does not answer.
+    answer. Raises its UpstreamError, or InvalidRequest, when it does not answer.
     """
     call = replace(call, max_answer_bytes=_MAX_BYTES)
     async with asyncio.TaskGroup() as group:
@@ -69,7 +68,7 @@ async def merge(call: Call, ask: Ask, routes: Routes) -> Answer:
             if name != DEFAULT
         }
         default = await _fetch(call, ask, DEFAULT, None)
-    if isinstance(default, UpstreamError):
+    if isinstance(default, CacheProxyError):
         raise default
     listed = _entries(default)
     if listed is None:
@@ -86,20 +85,20 @@ async def merge(call: Call, ask: Ask, routes: Routes) -> Answer:
     return Whole(default.status, headers, body)
 
 
-async def _fetch(call: Call, ask: Ask, name: str, timeout_s: float | None) -> Whole | UpstreamError:
+async def _fetch(call: Call, ask: Ask, name: str, timeout_s: float | None) -> Whole | CacheProxyError:
     try:
         async with asyncio.timeout(timeout_s), await ask(call, (name,)) as answer:
             body = b"".join([chunk async for chunk in answer.chunks()])
             return Whole(answer.status, answer.headers, body)
-    except UpstreamError as exc:
+    except CacheProxyError as exc:  # raised inside the group, the default's own would come out in a group of errors
         return exc
     except TimeoutError:
         return UpstreamTimeout(f"the list of models took longer than {timeout_s} s")
 
 
-def _entries(answer: Whole | UpstreamError) -> dict[str, _Entry] | None:
+def _entries(answer: Whole | CacheProxyError) -> dict[str, _Entry] | None:
     """Return a list's entries by id; None when it is no list."""
-    if isinstance(answer, UpstreamError) or answer.status != 200:
+    if isinstance(answer, CacheProxyError) or answer.status != 200:
         return None
     try:
         listed = msgspec.json.decode(answer.body, type=_Listed).data

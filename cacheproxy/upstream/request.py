@@ -21,16 +21,20 @@ class SpoiledConnection(Exception):
 
 
 class CandidHandler(ResponseHandler):
-    """A connection whose reset is an error to whoever reads from it.
+    """A connection whose reset, or whose nonsense, is an error to whoever reads from it.
 
     aiohttp takes a reset for the end of a body that only the connection's end marks: half an answer would look whole.
+    And its C parser leaves the reader of a body with broken chunks waiting for ever.
     """
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Tell the reader before the parent tells it of a clean end."""
         if exc is not None and self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(aiohttp.ClientPayloadError("the connection was reset"), exc)
+        payload = self._payload
         super().connection_lost(exc)
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientPayloadError("the connection ended within a body"))
 
 
 class ExactRequest(aiohttp.ClientRequest):

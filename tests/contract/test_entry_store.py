@@ -12,6 +12,7 @@ import pytest
 from cacheproxy import settings
 from cacheproxy.errors import StoreUnavailable
 from cacheproxy.store.caps import SWEEP_LIMIT
+from cacheproxy.store.fences import Fences
 from cacheproxy.store.memory import MemoryStore
 from cacheproxy.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
@@ -162,13 +163,40 @@ async def test_a_purge_of_thousands_removes_all_of_them(store: Store) -> None:
     assert store.size_bytes == 0
 
 
-async def test_a_fill_that_began_before_a_purge_is_discarded(store: Store) -> None:
+async def test_a_fill_that_began_before_a_purge_of_its_id_is_discarded(store: Store) -> None:
     fence = store.fence
-    await store.purge([entry_id("other")])
+    await store.purge([entry_id("other"), entry_id("paris")])
+    await store.purge([entry_id("a later one")])
     assert not await store.put(make_entry("paris"), fence)
     assert await store.get(entry_id("paris")) is None
     assert len(store) == 0
     assert await store.put(make_entry("paris"), store.fence)
+
+
+async def test_a_purge_does_not_touch_fills_of_other_ids(store: Store) -> None:
+    fence = store.fence
+    queued = asyncio.create_task(store.put(make_entry("queued"), fence))
+    await asyncio.sleep(0)
+    await asyncio.gather(store.purge([entry_id("other")]), store.purge([]))
+    assert await queued
+    assert await store.put(make_entry("paris"), fence)
+    assert same(await store.get(entry_id("queued")), make_entry("queued"))
+    assert same(await store.get(entry_id("paris")), make_entry("paris"))
+
+
+async def test_a_purge_that_cannot_be_remembered_by_id_refuses_every_fill_that_began_before(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_fences", Fences(store.fence, most_ids=2))
+    fence = store.fence
+    await store.purge([entry_id("paris")])
+    between = store.fence
+    await store.purge([entry_id("b"), entry_id("c")])
+    for key in ("paris", "other"):
+        assert not await store.put(make_entry(key), fence)
+        assert await store.put(make_entry(key), between)
+    assert not await store.put(make_entry("b"), between)
+    assert await store.put(make_entry("b"), store.fence)
 
 
 @pytest.mark.parametrize("steps", range(6))
@@ -199,7 +227,7 @@ async def test_a_put_after_a_purge_in_the_same_group_commit_stays(store: Store) 
 
 async def test_a_late_put_in_the_same_group_commit_as_a_purge_is_discarded(store: Store) -> None:
     fence = store.fence
-    purge = asyncio.create_task(store.purge([entry_id("other")]))
+    purge = asyncio.create_task(store.purge([entry_id("paris")]))
     await asyncio.sleep(0)
     assert not await store.put(make_entry("paris"), fence)
     await purge

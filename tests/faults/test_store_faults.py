@@ -380,7 +380,7 @@ async def test_what_was_purged_while_the_disk_failed_is_never_served_and_removed
         with pytest.raises(StoreUnavailable):
             await store.purge([entry_id("a"), entry_id("b")])
         assert store.fence > fence
-        assert not await store.put(make_entry("late"), fence)
+        assert not await store.put(make_entry("a", version=1), fence)
         assert await store.get(entry_id("a")) is None
         faults.stop()
         assert await _contents(store, "abc") == "c"

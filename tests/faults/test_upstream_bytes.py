@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.openai_wire import completion, encode
+from tests.support.openai_wire import completion, encode, events
 from tests.support.polling import eventually
 from tests.support.proxy import UNRELATED, chat
 from tests.support.rawhttp import send_raw
-from tests.support.upstream import CUT, Hold, Send, answer, head
+from tests.support.upstream import CUT, Hold, Send, Wait, answer, head
 
 if TYPE_CHECKING:
     from tests.support.proxy import Proxy
@@ -115,6 +115,49 @@ async def test_an_encoding_nobody_asked_for_goes_through_labelled_and_is_not_kep
     upstream.always(None)
     await proxy.settled(key)
     assert not await proxy.cached(chat(), key=key)
+
+
+@pytest.mark.parametrize("line", [b"HTTP/1.1 099 X", b"HTTP/1.1 101 Switching Protocols", b"HTTP/1.1 300 Choose"])
+@pytest.mark.parametrize("no_store", [True, False])
+async def test_a_status_that_is_no_final_answer_is_a_502(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, line: bytes, no_store: bool
+) -> None:
+    upstream.always([Send(line + b"\r\ncontent-length: 0\r\n\r\n")])
+    headers = {"cache-control": "no-store"} if no_store else {}
+    (await proxy.ask(chat(), key=key, headers=headers)).assert_problem(502, "upstream_broken")
+
+
+async def test_a_transfer_coding_nobody_asked_for_is_a_502(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
+    packed = gzip.compress(encode(completion("Hello.")))
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: gzip, chunked\r\n\r\n"
+    upstream.always([Send(head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(packed), packed))])
+    (await proxy.ask(chat(), key=key)).assert_problem(502, "upstream_broken")
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_broken_chunks_break_the_answer_at_once(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, streamed: bool
+) -> None:
+    first = events("Hello.")[0] if streamed else b'{"id":'
+    kind = b"text/event-stream" if streamed else b"application/json"
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ntransfer-encoding: chunked\r\n\r\n" % kind
+    upstream.always([Send(head + b"%x\r\n%b\r\n" % (len(first), first)), Wait(0.05), Send(b"zz\r\nhello\r\n"), CUT])
+    async with asyncio.timeout(5):
+        answered = await proxy.ask(chat(stream=streamed), key=key)
+    assert answered.status == 502 or not answered.complete
+    assert not await proxy.cached(chat(), key=key)
+
+
+@pytest.mark.parametrize("end", [b"data: [DONE]\n", b"data: [DONE]"])
+async def test_an_unmarked_stream_that_said_done_is_whole(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, end: bytes
+) -> None:
+    body = b"".join(events("Hello."))[: -len(b"data: [DONE]\n\n")] + end
+    upstream.always(
+        [Send(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n" + body), CUT]
+    )
+    answered = await proxy.ask(chat(stream=True), key=key)
+    assert (answered.status, answered.complete, answered.body) == (200, True, body)
 
 
 @pytest.mark.parametrize("by", [-5, 5])

@@ -83,6 +83,19 @@ async def test_a_semantic_miss_shows_how_near_it_was(proxy: Proxy, key: str) -> 
 
 
 @FORMS
+async def test_every_lookup_that_similarity_might_decide_tells_the_threshold(
+    proxy: Proxy, key: str, form: dict[str, Any]
+) -> None:
+    missed = await proxy.fill(chat(), key=key)
+    exact, near = [await proxy.ask(chat(text, **form), key=key) for text in (QUESTION, PARAPHRASE)]
+    assert number(missed, "threshold") == number(exact, "threshold") == number(near, "threshold") > 0
+    raised = await proxy.ask(chat(**form), key=key, headers={"x-cacheproxy-threshold": "0.9999"})
+    assert (raised.tier, number(raised, "threshold")) == ("exact", 0.9999)
+    alone = await proxy.ask(chat(**form), key=key, headers={"x-cacheproxy-tier": "exact"})
+    assert (alone.tier, alone.get("x-cacheproxy-threshold")) == ("exact", None)
+
+
+@FORMS
 async def test_a_bypass_says_why(proxy: Proxy, key: str, form: dict[str, Any]) -> None:
     bypassed = await proxy.ask(chat(temperature=1.9, **form), key=key)
     assert_always(bypassed, "bypass")

@@ -1,16 +1,20 @@
 """The same exchange direct and through the proxy, compared byte for byte, on both of its sides.
 
-Every request says `no-store`, so the cache has no part in it. What may differ: headers of one connection, the proxy's
-own headers, and `cache-control: private` where the backend said nothing.
+The drawn requests say `no-store`, so the cache has no part in them; others are asked as misses, too, whose answers may
+be kept. What may differ: headers of one connection, the proxy's own headers, and `cache-control: private` where the
+backend said nothing; for misses also `accept-encoding` and `stream_options` as the backend gets them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gzip
 import re
 from dataclasses import dataclass
+from itertools import product
 from random import Random
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
@@ -18,13 +22,13 @@ from cacheproxy.ports import HOP_BY_HOP
 from tests.support import openai_wire, responses_wire
 from tests.support.openai_wire import completion, encode, events
 from tests.support.polling import eventually, eventually_true
-from tests.support.proxy import chat
+from tests.support.proxy import CHAT, chat
 from tests.support.rawhttp import Connection, Response, Truncated, request_bytes
 from tests.support.traffic import Draw, draw
 from tests.support.upstream import CUT, RESET, Hold, Received, Send, Step, answer, head, stream
 
 if TYPE_CHECKING:
-    from tests.support.proxy import Proxy
+    from tests.support.proxy import Answered, Proxy
     from tests.support.upstream import ScriptedUpstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -121,6 +125,21 @@ async def test_an_exchange_is_the_same_direct_and_through_the_proxy(
     assert_answered_alike(direct.answer, proxied.answer, drawn)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A way through the proxy: past the cache, or as a miss, by a key of its own each time."""
+
+    target: str = CHAT
+    misses: bool = False
+
+    async def ask(self, proxy: Proxy, **fields: Any) -> Answered:
+        headers = {} if self.misses else {"cache-control": "no-store"}
+        return await proxy.ask(chat(**fields), key=f"sk-{uuid4().hex}", headers=headers, target=self.target)
+
+
+WAYS = {"passed through": Way(target="/v1/files/f"), "not stored": Way(), "missed": Way(misses=True)}
+
+
 def unmarked(kind: str, body: bytes) -> list[Step]:
     return [Send(head(200, [("content-type", kind)]) + body), CUT]
 
@@ -136,14 +155,17 @@ UNMARKED = {
 
 
 @pytest.mark.parametrize(("kind", "body"), UNMARKED.values(), ids=UNMARKED)
-@pytest.mark.parametrize("target", ["/v1/files/f", "/v1/chat/completions"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_an_unmarked_end_that_came_too_early_does_not_look_like_one(
-    proxy: Proxy, upstream: ScriptedUpstream, key: str, target: str, kind: str, body: bytes
+    proxy: Proxy, upstream: ScriptedUpstream, way: Way, kind: str, body: bytes
 ) -> None:
     boundaries = {found.end() for found in re.finditer(rb"(?:\n\n|\r\n\r\n)", body)}
     for length in {*range(1, len(body) - 1, 7), *boundaries, len(body)}:
         upstream.always(unmarked(kind, body[:length]))
-        live = await proxy.ask(chat(), key=key, headers={"cache-control": "no-store"}, target=target)
+        live = await way.ask(proxy)
+        if way.misses and kind == "application/json" and length < len(body):
+            live.assert_problem(502, "upstream_broken")  # awaited whole, so that nothing was sent yet
+            continue
         assert (live.status, live.body) == (200, body[:length])
         # Between events of a stream without a closing one, nobody can tell.
         telling = kind == "application/json" or b"chat.completion" in body or b"response.created" in body
@@ -159,6 +181,115 @@ async def test_an_unmarked_end_of_anything_else_is_believed(proxy: Proxy, upstre
         upstream.always(unmarked(kind, body))
         live = await proxy.ask(b"{}", key=key, target="/v1/audio/speech")
         assert (live.status, live.body, live.complete) == (200, body, True)
+
+
+ERRORS = {
+    "401 empty": (401, "application/json", b""),
+    "500 text as JSON": (500, "application/json", b"Internal Server Error"),
+    "503 HTML as JSON": (503, "application/json", b"<html>"),
+    "502 HTML": (502, "text/html", b"<html><h1>Bad gateway</h1>"),
+    "400 JSON": (400, "application/json", b'{"error":{"message":"no","type":"t","param":null,"code":null}}'),
+    "429 JSON": (429, "application/json", b'{"error":{"message":"slow down"}}'),
+    "404 of a stream": (404, "text/event-stream", b""),
+    "200 text as JSON": (200, "application/json", b"not JSON at all"),
+    "200 text": (200, "text/plain", b"well"),
+    "403 nothing": (403, "", b""),
+}
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+@pytest.mark.parametrize(("status", "kind", "body"), ERRORS.values(), ids=ERRORS)
+async def test_what_is_not_an_answer_is_passed_on_as_it_came(
+    proxy: Proxy, upstream: ScriptedUpstream, status: int, kind: str, body: bytes, framing: str
+) -> None:
+    sent = [("content-type", kind)] * bool(kind) + [("x-request-id", "req-1"), ("x-many", "a"), ("x-many", "b")]
+    mark = {
+        "length": ("content-length", str(len(body))),
+        "chunked": ("transfer-encoding", "chunked"),
+        "close": ("connection", "close"),
+    }
+    data = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n" if framing == "chunked" else body
+    end = [CUT] if framing == "close" else []
+    upstream.always([Send(head(status, [*sent, mark[framing]]) + data), *end])
+    for way, form in product(WAYS.values(), ({}, {"stream": True})):
+        live = await way.ask(proxy, **form)
+        assert (live.status, live.body, live.complete) == (status, body, True), way
+        told = answered_headers(live, live)
+        expected = [*sent, ("content-length", str(len(body)))]
+        assert [pair for pair in told if pair in expected] == [pair for pair in expected if pair in told]
+        assert set(sent) <= set(told)
+
+
+async def test_an_answer_in_a_coding_nobody_asked_for_is_passed_on(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    coded = [("content-type", "application/json"), ("content-encoding", "br")]
+    upstream.always([Send(head(200, coded) + b"\x0b\x02\x80hi\x03"), CUT])
+    for way in WAYS.values():
+        live = await way.ask(proxy)
+        assert (live.status, live.body, live.complete) == (200, b"\x0b\x02\x80hi\x03", True)
+        assert live.get("content-encoding") == "br"
+
+
+async def test_the_backend_gets_of_a_miss_what_its_caller_sent(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str
+) -> None:
+    sent = {"X-Custom": "Kept  as it is", "user-agent": "Rig/1.0", "x-stainless-lang": "python", "accept": "*/*;q=0.5"}
+    loose = ("host", "accept-encoding", "content-length")
+    forms: list[dict[str, Any]] = [{}, {"stream": True}, {"stream": True, "stream_options": {"x": 1}}]
+    for form in forms:
+        for url in (upstream.url, proxy.url):
+            headers = {"authorization": f"Bearer {key}", "content-type": "application/json", **sent}
+            headers["accept-encoding"] = "gzip, br"
+            async with await Connection.open(url) as connection:
+                connection.send(request_bytes("POST", CHAT, headers.items(), encode(chat(**form))))
+                connection.reads_all = True
+                assert (await connection.read_response()).status == 200
+        direct, proxied = upstream.requests
+        upstream.reset()
+        assert end_to_end(proxied.headers, *loose) == end_to_end(direct.headers, *loose)
+        assert proxied.header("accept-encoding") == "identity"
+        asked = {"stream_options": {**form.get("stream_options", {}), "include_usage": True}} if form else {}
+        assert proxied.json() == {**direct.json(), **asked}
+        assert form or proxied.body == direct.body
+        key += "x"
+
+
+@pytest.mark.parametrize("framing", ["length", "close"])
+@pytest.mark.parametrize("pieces", [1, 2, 40])
+async def test_a_gzip_answer_of_several_members_is_passed_on_whole(
+    proxy: Proxy, upstream: ScriptedUpstream, framing: str, pieces: int
+) -> None:
+    body = encode(completion("Voilà 🗼"))
+    step = -(-len(body) // pieces)
+    packed = b"".join(gzip.compress(body[at : at + step]) for at in range(0, len(body), step))
+    coded = [("content-type", "application/json"), ("content-encoding", "gzip")]
+    end = [CUT] if framing == "close" else []
+    upstream.always(
+        [Send(head(200, [*coded, *[("content-length", str(len(packed)))] * (framing == "length")]) + packed), *end]
+    )
+    for way in WAYS.values():
+        live = await way.ask(proxy)
+        plain = gzip.decompress(live.body) if live.get("content-encoding") else live.body
+        assert (live.status, plain, live.complete) == (200, body, True)
+    upstream.always(answer(packed + b"trash", headers=[("content-encoding", "gzip")]))
+    (await WAYS["missed"].ask(proxy)).assert_problem(502, "upstream_broken")
+
+
+async def test_an_unmarked_answer_without_a_word_is_a_cut_where_there_must_be_one(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str
+) -> None:
+    for kind, body in (("application/json", b""), ("text/event-stream", b""), ("text/event-stream", b": ping\n\n")):
+        upstream.always(unmarked(kind, body))
+        for way in (WAYS["not stored"], WAYS["missed"]):
+            live = await way.ask(proxy)
+            assert live.status == 502 or not live.complete
+        assert (await WAYS["passed through"].ask(proxy)).complete
+
+
+async def test_a_cut_after_words_that_look_like_the_end_is_seen(proxy: Proxy, upstream: ScriptedUpstream) -> None:
+    chunk = {"object": "chat.completion.chunk", "choices": [{"index": 0, "delta": {"content": "\ndata: [DONE]\n"}}]}
+    upstream.always(unmarked("text/event-stream", b"data: " + encode(chunk) + b"\n\n"))
+    for way in WAYS.values():
+        assert not (await way.ask(proxy, stream=True)).complete
 
 
 TRAILERS = b"x-trailer: late\r\nauthorization: Bearer sk-other\r\nx-cacheproxy-namespace: other\r\n"
@@ -199,9 +330,9 @@ async def test_a_method_that_http_does_not_know_is_refused_cleanly(proxy: Proxy,
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-@pytest.mark.parametrize("target", ["/v1/files/f", "/v1/chat/completions"])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 async def test_a_cut_at_every_byte_breaks_the_callers_connection(
-    proxy: Proxy, upstream: ScriptedUpstream, key: str, framing: str, target: str
+    proxy: Proxy, upstream: ScriptedUpstream, framing: str, way: Way
 ) -> None:
     body = b"".join(SSE)[:150]
     whole = body if framing == "length" else b"40\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body[:64], 86, body[64:])
@@ -209,17 +340,18 @@ async def test_a_cut_at_every_byte_breaks_the_callers_connection(
     start = head(200, [("content-type", "text/event-stream"), mark])
     for length in range(len(whole)):
         upstream.always([Send(start + whole[:length]), CUT])
-        live = await proxy.ask(chat(), key=key, headers={"cache-control": "no-store"}, target=target)
+        live = await way.ask(proxy)
         assert (live.status, live.complete) == (200, False)
         assert body.startswith(live.body)
         assert len(live.body) >= min(length - 10, len(body))
 
 
-async def test_a_line_of_ten_megabytes_passes(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+async def test_a_line_of_ten_megabytes_passes(proxy: Proxy, upstream: ScriptedUpstream, way: Way) -> None:
     body = b"data: " + b"x" * (10 * 1024 * 1024) + b"\n\ndata: [DONE]\n\n"
-    for target in ("/v1/threads/runs", "/v1/chat/completions"):
+    for _ in range(2):
         upstream.always(stream(body[:70_001], body[70_001:]))
-        live = await proxy.ask(chat(stream=True), key=key, headers={"cache-control": "no-store"}, target=target)
+        live = await way.ask(proxy, stream=True)
         assert (live.body == body, live.complete) == (True, True)
 
 

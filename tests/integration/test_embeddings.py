@@ -147,7 +147,6 @@ async def test_the_backend_is_asked_for_exactly_what_is_missing(
     assert mixed.json()["data"] == direct(value, encoding_format=encoding)["data"]
     assert (mixed.outcome, mixed.reason) == ("miss", "some_items_missing")
     assert mixed.cache_status.forwarded == "miss"
-    assert "stored" in mixed.cache_status.parameters
     assert mixed.cache_status.parameters["detail"] == "items=4;cached=1"
     assert mixed.get("x-request-id")
     assert await held(proxy, TEXTS[:2] + TEXTS[3:], key)
@@ -551,13 +550,15 @@ async def test_a_purge_meanwhile_keeps_what_was_asked_before_out(
 ) -> None:
     async with running(proxy_settings(upstream.url, tmp_path)) as live:
         proxy = Proxy(url=live.url, admin_url=live.admin_url)
+        purged = (await fill(proxy, TEXTS[0], key)).get("x-cacheproxy-entry") or ""
         let_go = asyncio.Event()
         upstream.always(lambda received: [Hold(let_go), *answer(whole(received.json()))])
-        asked = asyncio.create_task(ask(proxy, TEXTS, key))
-        await upstream.received(1)
-        await live.pipeline.forget(["00" * 16])
+        asked = asyncio.create_task(ask(proxy, TEXTS, key, headers={"cache-control": "no-cache"}))
+        await upstream.received(2)
+        await live.pipeline.forget([purged])
         let_go.set()
         assert (await asked).json() == direct(TEXTS)
+        assert await held(proxy, TEXTS[1:], key)
         assert not await held(proxy, TEXTS[0], key)
 
 
@@ -633,10 +634,43 @@ async def test_a_store_that_cannot_write_changes_no_answer(
 
         store = live.pipeline.parts.store
         store.put = failing  # type: ignore[method-assign]
-        for _ in range(2):
-            assert (await ask(proxy, TEXTS, key)).json() == direct(TEXTS)
+        for value in (TEXTS, TEXTS, "alone"):
+            told = await ask(proxy, value, key)
+            assert told.json() == direct(value)
+            assert "stored" not in told.cache_status.parameters
         del store.put
-        assert upstream.calls == 2
+        assert upstream.calls == 3
+
+
+async def test_an_answer_never_says_stored_of_what_is_too_large_to_be_kept(
+    upstream: ScriptedUpstream, tmp_path: Path, key: str
+) -> None:
+    async with running(proxy_settings(upstream.url, tmp_path, store={"max_entry_bytes": 1024})) as live:
+        proxy = Proxy(url=live.url, admin_url=live.admin_url)
+        told = await ask(proxy, TEXTS[:2], key, dimensions=500)
+        assert told.json() == direct(TEXTS[:2], dimensions=500)
+        assert "stored" not in told.cache_status.parameters
+        assert not await held(proxy, TEXTS[:2], key, dimensions=500)
+        counted = live.pipeline.parts.telemetry.admissions.labels("false", "too_large")
+        assert counted._value.get() == 1
+
+
+async def test_a_bad_word_on_an_input_holds_though_its_entry_cannot_be_removed(
+    upstream: ScriptedUpstream, tmp_path: Path, key: str
+) -> None:
+    async with running(proxy_settings(upstream.url, tmp_path, store={"url": "memory://"})) as live:
+        proxy = Proxy(url=live.url, admin_url=live.admin_url)
+        entry = (await fill(proxy, "a", key)).get("x-cacheproxy-entry")
+
+        async def failing(entry_ids: object) -> int:
+            raise StoreUnavailable("full")
+
+        store = live.pipeline.parts.store
+        store.purge = failing  # type: ignore[method-assign]
+        word = {"id": entry, "verdict": "bad"}
+        (await proxy.ask(word, key=key, target="/v1/cache/feedback")).assert_problem(503, "feedback_unavailable")
+        assert (await ask(proxy, "a", key)).reason == "quarantined"
+        assert await held(proxy, "a", key)  # a newer answer is another one
 
 
 async def test_the_largest_list_is_answered_whole_and_in_parts(
@@ -662,4 +696,5 @@ async def test_another_query_string_is_another_request(proxy: Proxy, key: str) -
 async def test_the_backend_of_these_tests_writes_one_vector_in_both_encodings() -> None:
     listed, encoded = direct("a"), direct("a", encoding_format="base64")
     decoded = np.frombuffer(base64.b64decode(encoded["data"][0]["embedding"]), dtype="<f4")
-    assert decoded.tolist() == listed["data"][0]["embedding"] == vector(MODEL, "a", DIMENSIONS).tolist()
+    listed_as_float32 = np.array(listed["data"][0]["embedding"], dtype=np.float32).tolist()
+    assert decoded.tolist() == listed_as_float32 == vector(MODEL, "a", DIMENSIONS).tolist()

@@ -28,8 +28,9 @@ def expected(*values: str | list[int], dimensions: int = 8) -> list[list[float]]
 
 
 def listed(response: CreateEmbeddingResponse) -> list[list[float]]:
+    """Return the vectors as float32: a list of numbers and decoded base64 differ in how they are written only."""
     assert [item.index for item in response.data] == list(range(len(response.data)))
-    return [item.embedding for item in response.data]
+    return [np.array(item.embedding, dtype=np.float32).tolist() for item in response.data]
 
 
 async def test_its_default_is_decoded_alike_from_every_round(

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cacheproxy.errors import StoreUnavailable
 from cacheproxy.learn.verdicts import pairs
+from cacheproxy.serving import running
+from tests.support.openai_wire import completion
 from tests.support.polling import eventually_true
 from tests.support.proxy import PARAPHRASE, QUESTION, UNRELATED, Answered, Proxy, chat, proxy_settings, started
+from tests.support.upstream import Hold, answer, default_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,11 +77,61 @@ async def test_a_bad_word_on_a_live_answer_removes_what_was_kept_of_it(proxy: Pr
     assert not await proxy.cached(chat(QUESTION), key=key)
 
 
+@pytest.mark.parametrize("word", ["good", "bad"])
+@pytest.mark.parametrize("on", ["live", "exact"])
+async def test_a_word_on_an_answer_that_was_replaced_since_does_not_count_against_the_newer_one(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, on: str, word: str
+) -> None:
+    for own_id in ("chatcmpl-older", "chatcmpl-newer"):
+        upstream.play(answer(completion("Paris.", id=own_id)))
+    live = await proxy.fill(chat(QUESTION), key=key)
+    exact = await proxy.ask(chat(QUESTION), key=key)
+    given = {"live": live, "exact": exact}[on].whole["id"]
+    await proxy.ask(chat(QUESTION), key=key, headers={"cache-control": "no-cache"})
+    (await say(proxy, key, given, word)).assert_problem(404, "not_found")
+    newer = await proxy.ask(chat(QUESTION), key=key)
+    assert newer.outcome == "hit"
+    assert (await say(proxy, key, newer.whole["id"], word)).json()["action"] == (
+        "removed" if word == "bad" else "noted"
+    )
+
+
+async def test_a_word_on_an_answer_spares_other_tenants_fills(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, other_key: str
+) -> None:
+    live = await proxy.fill(chat(QUESTION), key=key)
+    let_go = asyncio.Event()
+    upstream.always(lambda received: [Hold(let_go), *default_steps(received, 7)])
+    asking = asyncio.create_task(proxy.ask(chat(UNRELATED), key=other_key))
+    await upstream.received(2)
+    await say(proxy, key, live.whole["id"])
+    let_go.set()
+    await asking
+    await eventually_true(lambda: proxy.cached(chat(UNRELATED), key=other_key), "the other tenant's answer is kept")
+
+
+async def test_a_bad_word_holds_though_the_entry_cannot_be_removed(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    settings, key = proxy_settings(upstream.url, tmp_path, store={"url": "memory://"}), "sk-unremovable"
+    async with running(settings) as live:
+        proxy = Proxy(url=live.url, admin_url=live.admin_url)
+        await proxy.fill(chat(QUESTION), key=key)
+        hit = await proxy.ask(chat(QUESTION), key=key)
+
+        async def failing(entry_ids: object) -> int:
+            raise StoreUnavailable("full")
+
+        live.pipeline.parts.store.purge = failing  # type: ignore[method-assign]
+        (await say(proxy, key, hit.whole["id"])).assert_problem(503, "feedback_unavailable")
+        again = await proxy.ask(chat(QUESTION), key=key)
+        assert (again.outcome, again.reason) == ("miss", "quarantined")
+        await eventually_true(lambda: proxy.cached(chat(QUESTION), key=key), "a newer answer is another one")
+
+
 async def test_a_good_word_raises_the_standing_and_lifts_a_quarantine(proxy: Proxy, key: str) -> None:
     hit = await similar_hit(proxy, key)
     await say(proxy, key, hit.whole["id"], "bad")
     told = await say(proxy, key, hit.whole["id"], "good")
-    assert (told.json()["action"], told.json()["standing"]) == ("noted", 0)
+    assert (told.json()["action"], told.json()["standing"]) == ("noted", 1)
     assert (await say(proxy, key, hit.whole["id"], "good")).json()["standing"] == 1
     assert (await proxy.ask(chat(PARAPHRASE), key=key)).tier == "semantic"
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.proxy import PARAPHRASE, QUESTION, UNRELATED, chat
+from tests.support.openai_wire import encode
+from tests.support.proxy import CHAT, PARAPHRASE, QUESTION, UNRELATED, answered, chat
+from tests.support.rawhttp import Connection, request_bytes
 
 if TYPE_CHECKING:
     from tests.support.proxy import Proxy
@@ -158,6 +160,40 @@ async def test_beta_features_are_part_of_the_question(proxy: Proxy, key: str) ->
     assert not await proxy.cached(chat(), key=key)
     assert not await proxy.cached(chat(), key=key, headers={"openai-beta": "a=v2"})
     assert await proxy.cached(chat(), key=key, headers={"openai-beta": "a=v1"})
+
+
+async def test_beta_features_on_two_lines_all_count(proxy: Proxy, key: str) -> None:
+    body = encode(chat())
+    head = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+
+    async def ask(*betas: str) -> str | None:
+        sent = [*head.items(), *(("openai-beta", beta) for beta in betas)]
+        async with await Connection.open(proxy.url) as connection:
+            connection.send(request_bytes("POST", CHAT, sent, body))
+            return answered(await connection.read_response("POST")).outcome
+
+    assert [await ask("one"), await ask("one", "two"), await ask("one"), await ask("one", "two")] == [
+        "miss",
+        "miss",
+        "hit",
+        "hit",
+    ]
+
+
+@pytest.mark.parametrize("name", ["x-portkey-provider", "x-portkey-config", "helicone-target-url", "anthropic-beta"])
+async def test_headers_that_choose_a_model_at_a_gateway_are_part_of_the_question(
+    proxy: Proxy, key: str, name: str
+) -> None:
+    await proxy.fill(chat(), key=key, headers={name: "one"})
+    assert not await proxy.cached(chat(), key=key)
+    assert not await proxy.cached(chat(), key=key, headers={name: "two"})
+    assert await proxy.cached(chat(), key=key, headers={name: "one"})
+
+
+async def test_two_google_keys_beside_one_dummy_share_nothing(proxy: Proxy, key: str) -> None:
+    await proxy.fill(chat(), key=key, headers={"x-goog-api-key": "one"})
+    assert not await proxy.cached(chat(), key=key, headers={"x-goog-api-key": "two"})
+    assert await proxy.cached(chat(), key=key, headers={"x-goog-api-key": "one"})
 
 
 async def test_the_query_string_is_part_of_the_question(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:

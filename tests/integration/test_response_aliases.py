@@ -129,6 +129,21 @@ async def test_deleting_a_response_that_was_replaced_since_spares_the_new_one(
     assert await proxy.cached(ask(), key=key, target=PATH)
 
 
+async def test_nobody_goes_on_from_an_answer_he_never_saw(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
+    _, hit = await hit_of(proxy, key)
+    await proxy.ask(ask(), key=key, target=PATH, headers={"cache-control": "no-cache"})
+    newer = (await proxy.ask(ask(), key=key, target=PATH)).json()["id"]
+    await go_on(proxy, key, hit)
+    assert upstream.requests[-1].json()["previous_response_id"] == hit
+    for method in ("GET", "DELETE"):
+        upstream.play(answer({"error": {"message": "x"}}, status=404))
+        await proxy.call(method, f"{PATH}/{hit}", bearer(key))
+        assert upstream.requests[-1].target == f"{PATH}/{hit}"
+    assert await proxy.cached(ask(), key=key, target=PATH)
+    await go_on(proxy, key, newer)
+    assert upstream.requests[-1].json()["previous_response_id"] not in (hit, newer)
+
+
 @pytest.mark.parametrize(("status", "cached"), [(404, False), (410, False), (401, True), (500, True)])
 async def test_an_entry_goes_only_when_the_response_is_gone(
     proxy: Proxy, upstream: ScriptedUpstream, key: str, status: int, cached: bool

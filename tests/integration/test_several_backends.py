@@ -27,6 +27,7 @@ CREDENTIALS = {
     "authorization": f"Bearer {KEY}",
     "api-key": KEY,
     "x-api-key": KEY,
+    "x-goog-api-key": KEY,
     "openai-organization": "org-x",
     "openai-project": "proj-x",
     "cookie": f"session={KEY}",
@@ -213,6 +214,28 @@ async def test_a_dead_backend_is_made_up_for_by_the_other(tmp_path: Path, body: 
         assert here.calls == (0, 0, 40)
         ready = await here.proxy.call("GET", "/readyz")
         assert (ready.status, ready.json()["upstreams"]) == (200, {"default": "ok", "a": "ejected", "b": "ok"})
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ({"temperature": 1}, {}),
+        ({}, {"cache-control": "no-store"}),
+        ({}, {"x-cacheproxy-tier": "off"}),
+        ({"stream": True, "temperature": 1}, {}),
+    ],
+    ids=repr,
+)
+async def test_what_is_not_cached_is_made_up_for_as_well(
+    tmp_path: Path, body: dict[str, Any], headers: dict[str, str]
+) -> None:
+    async with world(tmp_path) as here:
+        for number in range(20):
+            assert (await here.proxy.ask(asking(number), key=KEY)).status == 200
+        here.a.play(answer({"error": {}}, status=503))
+        for number in (20, 21):
+            assert (await here.proxy.ask(asking(number, **body), key=KEY, headers=headers)).status == 200
+        assert sum(here.calls) == 23
 
 
 async def test_a_stream_that_breaks_off_is_never_continued_by_another_backend(tmp_path: Path) -> None:

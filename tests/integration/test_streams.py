@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cacheproxy.dialect.chat import ChatDialect
 from tests.support.openai_wire import DONE, chunk, completion, delta, encode, event, events
 from tests.support.proxy import Answered, chat, openai_error
 from tests.support.upstream import CUT, RESET, Cut, Hold, Step, Wait, answer, stream
@@ -200,3 +202,28 @@ async def test_an_endless_line_is_cut_at_the_cap(proxy: Proxy, upstream: Scripte
     live = await proxy.ask(ASK, key=key)
     assert not live.complete
     assert (await proxy.call("GET", "/healthz")).status == 200
+
+
+async def test_what_is_large_is_written_beside_the_event_loop_and_is_whole(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrote: list[tuple[str, bool]] = []
+
+    def watched(name: str) -> None:
+        written = getattr(ChatDialect, name)
+
+        def write(*given: Any, **named: Any) -> Any:
+            wrote.append((name, threading.current_thread() is threading.main_thread()))
+            return written(*given, **named)
+
+        monkeypatch.setattr(ChatDialect, name, write)
+
+    watched("request")
+    watched("render")
+    text = "Voilà 東京. " * 20_000
+    upstream.always(lambda request: answer(completion("Short." if b"short" in request.body else text)))
+    for question in ("short", "long " * 40_000):
+        await proxy.fill(chat(question), key=key)
+        hit = await proxy.ask(chat(question, stream=True), key=key)
+        assert (hit.outcome, hit.content) == ("hit", "Short." if question == "short" else text)
+    assert wrote == [("request", True), ("render", True), ("request", False), ("render", False)]

@@ -12,6 +12,8 @@ import openai
 import pytest
 import pytest_asyncio
 
+from cacheproxy.access.keeper import read_spent
+from cacheproxy.app import assemble
 from cacheproxy.errors import ConfigError
 from tests.support import openai_wire
 from tests.support.polling import eventually_true
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from cacheproxy.flight import Flight
     from tests.support.upstream import ScriptedUpstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -254,6 +257,17 @@ async def test_pass_mode_ignores_headers_that_claim_a_tenant(
         ("POST", "/v1/moderations", {}, {"input": "Hi"}, 403),
         ("POST", f"{CHAT}/", {}, chat(model="gpt-4o"), 403),
         ("PUT", CHAT, {}, chat(model="gpt-4o"), 403),
+        ("POST", CHAT, {}, chat(models=["gpt-4o-mini", "o3"]), 403),
+        ("POST", CHAT, {}, chat(models="o3"), 403),
+        ("POST", CHAT, {}, chat(fallbacks=[{"model": "o3"}]), 403),
+        ("POST", CHAT, {}, chat(tools=[{"type": "image_generation", "model": "gpt-image-1"}]), 403),
+        ("POST", CHAT, {}, chat(Model="o3"), 403),
+        ("POST", "/v1/moderations", {}, {"model": "text-a", "MODEL": "o3"}, 403),
+        ("POST", CHAT, {}, chat(model="gpt-4o-mini\x00"), 403),
+        ("POST", f"{CHAT}?model=o3", {}, chat(), 403),
+        ("GET", "/v1/realtime?model=o3", {}, None, 403),
+        ("POST", "/v1/engines/o3/completions", {}, {"model": "text-a", "prompt": "x"}, 403),
+        ("POST", "/v1/batches", {}, {"model": "text-a", "input_file_id": "f"}, 403),
         ("POST", "/v1/moderations", {}, b'{"model": "text-moderation-latest", "model": "omni"}', 403),
         ("POST", "/v1/moderations", {}, b'{"model": "text-moderation-latest", ', 403),
         ("POST", "/v1/moderations", {"content-type": "text/plain"}, {"model": "text-a"}, 403),
@@ -503,3 +517,27 @@ async def eventually_admitted(proxy: Proxy, key: str) -> None:
         return (await proxy.call("GET", "/v1/models", bearer(key))).status == 200
 
     await eventually_true(known, "the key is known")
+
+
+async def test_calls_that_the_end_of_the_proxy_cuts_off_are_charged_for_the_day(tmp_path: Path) -> None:
+    settings = proxy_settings("http://127.0.0.1:9/v1", tmp_path, access={"mode": "keys"})
+    key = KeyFile(tmp_path).add(tokens_per_day=100)
+    async with assemble(settings) as house:
+        assert house.keeper is not None
+        charge = house.keeper.gate.admit([(b"authorization", b"Bearer " + key.encode())]).charge
+        assert charge is not None
+        begun = asyncio.Event()
+
+        async def exchange(flight: Flight) -> None:
+            try:
+                begun.set()
+                await asyncio.Event().wait()
+            finally:
+                charge(60)
+
+        flights = house.pipeline.flights
+        flights.leave_alone(flights.open(None, None, exchange))
+        await begun.wait()
+    spent = read_spent(tmp_path / "keys.json")
+    assert spent is not None
+    assert list(spent.tokens.values()) == [60]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cacheproxy.dialect.bodies import larger_than
 from cacheproxy.dialect.chat import CHAT
 from cacheproxy.dialect.choices import fold_events
 from cacheproxy.dialect.ids import entry_of, tail_of
@@ -95,6 +96,22 @@ STREAMS = {
 }
 
 
+SIZES = {
+    "a text": ({"a": "x" * 999}, {"a": "x" * 1001}),
+    "texts": (["x" * 98] * 10, ["x" * 101] * 10),
+    "keys": ({"x" * 900: 1}, {"x" * 1100: 1}),
+    "nested": ([[{"a": "x" * 900}]], [[{"a": "x" * 1001}]]),
+    "numbers": ([1] * 100, [1] * 300),
+    "empty objects": ([{}] * 900, [{}] * 1100),
+}
+
+
+@pytest.mark.parametrize(("small", "large"), SIZES.values(), ids=SIZES)
+def test_what_is_large_is_told_from_what_is_small(small: object, large: object) -> None:
+    assert not larger_than(small, 1000)
+    assert larger_than(large, 1000)
+
+
 def in_pieces(splitter: Callable[[bytes], object], data: bytes, size: int) -> None:
     for at in range(0, len(data), size):
         splitter(data[at : at + size])
@@ -126,6 +143,16 @@ READERS: dict[str, tuple[Callable[[bytes], object], dict[str, bytes]]] = {
 CASES = {
     f"{reader}: {name}": (reader, data) for reader, (_, inputs) in READERS.items() for name, data in inputs.items()
 }
+
+
+def test_what_is_held_of_an_event_is_not_copied_for_every_chunk() -> None:
+    splitter = Splitter(1 << 20)
+    splitter.feed(b"data: ")
+    held = splitter._held
+    for _ in range(1000):
+        splitter.feed(b"a" * 64)
+    assert splitter._held is held
+    assert splitter.flush() == b"data: " + b"a" * 64_000
 
 
 @pytest.mark.parametrize(("reader", "data"), CASES.values(), ids=CASES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
@@ -25,7 +25,10 @@ CAP = 5
 
 
 class StoreModel(RuleBasedStateMachine):
-    """A store beside a dict of what was acknowledged; `used` orders the dict's keys by their last use."""
+    """A store beside a dict of what was acknowledged; `used` orders the dict's keys by their last use.
+
+    `purged` holds the fence that the last purge of an id raised; what began below `refused_below` is refused anyway.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +37,8 @@ class StoreModel(RuleBasedStateMachine):
         self.model: dict[str, Entry] = {}
         self.used: dict[str, float] = {}
         self.old_fence = 0
+        self.refused_below = 0
+        self.purged: dict[str, int] = {}
         self.version = 0
 
     @initialize()
@@ -54,17 +59,25 @@ class StoreModel(RuleBasedStateMachine):
         dim=st.sampled_from([0, 8]),
     )
     def put(self, key: str, ttl_s: float, stale_s: float, dim: int) -> None:
-        self.clock.advance(0.001)
-        self.version += 1
-        entry = make_entry(key, version=self.version, created_s=self.clock.now(), ttl_s=ttl_s, stale_s=stale_s, dim=dim)
+        entry = self.newer(key, ttl_s=ttl_s, stale_s=stale_s, dim=dim)
         assert self.runner.run(self.store.put(entry, self.store.fence))
         self.model[entry.id] = entry
         self.used[entry.id] = self.clock.now()
 
+    def newer(self, key: str, **more: Any) -> Entry:
+        self.clock.advance(0.001)
+        self.version += 1
+        return make_entry(key, version=self.version, created_s=self.clock.now(), **more)
+
     @precondition(lambda self: self.old_fence < self.store.fence)
     @rule(key=st.sampled_from(KEYS))
     def late_put(self, key: str) -> None:
-        assert not self.runner.run(self.store.put(make_entry(key, version=-1), self.old_fence))
+        entry = self.newer(key)
+        admitted = self.old_fence >= max(self.refused_below, self.purged.get(entry.id, 0))
+        assert self.runner.run(self.store.put(entry, self.old_fence)) == admitted
+        if admitted:
+            self.model[entry.id] = entry
+            self.used[entry.id] = self.clock.now()
 
     @rule(key=st.sampled_from(KEYS))
     def get(self, key: str) -> None:
@@ -80,6 +93,7 @@ class StoreModel(RuleBasedStateMachine):
         ids = {entry_id(key) for key in keys}
         assert self.runner.run(self.store.purge(ids)) == len(ids & self.model.keys())
         assert self.store.fence > self.old_fence
+        self.purged |= dict.fromkeys(ids, self.store.fence)
         self.model = {id_: entry for id_, entry in self.model.items() if id_ not in ids}
 
     @rule(seconds=st.sampled_from([0.5, 1, 5, 100]))
@@ -135,6 +149,7 @@ class SqliteModel(StoreModel):
         self.store = self.opened()
         self.runner.run(self.store.__aenter__())
         assert self.store.fence == fence
+        self.refused_below = fence
 
     def teardown(self) -> None:
         super().teardown()

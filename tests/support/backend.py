@@ -61,7 +61,6 @@ class BackendAnswer:
     def __init__(self, backend: Backend, told: Told) -> None:
         self.status = told.status
         self.headers = told.headers
-        self.ends_unmarked = False
         self._backend = backend
         self._steps = told.steps
         self._ended = False

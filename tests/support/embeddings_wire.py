@@ -45,8 +45,7 @@ def embedding(model: str, one: str | list[int], dimensions: int, encoding: str |
     floats = vector(model, one, dimensions)
     if encoding == "base64":
         return base64.b64encode(floats.tobytes()).decode()
-    listed: list[float] = floats.tolist()
-    return listed
+    return [float(str(number)) for number in floats]  # the shortest decimals, as OpenAI writes them
 
 
 def tokens(one: str | list[int]) -> int:

@@ -219,3 +219,10 @@ def test_an_environment_variable_that_is_not_set_is_named() -> None:
     with pytest.raises(ConfigError, match=r"k1 .*upstream_key_env.*BACKEND_KEY"):
         ring(record(upstream_key_env="BACKEND_KEY"))
     assert ring(record(upstream_key_env="BACKEND_KEY", revoked=True))
+
+
+@pytest.mark.parametrize("value", ["sk-canary\n", "sk canary", "sk-\x7f", "sk-ä", "\tsk"])
+def test_an_upstream_key_of_the_environment_that_no_header_can_hold_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"k1 .*upstream_key_env.*BACKEND_KEY") as refused:
+        ring(record(upstream_key_env="BACKEND_KEY"), environ={"BACKEND_KEY": value})
+    assert value.strip() not in str(refused.value)

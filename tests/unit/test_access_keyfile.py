@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+import threading
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from tests.support.virtual_keys import KEY, SECRET, record
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from cacheproxy.access.keyring import Keyring
 
 BEARER = [(b"authorization", b"Bearer " + KEY.encode())]
 OTHER = "sk-cp-" + "o" * 43
@@ -200,6 +203,29 @@ async def test_a_file_that_breaks_or_goes_leaves_the_old_keys_in_force(path: Pat
     change_keys(path, SECRET, lambda _: [record(OTHER)])
     await kept.tend()
     with pytest.raises(NotAuthenticated):
+        kept.gate.admit(BEARER)
+
+
+async def test_a_reload_is_not_undone_by_a_slower_read_of_an_older_file(path: Path) -> None:
+    kept = keeper(path)
+    change_keys(path, SECRET, lambda _: [record(name="renamed")])
+    attempt, read, go_on = kept._attempt, threading.Event(), threading.Event()
+
+    def slow() -> Keyring | ConfigError:
+        found = attempt()
+        read.set()
+        assert go_on.wait(10)
+        return found
+
+    kept._attempt = slow  # type: ignore[method-assign]
+    tending = asyncio.create_task(kept.tend())
+    assert await asyncio.to_thread(read.wait, 10)
+    kept._attempt = attempt  # type: ignore[method-assign]
+    change_keys(path, SECRET, lambda _: [record(revoked=True)])
+    kept.reload()
+    go_on.set()
+    await tending
+    with pytest.raises(NotAuthenticated, match="revoked"):
         kept.gate.admit(BEARER)
 
 

@@ -45,7 +45,7 @@ def test_a_whole_ordinary_answer_is_kept_for_the_plans_ttl() -> None:
 
 
 KEPT = {
-    "two choices": reply(choice(), choice()),
+    "two choices": reply(choice(), {**choice(), "index": 1}),
     "reasoning beside content": reply(choice(reasoning_content="hm")),
     "empty companions": reply(choice(tool_calls=[], function_call=None, refusal="", audio=None), error=None),
     "blanks around": reply(choice(content="\n Hello ")),
@@ -79,6 +79,8 @@ REFUSED: dict[str, tuple[Reply, str]] = {
     "function call that claims to stop": (reply(choice(function_call={"name": "f"})), "tool_calls"),
     "refusal": (reply(choice(refusal="No.")), "refusal"),
     "audio": (reply(choice(audio={"id": "a"})), "audio"),
+    "a choice with an error": (reply({**choice(), "error": {"message": "x"}}), "error_object"),
+    "two choices under one index": (reply(choice(), choice()), "repeated_index"),
     "content null": (reply(choice(content=None)), "no_content"),
     "content empty": (reply(choice(content="")), "no_content"),
     "content blank": (reply(choice(content=" \n")), "no_content"),
@@ -222,7 +224,7 @@ CALLS: dict[str, tuple[Reply, str]] = {
     "a forced call": (reply(choice("stop", content=None, tool_calls=[CALL])), ""),
     "a call without a type": (reply(choice("tool_calls", content=None, tool_calls=[without(CALL, "type")])), ""),
     "a function call": (reply(choice("function_call", content=None, function_call=CALL["function"])), ""),
-    "beside an ordinary choice": (reply(choice(), choice("tool_calls", tool_calls=[CALL])), ""),
+    "beside an ordinary choice": (reply(choice(), {**choice("tool_calls", tool_calls=[CALL]), "index": 1}), ""),
     "an ordinary answer": (GOOD, ""),
     "no call": (reply(choice("tool_calls", content=None)), "finish_tool_calls"),
     "an empty list of calls": (reply(choice("tool_calls", content=None, tool_calls=[])), "finish_tool_calls"),

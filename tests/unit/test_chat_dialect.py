@@ -9,6 +9,7 @@ from cacheproxy.dialect import sse
 from cacheproxy.dialect.bodies import BodyFold
 from cacheproxy.dialect.chat import CHAT, ChatDialect
 from cacheproxy.dialect.choices import fold_events, render_stream, stream_fold
+from cacheproxy.dialect.merge import Texts, merge_message
 from cacheproxy.dialect.streams import StreamFold
 from cacheproxy.model import Reply, Wire
 from tests.support.openai_wire import DONE, chunk, chunks, completion, delta, encode, event, events
@@ -235,3 +236,39 @@ def test_a_long_word_and_a_long_blank_are_cut_into_pieces_that_lose_nothing() ->
     assert isinstance(reply, Reply)
     assert reply.body["choices"][0]["message"]["content"] == content
     assert encode(content) not in stream
+
+
+def test_calls_may_follow_where_there_were_none() -> None:
+    none = {"role": "assistant", "content": None, "tool_calls": None}
+    call: dict[str, Any] = {
+        "tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    }
+    reply = folded(*({"choices": [{"index": 0, "delta": delta}]} for delta in (none, call)))
+    told = reply["choices"][0]["message"]["tool_calls"]
+    assert told == [{key: value for key, value in call["tool_calls"][0].items() if key != "index"}]
+
+
+@pytest.mark.parametrize("beside", ["x", {"tool_calls": ["x"]}, {"tool_calls": 1}], ids=repr)
+def test_a_message_beside_a_delta_that_is_none_is_malformed(beside: object) -> None:
+    one = {"choices": [{"index": 0, "delta": {}, "message": beside}]}
+    two = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "id": "a"}]}}]}
+    assert fold_events(CHAT, [event(one), event(two), DONE]) == "malformed_event"
+
+
+def test_an_event_is_read_when_it_passes_and_each_text_is_joined_once() -> None:
+    texts = Texts()
+    message: dict[str, Any] = {}
+    for _ in range(1000):
+        merge_message(message, {"content": "word ", "vendor": {"thought": "so "}}, texts)
+        assert not isinstance(message["content"], str) or len(message["content"]) == len("word ")
+    texts.join()
+    assert message == {"content": "word " * 1000, "vendor": {"thought": "so " * 1000}}
+
+
+def test_a_text_that_gives_way_to_something_else_is_not_brought_back() -> None:
+    texts = Texts()
+    message: dict[str, Any] = {}
+    for told in ("a", "b", ["c"], None, ["d"]):
+        merge_message(message, {"content": told}, texts)
+    texts.join()
+    assert message == {"content": ["c", "d"]}

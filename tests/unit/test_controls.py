@@ -158,17 +158,26 @@ def test_repeated_tags_add_up() -> None:
 
 def test_the_namespace_comes_back_by_itself() -> None:
     assert read_controls([(b"x-cacheproxy-namespace", b" team-1 ")]) == (Controls(), "team-1")
-    assert read_body_controls(Controls(), "header", {"namespace": "body"}) == (Controls(), "body")
+    assert read_body_controls(Controls(), "", {"namespace": "body"}) == (Controls(), "body")
     assert read_body_controls(Controls(), "header", {}) == (Controls(), "header")
+
+
+def test_a_body_and_a_header_name_one_namespace_or_are_refused() -> None:
+    assert read_body_controls(Controls(), "team", {"namespace": "team"}) == (Controls(), "team")
+    with pytest.raises(InvalidRequest, match=r"cache\.namespace was given twice with different values") as refusal:
+        read_body_controls(Controls(), "header", {"namespace": "body"})
+    assert refusal.value.param == "cache.namespace"
 
 
 def test_other_headers_are_none_of_our_business() -> None:
     assert controls(("x-request-id", "1"), ("x-cacheprox-tier", "off"), ("content-type", "\xff")) == Controls()
 
 
-BODY: list[tuple[dict[str, Any], Controls]] = [
+BODY: list[tuple[dict[str, Any] | None, Controls]] = [
     ({}, Controls()),
     ({"no-cache": True}, Controls(no_cache=True)),
+    (None, Controls()),
+    ({"s-max-age": 5}, Controls(max_age_s=5)),
     ({"no-cache": False, "no-store": False, "use-cache": True}, Controls()),
     ({"no-store": True}, Controls(no_store=True)),
     ({"use-cache": False}, Controls(tiers=NONE, no_store=True)),
@@ -178,7 +187,7 @@ BODY: list[tuple[dict[str, Any], Controls]] = [
 
 
 @pytest.mark.parametrize(("cache", "expected"), BODY)
-def test_the_bodys_cache_object_is_read_as_litellm_writes_it(cache: dict[str, Any], expected: Controls) -> None:
+def test_the_bodys_cache_object_is_read_as_litellm_writes_it(cache: dict[str, Any] | None, expected: Controls) -> None:
     assert asked(cache) == expected
 
 
@@ -189,7 +198,6 @@ def test_the_body_can_only_narrow_what_the_headers_said() -> None:
 
 
 WRONG_BODY: list[Any] = [
-    None,
     True,
     "no-cache",
     ["no-cache"],

@@ -345,17 +345,20 @@ async def test_a_broken_index_means_a_miss_whose_answer_is_kept_for_its_equal(ho
     assert await house.answer() == "hit: Answer."
 
 
-async def test_a_purge_during_the_exchange_wins(house: House) -> None:
+@pytest.mark.parametrize("own", [True, False], ids=["its entry", "another entry"])
+async def test_a_purge_during_the_exchange_wins_over_fills_of_what_it_purged_and_no_others(
+    house: House, own: bool
+) -> None:
     release = asyncio.Event()
     house.backend.always(told(before=[release]))
     asking = asyncio.ensure_future(house.ask())
     await eventually(lambda: len(house.backend.calls) == 1, "the call")
-    await house.store.purge([])
+    await house.pipeline.forget([entry_id(house.query().fingerprint if own else house.query(UNRELATED).fingerprint)])
     release.set()
     found = await asking
     assert isinstance(found, Flown)
-    assert (await house.pipeline.settlement(found)).reason == "purged_meanwhile"
-    assert isinstance((await house.look_up())[1], Miss)
+    assert (await house.pipeline.settlement(found)).reason == ("purged_meanwhile" if own else "kept")
+    assert isinstance((await house.look_up())[1], Miss if own else Hit)
 
 
 async def test_room_is_asked_for_when_the_store_is_above_its_caps(house: House) -> None:
@@ -525,14 +528,20 @@ async def test_the_bytes_of_an_unfinished_event_are_passed_on(house: House, end:
     assert len(house.store) == 0
 
 
-async def test_of_those_who_waited_long_enough_one_leads_and_the_others_follow_him(house: House) -> None:
-    house.pipeline = house.line(coalesce_timeout_s=0.05)
-    release = asyncio.Event()
+async def test_of_those_who_waited_long_enough_one_leads_and_the_others_follow_him(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.pipeline = house.line(coalesce_timeout_s=1000.0)
+    release, loop = asyncio.Event(), asyncio.get_running_loop()
     house.backend.play(told(before=[asyncio.Event()]), told("Second.", before=[release]))
     stuck = asyncio.ensure_future(house.ask())
     await eventually(lambda: len(house.backend.calls) == 1, "the call")
     flight = house.pipeline.flights.find(house.query().fingerprint)
+    assert flight is not None
     waiting = [asyncio.ensure_future(house.answer()) for _ in range(20)]
+    await eventually(lambda: len(flight._readers) == 21, "all wait for the first")
+    real, skipped_s = loop.time, 1001.0
+    monkeypatch.setattr(loop, "time", lambda: real() + skipped_s)  # all have waited long enough, once
     await eventually(lambda: len(house.backend.calls) == 2, "the second call")
     assert house.pipeline.flights.find(house.query().fingerprint) not in (None, flight)
     release.set()

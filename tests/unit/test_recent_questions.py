@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 from cacheproxy.model import Controls, Query, Scope, Wire
 from cacheproxy.query.recent import RecentQuestions
 
@@ -10,6 +13,7 @@ def query(text: str = "Hi", settings: bytes = b"c", tenant: str = "t", namespace
         scope=Scope(tenant=tenant, namespace=namespace),
         model="m",
         text=text,
+        text_digest=hashlib.sha256(text.encode()).digest(),
         fingerprint=b"f" * 32,
         compatibility=settings * 32,
         wire=Wire(),
@@ -50,3 +54,9 @@ def test_no_text_is_held() -> None:
     recent = RecentQuestions()
     recent.asked_otherwise(query("a question nobody else may read"), remember=True)
     assert "nobody" not in repr(vars(recent))
+
+
+def test_the_text_itself_is_not_read_on_the_event_loop() -> None:
+    recent = RecentQuestions()
+    recent.asked_otherwise(query("a long prompt"), remember=True)
+    assert asked_otherwise(recent, replace(query("a long prompt", b"d"), text="another"))

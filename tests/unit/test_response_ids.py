@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cacheproxy.dialect.ids import entry_of, new_id, new_tail, tail_of
+from cacheproxy.dialect.ids import entry_of, made_of, new_id, new_tail, tail_of
 
 ENTRY = "0123456789abcdef" * 2
 
@@ -20,11 +20,19 @@ ENTRY = "0123456789abcdef" * 2
     ],
 )
 def test_a_new_id_looks_like_the_backends_own_and_tells_its_entry(original: object, prefix: str) -> None:
-    tail = new_tail(ENTRY)
+    tail = new_tail(ENTRY, original)
     made = new_id(original, tail, "chatcmpl-")
     assert made == f"{prefix}{tail}"
-    assert tail_of(made) == tail != new_tail(ENTRY)
+    assert tail_of(made) == tail != new_tail(ENTRY, original)
     assert entry_of(made) == ENTRY
+
+
+@pytest.mark.parametrize("original", ["resp_1", "\ud800", None, 7])
+def test_a_new_id_tells_which_answer_it_was_made_for(original: object) -> None:
+    made = new_id(original, new_tail(ENTRY, original), "resp_")
+    assert made_of(made, original)
+    assert not made_of(made, "resp_2")
+    assert not made_of("resp_1", "resp_1")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,9 @@ DIFFERENT: dict[str, Headers] = {
     "another scheme": [(b"authorization", b"Basic " + KEY)],
     "another header": [(b"api-key", KEY)],
     "a third header": [(b"x-api-key", KEY)],
+    "a fourth header": [(b"x-goog-api-key", KEY)],
+    "a dummy and one Google key": [bearer(b"none"), (b"x-goog-api-key", KEY)],
+    "a dummy and another Google key": [bearer(b"none"), (b"x-goog-api-key", KEY + b"0")],
     "an organisation": [bearer(), (b"openai-organization", b"org-1")],
     "another organisation": [bearer(), (b"openai-organization", b"org-2")],
     "a project": [bearer(), (b"openai-project", b"org-1")],
@@ -78,7 +81,8 @@ def test_without_a_credential_there_is_no_tenant(headers: Headers) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [b"authorization", b"api-key", b"x-api-key", b"openai-organization", b"openai-project"]
+    "name",
+    [b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key", b"openai-organization", b"openai-project"],
 )
 def test_a_header_that_names_the_caller_comes_once(name: bytes) -> None:
     with pytest.raises(InvalidRequest, match=name.decode()) as refusal:
