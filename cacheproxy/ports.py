@@ -186,7 +186,8 @@ class Call:
 
     With `max_answer_bytes` the answer is asked for uncompressed, decoded if it is not, and capped (event streams are
     capped only once decoded); None passes whatever comes through. `model` and `tenant` say who asks for what, "" when
-    that is not known. A `repeatable` call may be sent again when it failed before the first byte of an answer.
+    that is not known. A `repeatable` call may be sent again when it failed before the first byte of an
+    answer; one that may go `elsewhere` only to another backend, or where its connection was closed unanswered.
     `plain_body` is the caller's own body where `body` asks for more.
 
     A call made with a virtual key holds none of the caller's credentials: the backend's own key goes with it, or for
@@ -203,6 +204,7 @@ class Call:
     model: str = ""
     tenant: str = ""
     repeatable: bool = False
+    elsewhere: bool = False
     upstream_key: Secret | None = field(default=None, repr=False)
     charge: Callable[[int], None] | None = field(default=None, repr=False)
 

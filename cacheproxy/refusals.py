@@ -1,4 +1,4 @@
-"""Backends that refuse what a request was made to ask beyond its caller's words: his own words go out instead."""
+"""Backends that refuse what a request was made to ask beyond its caller's words: these words alone go out instead."""
 
 from __future__ import annotations
 
@@ -9,13 +9,53 @@ from typing import TYPE_CHECKING
 import structlog
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from cacheproxy.ports import Answer, Call, Clock, Upstream
 
 log = structlog.get_logger()
 
 _REFUSING = frozenset({400, 422})
+_ASKED = (b"stream_options", b"include_usage")
+_READ_BYTES = 16 * 1024
 _MOST_ROUTES = 256
 _REMEMBERED_S = 3600.0
+
+
+class _Refusal:
+    """A refusal whose first bytes were read, and are given again."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self._read: list[bytes] = []
+        self._rest = answer.chunks()
+        self.status = answer.status
+        self.headers = answer.headers
+
+    async def names(self, fields: tuple[bytes, ...]) -> bool:
+        """Whether the refusal speaks of one of these fields."""
+        room = _READ_BYTES
+        while room > 0:
+            chunk = await anext(self._rest, b"")
+            if not chunk:
+                break
+            self._read.append(chunk)
+            room -= len(chunk)
+        told = b"".join(self._read)
+        return any(field in told for field in fields)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body from its start."""
+        for chunk in self._read:
+            yield chunk
+        async for chunk in self._rest:
+            yield chunk
+
+    async def __aenter__(self) -> _Refusal:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._answer.__aexit__(*exc)
 
 
 class Refusals:
@@ -38,7 +78,10 @@ class Refusals:
         answer = await upstream.send(call)
         if answer.status not in _REFUSING:
             return answer, True
-        async with answer:
+        refusal = _Refusal(answer)
+        if not await refusal.names(_ASKED):
+            return refusal, True  # of something else: the caller's own fault, told once
+        async with refusal:
             pass
         answer = await upstream.send(plain)
         if 200 <= answer.status < 300:

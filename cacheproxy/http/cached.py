@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from cacheproxy.http.headers import (
     saved_usd,
 )
 from cacheproxy.http.route import LARGE_BYTES, NO_SNIFF, PRIVATE, Route, Understood
-from cacheproxy.model import Hit, Miss, Stale
+from cacheproxy.model import Hit, Miss, Stale, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -74,14 +75,15 @@ class CachedRoute(Route["Query"]):
         saved = saved_usd(hit, self._pipeline.pack().price(str(reply.body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         self._count(hit)
-        tail = new_tail(hit.entry.id, reply.body.get("id"))
+        question = journey.query.fingerprint if hit.tier is Tier.SEMANTIC else b""
+        tail = new_tail(hit.entry.id, reply.body.get("id"), question)
         render = partial(self._dialect.render, reply, journey.query.wire, tail=tail, now_s=now_s)
         content_type, body = await self._aside(render) if larger_than(reply.body, LARGE_BYTES) else render()
         if self._pipeline.parts.feedback is not None:
             self._pipeline.parts.feedback.served(tail, journey.query, hit.entry, hit.evidence)
         headers = outcome_headers(hit, now_s, saved)
         headers += [PRIVATE, NO_SNIFF, (b"content-type", content_type)]
-        headers.append((b"x-request-id", b"req_" + tail[-16:].encode()))  # clients log it
+        headers.append((b"x-request-id", b"req_" + secrets.token_hex(12).encode()))  # clients log it
         await exchange.send_whole(200, headers, body)
 
     async def _refresh(self, exchange: Exchange, journey: Journey, understood: Understood[Query]) -> None:

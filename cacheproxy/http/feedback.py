@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from cacheproxy.dialect.ids import entry_of, made_of, tail_of
+from cacheproxy.dialect.ids import entry_of, made_of, question_of, tail_of
 from cacheproxy.errors import FeedbackUnavailable, InvalidRequest, MethodNotAllowed, PartUnavailable, RouteNotFound
 from cacheproxy.http import problems
 from cacheproxy.http.callers import scope_of
@@ -66,13 +67,13 @@ class FeedbackRoute:
         serve = self._feedback.recall(said.tenant, tail_of(said.given_id) or said.given_id)
         entry_id = serve.entry_id if serve else entry_of(said.given_id) or said.given_id
         entry = await self._entry(said, entry_id, must_know=serve is None)
-        own = serve is None or serve.similarity is None
+        own = serve.similarity is None if serve else not question_of(said.given_id)
         if own and entry is not None and _replaced(said.given_id, entry):
             raise _unknown()
         if serve is None:
             if entry is None:
                 raise _unknown()
-            serve = _own_question(entry)
+            serve = _told_by(said.given_id, entry)
         bad = said.word is Word.BAD
         removes = bad and serve.similarity is None
         try:
@@ -122,13 +123,16 @@ def _unknown() -> RouteNotFound:
     )
 
 
-def _own_question(entry: Entry) -> Serve:
+def _told_by(given_id: str, entry: Entry) -> Serve:
+    """Return the serve that an id tells by itself: of another question, whose text is not known, or of its own."""
+    other = question_of(given_id)
     return Serve(
         tenant=entry.tenant,
         entry_id=entry.id,
-        question=entry.fingerprint,
-        text=entry.text,
+        question=other or entry.fingerprint,
+        text="" if other else entry.text,
         category=entry.partition.category,
+        similarity=math.nan if other else None,
     )
 
 

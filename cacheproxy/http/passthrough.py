@@ -26,12 +26,12 @@ _OWN_PREFIX = OWN_PREFIX.encode()
 class Asked:
     """What is known of a request already: which model it is for, and who asks; "" for what is not.
 
-    A `repeatable` one may be sent again when it failed before the first byte of an answer.
+    One that may go `elsewhere` may be sent to another backend when it failed before the first byte of an answer.
     """
 
     model: str = ""
     tenant: str = ""
-    repeatable: bool = False
+    elsewhere: bool = False
 
 
 def end_to_end(exchange: Exchange, *dropped: bytes) -> tuple[tuple[str, str], ...]:
@@ -96,7 +96,7 @@ async def forward(
         body=payload,
         model=asked.model,
         tenant=asked.tenant,
-        repeatable=asked.repeatable,
+        elsewhere=asked.elsewhere,
     )
     call = on_account(exchange, call)
     await exchange.while_caller_stays(_send_back(exchange, upstream, call, more_headers))

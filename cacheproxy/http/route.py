@@ -158,7 +158,7 @@ class Route(Generic[Q]):
                 asked=passthrough.Asked(
                     model=model,
                     tenant=journey.query.scope.tenant,
-                    repeatable=journey.query.traits.isdisjoint(_ONCE),
+                    elsewhere=journey.query.traits.isdisjoint(_ONCE),
                 ),
                 more_headers=lambda status: (
                     outcome_headers(outcome, 0)

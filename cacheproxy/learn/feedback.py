@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from cacheproxy.ports import Clock
 
 
+_QUESTION_BYTES = 16
+"""As much of a question's fingerprint as the id of a similarity hit tells, and enough to tell questions apart."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
     """One word of a caller on the answer with this id: a response id or an entry id."""
@@ -37,8 +41,9 @@ class Feedback:
         Another question stays another one whatever the entry answers. Of the entry's own question only an answer was
         wrong: what the backend answered after the verdict is a new one.
         """
-        said_s = self._verdicts.quarantined_s(entry.tenant, entry.id, question)
-        return said_s is not None and (question != entry.fingerprint or entry.created_s < said_s)
+        said_s = self._verdicts.quarantined_s(entry.tenant, entry.id, question[:_QUESTION_BYTES])
+        own = question[:_QUESTION_BYTES] == entry.fingerprint[:_QUESTION_BYTES]
+        return said_s is not None and (not own or entry.created_s < said_s)
 
     def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup) -> None:
         """Remember a hit. An exact one is not kept: its id tells the entry, and the question is the entry's own."""
@@ -80,7 +85,7 @@ class Feedback:
                 at_s=self._clock.now(),
                 tenant=said.tenant,
                 entry_id=serve.entry_id,
-                question=serve.question,
+                question=serve.question[:_QUESTION_BYTES],
                 word=said.word,
                 category=serve.category,
                 similarity=serve.similarity,

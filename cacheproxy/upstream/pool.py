@@ -143,7 +143,9 @@ class UpstreamPool:
             return kept
         status = None if first.error else first.status
         asked_to_wait = first.error is None and retry_after_s(first.headers, self._clock.now()) is not None
-        if not unreachable and status != 429 and not asked_to_wait and self._budget.spend():
+        # What passes through is not asked twice of one backend: its error is its answer.
+        again = call.repeatable or first.error is not None
+        if again and not unreachable and status != 429 and not asked_to_wait and self._budget.spend():
             first.backend.retries += 1
             if status is not None:
                 await first.drop()
@@ -185,7 +187,7 @@ def _worth_another(attempt: Attempt, call: Call) -> bool:
         return False
     if isinstance(attempt.error, UpstreamUnreachable):
         return True
-    if not (call.repeatable or call.method in _SAFE):
+    if not (call.repeatable or call.elsewhere or call.method in _SAFE):
         return False
     if attempt.error is not None:
         return isinstance(attempt.error, UpstreamClosed)

@@ -170,7 +170,8 @@ async def test_an_unmarked_end_that_came_too_early_does_not_look_like_one(
         # Between events of a stream without a closing one, nobody can tell.
         telling = kind == "application/json" or b"chat.completion" in body or b"response.created" in body
         closed = body[:length].rstrip().endswith(b"[DONE]") or b"response.completed" in body[:length]
-        ends = length in boundaries or length == len(body)
+        said_done = body[:length].rstrip().endswith(b"data: [DONE]")  # whether a blank line follows or not
+        ends = said_done or length in boundaries or length == len(body)
         assert live.complete is (
             length == len(body) or (ends and kind != "application/json" and (closed or not telling))
         )

@@ -203,10 +203,10 @@ async def test_words_survive_a_restart_and_become_labelled_pairs(upstream: Scrip
     async with started(settings) as proxy:
         again = await proxy.ask(chat(PARAPHRASE), key=key)
         assert (again.outcome, again.reason) == ("miss", "quarantined")
-        # A minted id tells its entry even after a restart; which question it answered is forgotten.
-        told = await say(proxy, key, hit.whole["id"], "bad")
-        assert told.json()["action"] == "removed"
-        assert not await proxy.cached(chat(QUESTION), key=key, headers={"x-cacheproxy-tier": "exact"})
+        # A hit's id tells its entry and its question, so nothing about it is forgotten with a restart.
+        assert (await say(proxy, key, hit.whole["id"], "good")).json()["action"] == "noted"
+        assert (await say(proxy, key, hit.whole["id"], "bad")).json()["action"] == "quarantined"
+        assert await proxy.cached(chat(QUESTION), key=key, headers={"x-cacheproxy-tier": "exact"})
 
 
 async def test_a_question_that_may_not_be_stored_leaves_no_text_in_its_verdict(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 async def test_an_application_that_is_started_again_serves_again(tmp_path: Path) -> None:
     async with ScriptedUpstream() as upstream:
-        app = create_app(proxy_settings(upstream.url, tmp_path))
+        app: Any = create_app(proxy_settings(upstream.url, tmp_path))
         outcomes = []
         for _ in range(2):
             transport = httpx2.ASGITransport(app=app)

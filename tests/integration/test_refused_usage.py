@@ -68,14 +68,26 @@ async def test_a_refusal_is_remembered_for_its_model(proxy: Proxy, upstream: Scr
 async def test_what_is_wrong_in_both_forms_is_told_and_nothing_learnt(
     proxy: Proxy, upstream: ScriptedUpstream, key: str
 ) -> None:
-    upstream.always(answer({"error": {"message": "no such model"}}, status=400))
+    refusal = {"error": {"message": "no such model, and no stream_options"}}
+    upstream.always(answer(refusal, status=400))
     asked = chat(stream=True) | model("wrong")
     for calls in (2, 4):
         live = await proxy.ask(asked, key=key)
-        assert (live.status, live.json()["error"]["message"]) == (400, "no such model")
+        assert (live.status, live.json()) == (400, refusal)
         assert upstream.calls == calls
     await proxy.ask(chat() | model("wrong"), key=key)
     assert upstream.calls == 5, "what we did not alter is sent once"
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+async def test_a_refusal_of_something_else_is_told_once(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, size: int
+) -> None:
+    refusal = {"error": {"message": "no such model" + "!" * size}}
+    upstream.always(answer(refusal, status=400))
+    live = await proxy.ask(chat(stream=True) | model("else"), key=key)
+    assert (live.status, live.json(), live.complete) == (400, refusal, True)
+    assert upstream.calls == 1
 
 
 async def test_an_entry_without_usage_serves_nobody_who_is_told_usage(

@@ -226,4 +226,4 @@ async def test_what_is_large_is_written_beside_the_event_loop_and_is_whole(
         await proxy.fill(chat(question), key=key)
         hit = await proxy.ask(chat(question, stream=True), key=key)
         assert (hit.outcome, hit.content) == ("hit", "Short." if question == "short" else text)
-    assert wrote == [("request", True), ("render", True), ("request", False), ("render", False)]
+    assert list(dict.fromkeys(wrote)) == [("request", True), ("render", True), ("request", False), ("render", False)]

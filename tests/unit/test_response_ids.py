@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cacheproxy.dialect.ids import entry_of, made_of, new_id, new_tail, tail_of
+from cacheproxy.dialect.ids import entry_of, made_of, new_id, new_tail, question_of, tail_of
 
 ENTRY = "0123456789abcdef" * 2
 
@@ -25,6 +25,13 @@ def test_a_new_id_looks_like_the_backends_own_and_tells_its_entry(original: obje
     assert made == f"{prefix}{tail}"
     assert tail_of(made) == tail != new_tail(ENTRY, original)
     assert entry_of(made) == ENTRY
+
+
+def test_the_id_of_a_similarity_hit_tells_its_question() -> None:
+    made = new_id("resp_1", new_tail(ENTRY, "resp_1", bytes(range(32))), "resp_")
+    assert (entry_of(made), question_of(made)) == (ENTRY, bytes(range(16)))
+    assert made_of(made, "resp_1")
+    assert question_of(new_id("resp_1", new_tail(ENTRY, "resp_1"), "resp_")) == question_of("resp_1") == b""
 
 
 @pytest.mark.parametrize("original", ["resp_1", "\ud800", None, 7])
