@@ -64,10 +64,7 @@ async def test_a_client_error_passes_through_once_and_is_forgotten(
     live = await hasty.ask(chat(**form), key=key)
     assert (live.status, live.body) == (status, encode(error(status)))
     assert (live.get("x-request-id"), live.get("x-vendor")) == ("req-1", "a b")
-    # Where it may be what we added to a stream that is refused, the caller's own words are what counts.
-    altered = "stream" in form and status in (400, 422)
-    assert upstream.calls == 1 + altered
-    assert upstream.requests[-1].json() == chat(**form) or not altered
+    assert upstream.calls == 1
     await assert_forgotten(hasty, upstream, key)
 
 
