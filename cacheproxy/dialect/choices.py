@@ -69,7 +69,7 @@ class ChoicesDialect:
         kind = media_type(headers)
         if kind == "text/event-stream":
             hide = altered and self._asks_for_usage(wire)
-            asked = hide or wire.include_usage
+            asked = hide or not wire.stream or wire.include_usage  # a stream instead of a body is all there is
             return stream_fold(self._shape, limit=self._max_reply_bytes, hide_usage=hide, usage_asked=asked)
         return BodyFold(limit=self._max_reply_bytes, json=kind == "application/json")
 

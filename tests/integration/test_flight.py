@@ -157,7 +157,9 @@ async def test_a_failed_leader_hands_over_to_exactly_one_follower(
     await arrived(proxy)
     release.set()
     answers = await asyncio.gather(*map(read, [leader, *followers]))
-    assert [one.status for one in answers] == [status, *[200] * 20]
+    # The leader gets his own failure, or what a follower has brought home by the time he looks again.
+    assert answers[0].status in (status, 200)
+    assert [one.status for one in answers[1:]] == [200] * 20
     assert {one.content for one in answers[1:]} == {TEXT}
     assert upstream.calls == 2
 
