@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -83,7 +82,6 @@ class CachedRoute(Route["Query"]):
             self._pipeline.parts.feedback.served(tail, journey.query, hit.entry, hit.evidence)
         headers = outcome_headers(hit, now_s, saved)
         headers += [PRIVATE, NO_SNIFF, (b"content-type", content_type)]
-        headers.append((b"x-request-id", b"req_" + secrets.token_hex(12).encode()))  # clients log it
         await exchange.send_whole(200, headers, body)
 
     async def _refresh(self, exchange: Exchange, journey: Journey, understood: Understood[Query]) -> None:
