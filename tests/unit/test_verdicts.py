@@ -218,9 +218,10 @@ def test_a_text_is_kept_up_to_eight_kib(tmp_path: Path, chars: int, kept: bool) 
 async def test_of_an_entrys_own_question_only_older_answers_are_quarantined(tmp_path: Path) -> None:
     entry, at_s = make_entry("e"), make_entry("e").created_s + 1
     async with Verdicts(tmp_path / "f.sqlite3") as verdicts:
-        feedback = Feedback(verdicts, FakeClock())
+        feedback = Feedback(verdicts, FakeClock(at_s))
         for question in (entry.fingerprint, Q1):
-            await verdicts.record(verdict(Word.BAD, question, entry.id, tenant=entry.tenant, at_s=at_s))
+            served = Serve(tenant=entry.tenant, entry_id=entry.id, question=question, text="", category="default")
+            await feedback.judge(Said(tenant=entry.tenant, given_id=entry.id, word=Word.BAD), served, entry)
         newer = make_entry("e", created_s=at_s)
         assert feedback.quarantined(entry, entry.fingerprint)
         assert not feedback.quarantined(newer, entry.fingerprint)
