@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 
 from cacheproxy.errors import ConfigError
-from cacheproxy.learn.feedback import Feedback
+from cacheproxy.learn.feedback import Feedback, Said
 from cacheproxy.learn.ledger import Ledger
 from cacheproxy.learn.serves import Serve, Serves
 from cacheproxy.learn.verdicts import Verdict, Verdicts, Word, pairs
