@@ -120,6 +120,26 @@ class Query:
     """SHA-256 of `text`, taken where the request is understood: for a large one, not on the event loop."""
     headers: tuple[tuple[bytes, bytes], ...] = field(default=(), repr=False)
     """What a backend may have chosen its answer by (`Vary`), names in lower case; part of no fingerprint."""
+    system: str = field(default="", repr=False)
+    """The system or developer instructions, for policy's rules; both fingerprints cover them anyway."""
+    user: str = ""
+    """An HMAC of the end user that the body names (hex), for erasure; "" when it names none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classification:
+    """Which category a query belongs to, and how that is known."""
+
+    category: str
+    second: str = ""
+    """The next best category where the margin is small: searched, too, and the stricter policy of the two applies."""
+    source: str = "default"
+    """`request` (a header), `rule`, `examples`, `entry` (what the exact tier found tells), `default`, or `unknown`
+    (the text could not be embedded: the strictest policy of all applies)."""
+    margin: float | None = None
+    """Probability of the best category minus that of the second best, where examples decided."""
+    scores: tuple[tuple[str, float], ...] = ()
+    """The best categories with their probabilities, highest first; "" stands for none of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +199,18 @@ class Plan:
     """Whether the backend was asked and failed: what may be served only then, may be now."""
     keep_tool_calls: bool = False
     """Whether an answer that calls tools may be kept, for the very same request."""
+    second: str = ""
+    """A further category whose entries are searched, see `Classification.second`."""
+    base_threshold: float = 0.0
+    """The threshold before load lowered it and the caller raised it."""
+    base_ttl_s: float = 0.0
+    """The lifetime before load stretched it and the caller shortened it."""
+    ttl_jitter: float = 0.0
+    """Share by which lifetimes vary, so that entries of one moment do not end at one moment."""
+    load: float = 0.0
+    """How loaded the query's backend is, 0 to 1, as the two values above took it."""
+    check_pii: tuple[str, ...] = ()
+    """Kinds of personal data that forbid keeping an answer; empty asks nothing."""
 
     @property
     def lookup(self) -> bool:
@@ -256,11 +288,96 @@ class Entry:
     """Request headers, lower-case and sorted, that the backend chose this answer by."""
     variant: bytes = b""
     """A digest of their values in the request that it answered; b"" without `vary`."""
+    namespace: str = ""
+    model: str = ""
+    """The model that was asked for."""
+    user: str = ""
+    """`Query.user` of the request that it answered."""
+    second: str = ""
+    """`Classification.second` of it: switching that category off removes this entry, too."""
 
     @property
     def gone_s(self) -> float:
         """When nobody may be served from it any more, and it may be removed."""
         return max(self.expires_s, self.stale_until_s, self.expires_s + max(self.revalidate_s, self.on_error_s))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """Which entries are meant: those for which all that is given holds. Empty, it means none rather than all."""
+
+    ids: tuple[str, ...] = ()
+    tenant: str = ""
+    namespace: str = ""
+    category: str = ""
+    """Also the second category of an entry."""
+    model: str = ""
+    tag: str = ""
+    user: str = ""
+    before_s: float | None = None
+    """Created before this moment."""
+    text: str = field(default="", repr=False)
+    """Words within the question, whatever their case."""
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.ids or self.tenant or self.namespace or self.category or self.model or self.tag or self.user
+            or self.before_s is not None or self.text
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What one tenant holds of one category."""
+
+    category: str
+    tenant: str
+    entries: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """A category's part of a store. `entries` and `size_bytes` are guaranteed; more is borrowed while nobody needs it.
+
+    `tenant_share` (0 to 1] of them is what one tenant may hold while others want room. `priority` weighs eviction.
+    """
+
+    entries: int
+    size_bytes: int
+    priority: float = 1.0
+    tenant_share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """One decision, as it is logged to tell later what another threshold would have done. Never of a bypass."""
+
+    at_s: float
+    tenant: str
+    namespace: str
+    category: str
+    model: str
+    outcome: str
+    """`hit` or `miss`."""
+    tier: str
+    reason: str
+    question: bytes
+    """The exact fingerprint (32 bytes)."""
+    text: str = field(repr=False)
+    """The question, "" where the caller forbade storing."""
+    similarity: float | None
+    """Of the best candidate that the semantic tier found, served or not; None where it was not asked."""
+    threshold: float | None
+    entry_id: str
+    """That candidate, or the entry served; "" without one."""
+    lookup_ms: float
+    load: float
+    embedding: Embedding | None = None
+    compatibility: bytes = b""
+    fill_ms: float = 0.0
+    """Of a hit: what its answer once took the backend."""
+    saved_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

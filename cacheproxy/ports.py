@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from cacheproxy.model import Candidate, Embedding, Entry, Lookup, Partition, Query, Reply, Wire
+    from cacheproxy.model import (
+        Candidate,
+        Embedding,
+        Entry,
+        Holding,
+        Lookup,
+        Partition,
+        Query,
+        Reply,
+        Selector,
+        Wire,
+    )
     from cacheproxy.settings import Secret
 
 
@@ -127,6 +138,37 @@ class EntryStore(Protocol):
 
     def health(self) -> str:
         """Return "" when able to serve, else what is wrong."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Some entries, oldest row first; `after` continues the listing, None at its end."""
+
+    entries: tuple[Entry, ...]
+    after: int | None
+
+
+class EntryCatalogue(Protocol):
+    """The same store, seen by operators: what it holds, and what of it must go."""
+
+    async def page(self, selector: Selector, *, after: int = 0, limit: int = 100) -> Page:
+        """Return up to `limit` entries that are meant and not gone; an empty selector lists all.
+
+        Bounded work per call: a page may hold fewer, or none, and still have an `after`. Raises StoreUnavailable.
+        """
+        ...
+
+    async def erase(self, selector: Selector, *, dry_run: bool = False) -> list[str]:
+        """Remove all entries that are meant, for good, and return their ids. Raises StoreUnavailable.
+
+        An empty selector removes nothing. Fills of any entry that have begun are refused from the call on; nothing of
+        what was removed can be read from the file afterwards. A dry run only tells the ids.
+        """
+        ...
+
+    def holdings(self) -> list[Holding]:
+        """Return what each tenant holds of each category; cheap enough to be asked every few seconds."""
         ...
 
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from cacheproxy.errors import PackError
 from cacheproxy.policy.document import dotted, read_document
-from cacheproxy.policy.pack import Pack
+from cacheproxy.policy.pack import Pack, Rule
+from cacheproxy.policy.rules import flaw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cacheproxy.policy.document import Problem
+    from cacheproxy.policy.pack import Category
 
 SCHEMA = 1
 POLICY_FILE = "policy.toml"
@@ -74,6 +76,9 @@ def _contradictions(pack: Pack) -> Iterator[Problem]:
                     ("categories", name, key),
                     f"must be at most max_stale_s ({rules.max_stale_s:g}), which caps everything stale",
                 )
+        yield from _rule_problems(name, rules)
+    if (guaranteed := sum(rules.quota for rules in pack.categories.values())) > 1.0 + 1e-9:
+        yield ("categories",), f"guarantee more than the whole store: the quotas add up to {guaranteed:g}"
     if pack.default_category not in pack.categories:
         yield ("default_category",), f"must be one of this pack's categories ({known}), got {pack.default_category!r}"
     yield from _encoder_contradictions(pack, known)
@@ -85,6 +90,19 @@ def _contradictions(pack: Pack) -> Iterator[Problem]:
                 break
 
 
+def _rule_problems(name: str, rules: Category) -> Iterator[Problem]:
+    for at, rule in enumerate(rules.rules):
+        path = ("categories", name, "rules", at)
+        if rule == Rule():
+            yield path, "asks for nothing and would claim every query; name models, routes, text, ..."
+        for key in ("text", "system"):
+            if (pattern := getattr(rule, key)) and (wrong := flaw(pattern)):
+                yield (*path, key), wrong
+        for header, pattern in rule.headers.items():
+            if wrong := flaw(pattern):
+                yield (*path, "headers", header), wrong
+
+
 def _encoder_contradictions(pack: Pack, known: str) -> Iterator[Problem]:
     owner: dict[str, str] = {}
     for name, encoder in pack.encoders.items():
@@ -92,9 +110,10 @@ def _encoder_contradictions(pack: Pack, known: str) -> Iterator[Problem]:
         twin = owner.setdefault(encoder.fingerprint, name)
         if twin != name:
             yield (*table, "fingerprint"), f"is also that of {dotted(('encoders', twin))}; keep one of the two"
-        for category in encoder.thresholds:
-            if category not in pack.categories:
-                yield (*table, "thresholds", category), f"names no category of this pack; known: {known}"
+        for key in ("thresholds", "floors"):
+            for category in getattr(encoder, key):
+                if category not in pack.categories:
+                    yield (*table, key, category), f"names no category of this pack; known: {known}"
         for category, rules in pack.categories.items():
             if rules.semantic and category not in encoder.thresholds:
                 yield (

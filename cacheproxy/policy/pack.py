@@ -7,7 +7,7 @@ keys are errors.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -19,6 +19,28 @@ NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pass
+
+
+Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=1000)]
+
+
+class Rule(_Table, frozen=True):
+    """Claims queries for a category whatever their text is near to: everything that is given must hold.
+
+    `models` and `routes` are shell patterns of which one must match; `text`, `system` and the values of `headers`
+    are RE2 regular expressions that must be found somewhere, whatever the case.
+    """
+
+    models: tuple[Text, ...] = ()
+    routes: tuple[Text, ...] = ()
+    """`chat`, `completions`, `responses` or `embeddings`."""
+    tenants: tuple[Text, ...] = ()
+    """Tenant labels of virtual keys, or tenants as `explain` and the entries show them."""
+    namespaces: tuple[Text, ...] = ()
+    headers: dict[str, Pattern] = {}
+    text: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    system: Annotated[str, msgspec.Meta(max_length=1000)] = ""
 
 
 class Category(_Table, frozen=True):
@@ -44,6 +66,26 @@ class Category(_Table, frozen=True):
     """Whether answers that call tools may be kept, for the very same request only."""
     structured_output: bool = True
     """Whether answers in a format other than text (JSON, a schema) may be kept, for the very same request only."""
+    examples: tuple[Text, ...] = ()
+    """Questions of this category, ten or more: a query near to them belongs to it, unless a rule says otherwise."""
+    rules: tuple[Rule, ...] = ()
+    """The first rule that holds decides, in the order of the categories."""
+    priority: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] = 1.0
+    """Weighs an entry's worth when room is needed."""
+    quota: Share = 0.0
+    """Share of the store that is guaranteed to it; what others do not use may be borrowed."""
+    tenant_share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.5
+    """Share of the quota that one tenant may hold while other tenants want room."""
+    ttl_jitter: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.1
+    """Lifetimes are shortened by up to this share, so that what was stored together does not end together."""
+    load_threshold_drop: Annotated[float, msgspec.Meta(ge=0.0, le=0.2)] = 0.0
+    """How far the threshold falls when the backend is fully loaded (never below the encoder's floor)."""
+    load_ttl_stretch: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 0.0
+    """How much longer lifetimes get then: 1 doubles them."""
+    near_miss_band: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.05
+    """How far below the threshold a similarity still counts as a near miss."""
+    pii: tuple[Text, ...] = ()
+    """Kinds of personal data, by the names of the detector, that forbid keeping an answer. Empty: not looked for."""
 
 
 class Encoder(_Table, frozen=True):
@@ -53,6 +95,16 @@ class Encoder(_Table, frozen=True):
     calibrated_on: Text
     thresholds: dict[str, Threshold]
     """By category: cosine at or above which an entry may be served."""
+    floors: dict[str, Threshold] = {}
+    """By category: below it load never lowers a threshold. Without one load changes no threshold."""
+
+
+class Classifier(_Table, frozen=True):
+    """How queries that no rule claims are classified by the categories' examples."""
+
+    kind: Literal["prototype", "logistic"] = "prototype"
+    doubt: Share = 0.2
+    """A margin below it is small: both categories are searched, and the stricter policy of the two applies."""
 
 
 class Price(_Table, frozen=True):
@@ -71,6 +123,7 @@ class Pack(_Table, frozen=True):
     description: str
     default_category: Text
     categories: dict[str, Category]
+    classifier: Classifier = Classifier()
     encoders: dict[str, Encoder] = {}
     prices: tuple[Price, ...] = ()
 
@@ -79,6 +132,13 @@ class Pack(_Table, frozen=True):
         for encoder in self.encoders.values():
             if encoder.fingerprint == epoch:
                 return encoder.thresholds.get(category)
+        return None
+
+    def floor(self, category: str, epoch: str) -> float | None:
+        """Return the lowest threshold that load may bring a category to; None where load changes none."""
+        for encoder in self.encoders.values():
+            if encoder.fingerprint == epoch:
+                return encoder.floors.get(category)
         return None
 
     def price(self, model: str) -> Price | None:
