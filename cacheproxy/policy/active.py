@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from cacheproxy.model import Classification
 from cacheproxy.policy.pack import Category
-from cacheproxy.policy.rules import Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.model import Query
     from cacheproxy.policy.pack import Pack
+    from cacheproxy.policy.rules import Rules
 
 
 class Classify(Protocol):

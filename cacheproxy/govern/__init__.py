@@ -1,0 +1,1 @@
+"""Who may change policy, what was changed, and what is in force."""
