@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from cacheproxy.access.keeper import open_keeper
 from cacheproxy.access.meter import MeteredUpstream
+from cacheproxy.access.names import Names
+from cacheproxy.assembly import Backends, Front, Ground, Kept, Line
+from cacheproxy.clock import SystemClock
 from cacheproxy.configure import load
 from cacheproxy.dialect.chat import ChatDialect
 from cacheproxy.dialect.completions import CompletionsDialect
 from cacheproxy.dialect.responses import ResponsesDialect
 from cacheproxy.embed.batcher import MicroBatcher
+from cacheproxy.embed.examples import Examples
 from cacheproxy.embed.open import open_encoder
-from cacheproxy.errors import ConfigError, IndexUnavailable
+from cacheproxy.erasure import Erasure, Part
+from cacheproxy.errors import ConfigError
 from cacheproxy.figures import Counted
 from cacheproxy.flight import Flights
-from cacheproxy.house import ActivePack, House, Readiness, SystemClock
+from cacheproxy.govern.audit import AuditLog
+from cacheproxy.govern.book import PolicyBook, Records
+from cacheproxy.govern.maker import Means, PolicyMaker
+from cacheproxy.govern.versions import VersionFile
+from cacheproxy.house import House, Readiness
 from cacheproxy.http.aliases import Aliases
 from cacheproxy.http.cached import CachedRoute
 from cacheproxy.http.callers import tenant_of
@@ -38,17 +44,28 @@ from cacheproxy.http.openapi import DocumentRoute
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.install import claim, install_secret, open_data_dir
 from cacheproxy.learn.feedback import Feedback
+from cacheproxy.learn.lookups import LookupLog
 from cacheproxy.learn.verdicts import Verdicts
 from cacheproxy.pipeline import Parts, Pipeline
+from cacheproxy.policy.adapt import LoadWatch
+from cacheproxy.policy.evict import quotas
+from cacheproxy.policy.loader import find_pack, load_pack
+from cacheproxy.policy.prepare import fitted
+from cacheproxy.privacy.gate import PresidioGate
 from cacheproxy.query.chat import read_chat
 from cacheproxy.query.completions import read_completion
 from cacheproxy.query.responses import read_responses
 from cacheproxy.query.scope import read_scope
+from cacheproxy.query.scope import tenant_of as tenant_of_label
+from cacheproxy.reconcile import Reconciler
+from cacheproxy.stats.reader import Sources, Stats
 from cacheproxy.store.open import open_store
 from cacheproxy.supervise import Supervisor
 from cacheproxy.telemetry import Telemetry
+from cacheproxy.upkeep import Snapshots, Upkeep
 from cacheproxy.upstream.local.process import LocalModel
 from cacheproxy.upstream.open import open_pool
+from cacheproxy.warming import Warming
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -62,11 +79,7 @@ if TYPE_CHECKING:
 
     Read = Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]
 
-log = structlog.get_logger()
-
-_SWEEP_INTERVAL_S = 1.0
-_LAG_INTERVAL_S = 0.5
-_KEYS_INTERVAL_S = 0.5
+_SNAPSHOTS = "index"
 
 
 @asynccontextmanager
@@ -76,127 +89,244 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
     Raises ConfigError naming what the operator must change.
     """
     _refuse_open_relay(settings)
-    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        telemetry, pack = Telemetry(), ActivePack(settings.policies.pack)
-        data_dir = open_data_dir(settings)
-        owned, secret = stack.enter_context(claim(data_dir)), install_secret(data_dir)
-        keeper = open_keeper(settings, data_dir, secret, clock)
-        if keeper is not None:
-            stack.callback(keeper.save)  # after the supervisor's end: calls that it cancels are charged, too
-        identify = keeper.gate.identify if keeper else partial(read_scope, secret=secret)
-        store = open_store(settings.store, data_dir, clock)
-        await stack.enter_async_context(store)
-        encoder = await asyncio.to_thread(open_encoder, settings.encoder, data_dir)
-        embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
-        partitions = PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch)
-        index = await stack.enter_async_context(partitions)
-        await index.restore(data_dir / "index", store.scan(embedder.epoch))
-        model = await _open_local_model(settings, data_dir, stack)
-        pool = await stack.enter_async_context(
-            open_pool(
-                settings,
-                clock,
-                socket_path=model.socket_path if model else None,
-                observe=lambda name, seconds: telemetry.upstream_first_byte_seconds.labels(name).observe(seconds),
+        ground = _ground(settings, clock or SystemClock(), stack)
+        kept = await _kept(ground, stack)
+        backends = await _backends(ground, stack)
+        line = await _line(ground, kept, backends, stack)
+        front = _front(ground, kept, backends, line)
+        stats = _stats(kept, backends, line)
+        ground.telemetry.export(
+            Counted(
+                store=kept.store,
+                embedder=kept.embedder,
+                index=kept.index,
+                flights=line.flights,
+                supervisor=line.supervisor,
+                door=front.edge.door,
+                pool=backends.pool,
+                load=backends.load,
+                stats=stats,
             )
         )
-        backend: Upstream = MeteredUpstream(pool) if keeper else pool
-        supervisor = await stack.enter_async_context(Supervisor())
-        flights = Flights(
-            supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
+        erasure = _tend(ground, kept, backends, line, stack)
+        yield House(
+            settings=settings,
+            pipeline=line.pipeline,
+            book=kept.book,
+            audit=ground.audit,
+            edge=front.edge,
+            ready=front.ready,
+            claim=ground.claim,
+            identify=ground.identify,
+            keeper=ground.keeper,
+            names=ground.names,
+            catalogue=kept.store,
+            erasure=erasure,
+            warming=_warming(ground, line),
+            load=backends.load,
+            lookups=line.lookups,
+            stats=stats,
         )
-        verdicts = await stack.enter_async_context(Verdicts(data_dir / "feedback.sqlite3"))
-        feedback = Feedback(verdicts, clock)
-        crowded = asyncio.Event()
-        parts = Parts(
-            store=store,
-            index=index,
-            embedder=embedder,
-            upstream=backend,
-            clock=clock,
-            telemetry=telemetry,
-            make_room=crowded.set,
-            feedback=feedback,
-            resolve=pool.resolve,
+
+
+def _ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
+    load_pack(find_pack(settings.policies.pack))  # what is wrong with it is told before anything is made
+    telemetry, data_dir = Telemetry(), open_data_dir(settings)
+    owned, secret = stack.enter_context(claim(data_dir)), install_secret(data_dir)
+    keeper = open_keeper(settings, data_dir, secret, clock)
+    if keeper is not None:
+        stack.callback(keeper.save)  # after the supervisor's end: calls that it cancels are charged, too
+    return Ground(
+        settings=settings,
+        clock=clock,
+        telemetry=telemetry,
+        data_dir=data_dir,
+        claim=owned,
+        secret=secret,
+        keeper=keeper,
+        identify=keeper.gate.identify if keeper else partial(read_scope, secret=secret),
+        names=Names(secret, keyed=keeper is not None),
+        audit=AuditLog(data_dir / "audit.jsonl", clock),
+    )
+
+
+async def _kept(ground: Ground, stack: AsyncExitStack) -> Kept:
+    settings, data_dir, clock = ground.settings, ground.data_dir, ground.clock
+    room = settings.store.max_entries, settings.store.max_bytes
+    store = open_store(settings.store, data_dir, clock, lambda: quotas(book().pack, *room))
+    await stack.enter_async_context(store)
+    encoder = await asyncio.to_thread(open_encoder, settings.encoder, data_dir)
+    embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
+    partitions = PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch)
+    index = await stack.enter_async_context(partitions)
+    await index.restore(data_dir / _SNAPSHOTS, store.scan(embedder.epoch))
+    records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
+    book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder)), clock)
+    await book.open()
+    return Kept(store=store, embedder=embedder, index=index, book=book)
+
+
+def _means(ground: Ground, embedder: MicroBatcher) -> Means:
+    chosen = ground.settings.encoder.cache_dir
+    folder = Path(chosen).expanduser() if chosen else ground.data_dir / "encoders"
+    return Means(
+        epoch=embedder.epoch,
+        tenant_of=partial(tenant_of_label, secret=ground.secret),
+        embed_all=Examples(embedder, folder / "examples.sqlite3"),
+        fit=fitted,
+    )
+
+
+async def _backends(ground: Ground, stack: AsyncExitStack) -> Backends:
+    settings, told = ground.settings, ground.telemetry.upstream_first_byte_seconds
+    model: LocalModel | None = None
+    if settings.upstream.url == "local":
+        model = await stack.enter_async_context(LocalModel(_model_dir(ground)))
+    pool = await stack.enter_async_context(
+        open_pool(
+            settings,
+            ground.clock,
+            socket_path=model.socket_path if model else None,
+            observe=lambda name, seconds: told.labels(name).observe(seconds),
         )
-        pipeline = Pipeline(
+    )
+    upstream: Upstream = MeteredUpstream(pool) if ground.keeper else pool
+    return Backends(model=model, pool=pool, load=LoadWatch(settings.load), upstream=upstream)
+
+
+def _model_dir(ground: Ground) -> Path:
+    chosen = ground.settings.upstream.local_cache_dir
+    return Path(chosen).expanduser() if chosen else ground.data_dir
+
+
+async def _line(ground: Ground, kept: Kept, backends: Backends, stack: AsyncExitStack) -> Line:
+    settings, clock, pool, watch = ground.settings, ground.clock, backends.pool, backends.load
+    # What flights use while they end is opened before the supervisor that ends them, so that it closes after it.
+    gate = PresidioGate()
+    stack.callback(gate.close)
+    verdicts = await stack.enter_async_context(Verdicts(ground.data_dir / "feedback.sqlite3"))
+    threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
+    supervisor = await stack.enter_async_context(Supervisor())
+    flights = Flights(
+        supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
+    )
+    lookups = LookupLog(kept.book, ground.telemetry, clock, kept.embedder.epoch)
+    feedback = Feedback(verdicts, clock, lookups)
+    crowded = asyncio.Event()
+    parts = Parts(
+        store=kept.store,
+        index=kept.index,
+        embedder=kept.embedder,
+        upstream=backends.upstream,
+        clock=clock,
+        telemetry=ground.telemetry,
+        make_room=crowded.set,
+        feedback=feedback,
+        lookups=lookups,
+        resolve=pool.resolve,
+        pii=gate,
+        load=lambda model: watch.least(pool.backends(model)),
+    )
+    return Line(
+        gate=gate,
+        threads=threads,
+        supervisor=supervisor,
+        flights=flights,
+        lookups=lookups,
+        feedback=feedback,
+        crowded=crowded,
+        pipeline=Pipeline(
             parts,
-            pack,
+            kept.book,
             flights,
             lookup_timeout_s=settings.server.lookup_timeout_ms / 1000,
             coalesce_timeout_s=settings.flight.coalesce_timeout_s,
+        ),
+    )
+
+
+def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
+    """Return the front; nothing of it has to be closed."""
+    settings, secret, pipeline, feedback = ground.settings, ground.secret, line.pipeline, line.feedback
+    server, pool = settings.server, backends.pool
+    to_backends = settings.upstream.max_connections * (1 + len(settings.upstreams))
+    aliases = Aliases(pipeline, feedback, secret, timeout_s=server.lookup_timeout_ms / 1000)
+    cached: dict[str, CachedRoute | EmbeddingsRoute] = {
+        path: CachedRoute(pipeline, settings, secret, dialect, read, line.threads, aliases)
+        for path, (dialect, read) in _dialects(settings).items()
+    }
+    cached["/v1/embeddings"] = EmbeddingsRoute(pipeline, settings, secret, line.threads)
+    parts = {"store": kept.store, "encoder": kept.embedder, "index": kept.index, "policies": kept.book}
+    ready = Readiness({**parts, **({"local_model": backends.model} if backends.model else {})})
+    edge = Edge(
+        backends.upstream,
+        ground.telemetry,
+        cached,
+        own={FEEDBACK_PATH: FeedbackRoute(pipeline, feedback, secret), OPENAPI_PATH: DocumentRoute()},
+        aliases=aliases,
+        max_upload_bytes=server.max_upload_bytes,
+        tenant_of=partial(tenant_of, secret=secret),
+        readiness=ready,
+        upstreams=lambda: {backend.name: backend.state for backend in pool.states()},
+        door=Door(server, room_for(server.max_connections, to_backends)),
+        gate=ground.keeper.gate if ground.keeper else None,
+    )
+    return Front(edge=edge, ready=ready)
+
+
+def _stats(kept: Kept, backends: Backends, line: Line) -> Stats:
+    return Stats(
+        Sources(
+            lookups=line.lookups,
+            policy=kept.book,
+            epoch=kept.embedder.epoch,
+            backends=backends.pool.states,
+            load=backends.load.lam,
+            holdings=kept.store.holdings,
+            evictions=lambda: kept.store.evictions,
         )
-        local = {"local_model": model} if model else {}
-        server = settings.server
-        to_backends = settings.upstream.max_connections * (1 + len(settings.upstreams))
-        door = Door(server, room_for(server.max_connections, to_backends))
-        ready = Readiness({"store": store, "encoder": embedder, "index": index, **local})
-        threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
-        aliases = Aliases(pipeline, feedback, secret, timeout_s=settings.server.lookup_timeout_ms / 1000)
-        cached: dict[str, CachedRoute | EmbeddingsRoute] = {
-            path: CachedRoute(pipeline, settings, secret, dialect, read, threads, aliases)
-            for path, (dialect, read) in _dialects(settings).items()
-        }
-        cached["/v1/embeddings"] = EmbeddingsRoute(pipeline, settings, secret, threads)
-        edge = Edge(
-            backend,
-            telemetry,
-            cached,
-            own={FEEDBACK_PATH: FeedbackRoute(pipeline, feedback, secret), OPENAPI_PATH: DocumentRoute()},
-            aliases=aliases,
-            max_upload_bytes=settings.server.max_upload_bytes,
-            tenant_of=partial(tenant_of, secret=secret),
-            readiness=ready,
-            upstreams=lambda: {backend.name: backend.state for backend in pool.states()},
-            door=door,
-            gate=keeper.gate if keeper else None,
-        )
+    )
 
-        telemetry.export(
-            Counted(
-                store=store,
-                embedder=embedder,
-                index=index,
-                flights=flights,
-                supervisor=supervisor,
-                door=door,
-                pool=pool,
-            )
-        )
 
-        async def sweep() -> None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(crowded.wait(), _SWEEP_INTERVAL_S)
-            crowded.clear()
-            while removed := await store.sweep():
-                index.remove(removed)
-                telemetry.removed.inc(len(removed))
+def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: AsyncExitStack) -> Erasure:
+    """Start the upkeep; return what erases. The last snapshot is the first thing done at the end."""
+    snapshots = Snapshots(kept.index, ground.data_dir / _SNAPSHOTS)
+    # In this order: what remembers texts first, snapshots last, when the index no longer holds anything.
+    remembering = [
+        Part(name="feedback", forget=line.feedback.forget),
+        Part(name="lookups", forget=line.lookups.forget),
+        Part(name="questions", forget=lambda *_: line.pipeline.forget_questions()),
+        Part(name="embeddings", forget=lambda *_: kept.embedder.forget()),
+        Part(name="snapshots", forget=lambda *_: snapshots.scrub()),
+    ]
+    erasure = Erasure(kept.store, kept.index.erase, remembering, ground.clock, ground.data_dir / "erasures.json")
+    upkeep = Upkeep(
+        store=kept.store,
+        index=kept.index,
+        crowded=line.crowded,
+        snapshots=snapshots,
+        snapshot_interval_s=ground.settings.index.snapshot_interval_s,
+        book=kept.book,
+        erasure=erasure,
+        backends=backends.pool.states,
+        load=backends.load,
+        gate=line.gate,
+        keeper=ground.keeper,
+        telemetry=ground.telemetry,
+        clock=ground.clock,
+    )
+    kept.book.on_change(line.lookups.follow)
+    kept.book.on_change(upkeep.policy_changed)
+    kept.book.on_change(Reconciler(kept.store, kept.embedder, upkeep.erase))
+    upkeep.start(line.supervisor)
+    stack.push_async_callback(snapshots.save_last)
+    return erasure
 
-        async def snapshot() -> None:
-            await index.save(data_dir / "index")
 
-        supervisor.every(0, sweep, "sweep")
-        supervisor.every(settings.index.snapshot_interval_s, snapshot, "snapshot")
-        supervisor.spawn(_watch_loop(telemetry))
-        if keeper is not None:
-            supervisor.every(_KEYS_INTERVAL_S, keeper.tend, "keys")
-        try:
-            yield House(
-                settings=settings,
-                pipeline=pipeline,
-                pack=pack,
-                edge=edge,
-                ready=ready,
-                claim=owned,
-                identify=identify,
-                keeper=keeper,
-            )
-        finally:
-            try:
-                await snapshot()
-            except IndexUnavailable as exc:  # the next start rebuilds from the store
-                log.warning("snapshot_failed", reason=exc.message)
+def _warming(ground: Ground, line: Line) -> Warming:
+    most = ground.settings.store.max_entry_bytes
+    return Warming(line.pipeline, ground.identify, ground.names, ground.secret, max_answer_bytes=most)
 
 
 def create_app(settings: Settings | None = None) -> Litestar:
@@ -243,22 +373,3 @@ def _refuse_open_relay(settings: Settings) -> None:
             f"{where[0]}: anybody who reaches {settings.server.host} could spend this key; set access.mode to `keys` "
             "and hand out keys made by `cacheproxy keys new`, or listen on 127.0.0.1"
         )
-
-
-async def _open_local_model(settings: Settings, data_dir: Path, stack: AsyncExitStack) -> LocalModel | None:
-    if settings.upstream.url != "local":
-        return None
-    return await stack.enter_async_context(LocalModel(_model_dir(settings, data_dir)))
-
-
-def _model_dir(settings: Settings, data_dir: Path) -> Path:
-    chosen = settings.upstream.local_cache_dir
-    return Path(chosen).expanduser() if chosen else data_dir
-
-
-async def _watch_loop(telemetry: Telemetry) -> None:
-    loop = asyncio.get_running_loop()
-    while True:
-        due = loop.time() + _LAG_INTERVAL_S
-        await asyncio.sleep(_LAG_INTERVAL_S)
-        telemetry.loop_lag_seconds.observe(max(0.0, loop.time() - due))

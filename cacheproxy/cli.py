@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from cacheproxy import __version__, configure, logs, settings
+from cacheproxy import __version__, admin_cli, configure, entries_cli, logs, settings
 from cacheproxy.errors import CacheProxyError, ConfigError, RequestError
 from cacheproxy.keys_cli import keys
 from cacheproxy.query.canonical import decode
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _SERVE_FLAGS = (
     ("--host", "server", "host", "ADDRESS", "Address of the data port.  [default: 127.0.0.1]"),
     ("--port", "server", "port", "PORT", "Data port: OpenAI's API.  [default: 8080]"),
-    ("--admin-port", "server", "admin_port", "PORT", "Admin port: metrics, health.  [default: 8081]"),
+    ("--admin-port", "server", "admin_port", "PORT", "Admin port: metrics, health, the admin API.  [default: 8081]"),
     ("--store", "store", "url", "URL", "sqlite:///FILE or memory://.  [default: a file in the data directory]"),
 )
 _COMMON_FLAGS = (
@@ -234,6 +234,30 @@ def pairs(
     click.echo(msgspec.json.encode(report).decode() if as_json else render_pairs(report))
 
 
+@evaluate.command()
+@_with_flags(*_COMMON_FLAGS)
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("-c", "--category", help="Ask every question under this category.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def stream(config: Path | None, file: Path, category: str | None, as_json: bool, **flags: str | None) -> None:
+    """Replay questions in order: what would hit, and falsely? FILE holds one a line (JSON, may be gzipped).
+
+    An oracle stands in for the backend: it gives each question the answer that its line names. A hit is false when
+    its entry holds another one. The store's caps and the pack's lifetimes count; `t` is the time in seconds.
+
+    \b
+    {"text": "How do I pay?", "answer_id": "pay-1", "category": "support", "t": 12.5}
+    """
+    loaded = _load(config, flags)
+    from cacheproxy.evaluate.stream import evaluate_stream
+    from cacheproxy.evaluate.tables import render_stream
+    from cacheproxy.policy.loader import find_pack, load_pack
+
+    pack, vectors = load_pack(find_pack(loaded.policies.pack)), loaded.data.path() / "vectors"
+    report = _run(evaluate_stream(file, pack, _encoder(loaded), vectors, loaded, category=category))
+    click.echo(msgspec.json.encode(report).decode() if as_json else render_stream(report))
+
+
 @main.command()
 @_with_flags(*_COMMON_FLAGS)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
@@ -278,7 +302,8 @@ def feedback(config: Path | None, **flags: str | None) -> None:
         click.echo(msgspec.json.encode(pair).decode())
 
 
-main.add_command(keys)
+for _command in (keys, *entries_cli.COMMANDS, *admin_cli.COMMANDS):
+    main.add_command(_command)
 
 
 def _run(work: Any) -> Any:

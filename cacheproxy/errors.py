@@ -5,14 +5,19 @@
     │   └── PackError            a policy pack is invalid
     ├── RequestError             the caller sent something that cannot be served (4xx)
     │   ├── InvalidRequest       400
+    │   ├── PolicyRefused        400, a policy with problems; the one in force stays
     │   ├── NotAuthenticated     401, no key of ours (access.mode = "keys")
     │   ├── ModelNotAllowed      403, not with this key
     │   ├── RouteNotFound        404
+    │   ├── NotFound             404, the route is right, what it names is not there
     │   ├── MethodNotAllowed     405
+    │   ├── NotPromoted          409, what speaks against serving this answer to that question
+    │   ├── VersionConflict      412, somebody else changed it first
     │   ├── BodyTooLarge         413
     │   ├── EncodingNotSupported 415
     │   ├── RateLimited          429, more than this key may ask or spend
     │   └── NotCached            504, the caller asked for `only-if-cached`
+    ├── NotChanged              503, a change could not be written down, and was not made
     ├── Overloaded               503, this proxy holds all the requests it can
     ├── UpstreamError            the backend did not answer as it must
     │   ├── UpstreamUnreachable  502, no connection: nothing was sent
@@ -31,6 +36,13 @@
 Each leaf that can reach a caller carries its HTTP status and its OpenAI wire code. Messages say what, where and what to
 do, and never hold prompt text or keys.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class CacheProxyError(Exception):
@@ -70,6 +82,16 @@ class InvalidRequest(RequestError):
     """The request is malformed."""
 
 
+class PolicyRefused(RequestError):
+    """A policy has problems: (key, what is wrong with it), all of them. The one in force stays."""
+
+    code = "invalid_policy"
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key} {problem}" for key, problem in problems), param=problems[0][0])
+        self.problems = tuple(problems)
+
+
 class NotAuthenticated(RequestError):
     """No key, or none that is known and in force. The message never quotes what was sent."""
 
@@ -89,6 +111,27 @@ class RouteNotFound(RequestError):
 
     status = 404
     code = "not_found"
+
+
+class NotFound(RequestError):
+    """What an operator names is not there."""
+
+    status = 404
+    code = "not_found"
+
+
+class NotPromoted(RequestError):
+    """A near miss may not be promoted: policy, expiry or a caller's word speaks against it."""
+
+    status = 409
+    code = "not_promoted"
+
+
+class VersionConflict(RequestError):
+    """`If-Match` named another version than the one in force (RFC 9110 section 13.1.1). Read it again, then write."""
+
+    status = 412
+    code = "version_conflict"
 
 
 class MethodNotAllowed(RequestError):
@@ -133,6 +176,13 @@ class NotCached(RequestError):
 
     status = 504
     code = "not_cached"
+
+
+class NotChanged(CacheProxyError):
+    """An operator's change could not be made or written down: the disk or the encoder failed. All is as it was."""
+
+    status = 503
+    code = "not_changed"
 
 
 class Overloaded(CacheProxyError):
@@ -190,8 +240,9 @@ class UpstreamBusy(UpstreamError):
 
 
 class PartUnavailable(CacheProxyError):
-    """A part of the cache failed; the request goes on as a miss."""
+    """A part of the cache failed; the request goes on as a miss. Only operators are told: 503."""
 
+    status = 503
     part: str = "cache"
     code = "part_unavailable"
 
@@ -218,6 +269,12 @@ class StoreUnavailable(PartUnavailable):
     """The store cannot read or write: full, locked, read-only or corrupt."""
 
     part = "store"
+
+
+class PiiUnavailable(PartUnavailable):
+    """What an answer holds could not be looked through for personal data; it is not kept."""
+
+    part = "pii"
 
 
 class FeedbackUnavailable(PartUnavailable):

@@ -13,7 +13,7 @@ from cacheproxy.errors import InvalidRequest, PartUnavailable
 from cacheproxy.model import Hit
 from cacheproxy.query.chat import read_chat
 from cacheproxy.query.completions import read_completion
-from cacheproxy.query.controls import read_controls
+from cacheproxy.query.controls import read_body_controls, read_controls
 from cacheproxy.query.responses import read_responses
 
 if TYPE_CHECKING:
@@ -55,6 +55,15 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     tier: str
     reason: str
     category: str
+    category_source: str
+    """`request`, `rule`, `examples`, `entry`, `default` or `unknown` (no embedding: the strictest rules apply)."""
+    second_category: str
+    """Searched as well, since the margin is small; the stricter rules of both apply."""
+    margin: float | None
+    category_scores: dict[str, float]
+    """The best categories with their probabilities; "" stands for none of them."""
+    policy_version: int
+    load: float
     model: str
     tenant: str
     traits: list[str]
@@ -63,7 +72,10 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     store_allowed: bool
     plan_reason: str
     threshold: float | None
+    base_threshold: float | None
+    """Before load lowered it and the caller raised it."""
     ttl_s: float
+    base_ttl_s: float
     encoder: str
     unseen_text: bool
     similarity: float | None
@@ -85,14 +97,17 @@ async def explain(
     if request.category:
         headers.append((b"x-cacheproxy-category", request.category.encode("utf-8", "replace")))
     controls, namespace = read_controls(headers)
+    if "cache" in body:
+        controls, namespace = read_body_controls(controls, namespace, body["cache"])
+        body = {name: value for name, value in body.items() if name != "cache"}
     model = body.get("model")
     asked = model if isinstance(model, str) else ""
     variant = pipeline.parts.resolve(asked).variant(asked)
-    query = _reader(body)(body, replace(identify(headers), namespace=namespace), controls, variant)
+    query = reader_of(body)(body, replace(identify(headers), namespace=namespace), controls, variant)
     if not query.text.strip():
         raise InvalidRequest("nothing to explain: give a question, or a body whose last message has text")
     journey = pipeline.set_out(query)
-    outcome = await pipeline.look_up(journey)
+    outcome = await pipeline.look_up(journey, remember=False)
     candidates = await _candidates(pipeline, outcome)
     return Explanation(
         outcome=type(outcome).__name__.lower(),
@@ -104,7 +119,7 @@ async def explain(
     )
 
 
-def _reader(body: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]:
+def reader_of(body: Mapping[str, Any]) -> Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]:
     """Return what reads this body: the field that holds the question tells its API."""
     if "messages" not in body and "prompt" in body:
         return read_completion
@@ -121,11 +136,20 @@ def render(explanation: Explanation) -> str:
     lines = [
         f"query      model {e.model or '(none)'}, tenant {e.tenant[:12] or '(no key: anonymous)'}",
         f"traits     {', '.join(e.traits) or 'none'}",
-        f"category   {e.category}",
+        f"category   {e.category} by {e.category_source}"
+        + (f"; {e.second_category} is searched as well, under the stricter rules of both" if e.second_category else "")
+        + (f"; margin {e.margin:.2f}" if e.margin is not None else ""),
         f"plan       read {' and '.join(tiers) or 'nothing'}; keep the answer: {'yes' if e.store_allowed else 'no'}"
         + (f"; because {e.plan_reason}" if e.plan_reason else ""),
         f"threshold  {threshold} for encoder {e.encoder or '(none)'}; entries live {e.ttl_s:g} s",
     ]
+    if e.category_scores:
+        shown = ", ".join(f"{name or '(none of them)'} {score:.2f}" for name, score in e.category_scores.items())
+        lines.insert(3, f"near to    {shown}")
+    if e.load:
+        lines.append(
+            f"load       {e.load:.2f}: without it the threshold is {e.base_threshold}, the life {e.base_ttl_s:g} s"
+        )
     if e.unseen_text:
         lines.append("long text  its middle is outside the encoder's window and must be equal in a candidate")
     lines += [_line("candidate", near) for near in e.candidates] or ["candidate  none in this caller's partition"]
@@ -141,9 +165,15 @@ def _line(label: str, near: Near) -> str:
 
 def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str) -> dict[str, Any]:
     plan, embedding = journey.plan, journey.embedding
-    found = getattr(outcome, "evidence", None)
+    found, told, seen = getattr(outcome, "evidence", None), journey.told, journey.seen or journey.told
     return {
         "category": plan.category,
+        "category_source": told.source if told else "default",
+        "second_category": plan.second,
+        "margin": seen.margin if seen else None,
+        "category_scores": dict(seen.scores) if seen else {},
+        "policy_version": journey.policy.version,
+        "load": plan.load,
         "model": query.model,
         "tenant": query.scope.tenant,
         "traits": sorted(trait.value for trait in query.traits),
@@ -152,7 +182,9 @@ def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str) -> d
         "store_allowed": plan.store,
         "plan_reason": plan.reason,
         "threshold": plan.threshold if plan.semantic else None,
+        "base_threshold": plan.base_threshold if plan.semantic else None,
         "ttl_s": plan.ttl_s,
+        "base_ttl_s": plan.base_ttl_s,
         "encoder": epoch,
         "unseen_text": bool(embedding and embedding.unseen),
         "similarity": found.similarity if found else None,

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cacheproxy.stats.told import longest_ttl_s, lowest_threshold
 from cacheproxy.telemetry import Figures
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from cacheproxy.flight import Flights
     from cacheproxy.http.door import Door
     from cacheproxy.index.partitioned import PartitionedIndex
+    from cacheproxy.policy.adapt import LoadWatch
+    from cacheproxy.stats.reader import Stats
     from cacheproxy.store.memory import MemoryStore
     from cacheproxy.store.sqlite import SqliteStore
     from cacheproxy.supervise import Supervisor
@@ -30,16 +33,32 @@ class Counted:
     supervisor: Supervisor
     door: Door
     pool: UpstreamPool
+    load: LoadWatch
+    stats: Stats
 
     def __call__(self) -> Figures:
         """Return their figures of this moment."""
         store, embedder, door = self.store, self.embedder, self.door
         encoded, indexed = embedder.stats, self.index.stats()
-        backends = self.pool.states()
+        backends, categories = self.pool.states(), self.stats.categories()
         return Figures(
             upstream_out={backend.name: int(backend.state != "ok") for backend in backends},
             upstream_running={backend.name: backend.running for backend in backends},
             upstream_waiting={backend.name: backend.waiting for backend in backends},
+            load={name: reading.lam for name, reading in self.load.readings.items()},
+            category_threshold={
+                one.category: told for one in categories if (told := lowest_threshold(one)) is not None
+            },
+            category_ttl={one.category: longest_ttl_s(one) for one in categories},
+            category_entries={one.category: one.entries for one in categories},
+            category_bytes={one.category: one.size_bytes for one in categories},
+            category_net_ms={one.category: one.total.net_ms for one in categories if one.total.net_ms is not None},
+            category_false_hits={
+                one.category: one.false_hits.rate for one in categories if one.false_hits.rate is not None
+            },
+            category_false_hits_upper={
+                one.category: one.false_hits.high for one in categories if one.false_hits.labelled
+            },
             upstream_shed={backend.name: backend.shed for backend in backends},
             upstream_ejections={backend.name: backend.ejections for backend in backends},
             upstream_retries={backend.name: backend.retries for backend in backends},
@@ -52,6 +71,7 @@ class Counted:
             background_failures=self.supervisor.failures,
             store_entries=len(store),
             store_bytes=store.size_bytes,
+            evictions={(category, cause.value): count for (category, cause), count in store.evictions.items()},
             store_corrupt_records=store.corrupt_records,
             store_quarantined=store.quarantined,
             encoder_queue=embedder.queued,

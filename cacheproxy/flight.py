@@ -17,7 +17,7 @@ from cacheproxy.errors import CacheProxyError, UpstreamBroken
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from cacheproxy.model import Query
+    from cacheproxy.model import Classification, Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,10 @@ class Flight:
         self.key = key
         self.form = form
         self.query = query
+        self.told: Classification | None = None
+        """The category of what is being answered, where it is known."""
+        self.policy: object = None
+        """The policy that told it."""
         self.ended = False
         self.abandoned = False
         self.error: CacheProxyError | None = None

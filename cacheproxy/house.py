@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from cacheproxy.explain import explain
-from cacheproxy.policy.loader import find_pack, load_pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from cacheproxy.access.keeper import Keeper
+    from cacheproxy.access.names import Names
+    from cacheproxy.erasure import Erasure
     from cacheproxy.explain import ExplainRequest, Explanation
+    from cacheproxy.govern.audit import AuditLog
+    from cacheproxy.govern.book import PolicyBook
     from cacheproxy.http.edge import Edge
     from cacheproxy.install import Claim
+    from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.model import Scope
     from cacheproxy.pipeline import Pipeline
-    from cacheproxy.policy.pack import Pack
+    from cacheproxy.policy.adapt import LoadWatch
+    from cacheproxy.ports import EntryCatalogue
     from cacheproxy.settings import Settings
+    from cacheproxy.stats.reader import Stats
+    from cacheproxy.warming import Warming
 
 
 class HasHealth(Protocol):
@@ -28,34 +34,6 @@ class HasHealth(Protocol):
     def health(self) -> str:
         """Return "" when able to serve, else what is wrong."""
         ...
-
-
-class SystemClock:
-    """The machine's clocks."""
-
-    def now(self) -> float:
-        """Wall clock, seconds since the epoch."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds that never go backwards."""
-        return time.monotonic()
-
-
-class ActivePack:
-    """The pack in force; each request sees one value of it."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._pack = load_pack(find_pack(name))
-
-    def __call__(self) -> Pack:
-        """Return the pack in force."""
-        return self._pack
-
-    def reload(self) -> None:
-        """Read the pack again; a pack with problems leaves the old one in force. Raises PackError."""
-        self._pack = load_pack(find_pack(self._name))
 
 
 class Readiness:
@@ -78,7 +56,8 @@ class House:
 
     settings: Settings
     pipeline: Pipeline
-    pack: ActivePack
+    book: PolicyBook
+    audit: AuditLog
     edge: Edge
     ready: Readiness
     claim: Claim
@@ -86,6 +65,18 @@ class House:
     """Says whose scope a request with these headers is in."""
     keeper: Keeper | None
     """Of the virtual keys, where callers need one."""
+    names: Names
+    """How operators name tenants and end users."""
+    catalogue: EntryCatalogue
+    """The store, seen by operators."""
+    erasure: Erasure
+    warming: Warming
+    load: LoadWatch
+    """How loaded each backend counts as."""
+    lookups: LookupLog
+    """What was decided."""
+    stats: Stats
+    """What operators see of it all."""
 
     def readiness(self) -> dict[str, str]:
         """Return every part with "" or what is wrong with it."""

@@ -122,6 +122,10 @@ class Query:
     """What a backend may have chosen its answer by (`Vary`), names in lower case; part of no fingerprint."""
     system: str = field(default="", repr=False)
     """The system or developer instructions, for policy's rules; both fingerprints cover them anyway."""
+    earlier: tuple[str, ...] = field(default=(), repr=False)
+    """The last questions before it in the conversation, at most four."""
+    inputs: tuple[str, ...] = field(default=(), repr=False)
+    """The distinct texts of a list that is answered input by input, for policy's rules; then `text` is ""."""
     user: str = ""
     """An HMAC of the end user that the body names (hex), for erasure; "" when it names none."""
 
@@ -243,6 +247,9 @@ class Candidate:
     similarity: float
 
 
+ALIAS_TAG = "alias-of:"
+"""Begins a tag of every promoted entry; what follows is the id of the entry that gave it its answer."""
+
 PLAIN_STREAM = "plain_stream"
 """The source of a reply without usage that was folded from a stream for which nobody had asked for it."""
 
@@ -297,6 +304,11 @@ class Entry:
     """`Classification.second` of it: switching that category off removes this entry, too."""
 
     @property
+    def alias_of(self) -> str:
+        """The entry whose answer it repeats, since an operator promoted it; "" where the answer is its own."""
+        return next((tag.removeprefix(ALIAS_TAG) for tag in self.tags if tag.startswith(ALIAS_TAG)), "")
+
+    @property
     def gone_s(self) -> float:
         """When nobody may be served from it any more, and it may be removed."""
         return max(self.expires_s, self.stale_until_s, self.expires_s + max(self.revalidate_s, self.on_error_s))
@@ -304,7 +316,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """Which entries are meant: those for which all that is given holds. Empty, it means none rather than all."""
+    """Which entries are meant: those for which all that is given holds.
+
+    Empty, it means none where entries are removed, and all where they are listed (`EntryCatalogue`).
+    """
 
     ids: tuple[str, ...] = ()
     tenant: str = ""
@@ -340,7 +355,8 @@ class Holding:
 class Quota:
     """A category's part of a store. `entries` and `size_bytes` are guaranteed; more is borrowed while nobody needs it.
 
-    `tenant_share` (0 to 1] of them is what one tenant may hold while others want room. `priority` weighs eviction.
+    A tenant with more than `tenant_share` (0 to 1] of what the category holds gives way first. What the category
+    borrows is divided by `priority`: who borrowed most gives back first.
     """
 
     entries: int
@@ -378,6 +394,8 @@ class Looked:
     fill_ms: float = 0.0
     """Of a hit: what its answer once took the backend."""
     saved_usd: float = 0.0
+    user: str = ""
+    """`Query.user` of it, for erasure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

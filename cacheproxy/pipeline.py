@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cacheproxy.errors import LookupTooSlow, UpstreamError
 from cacheproxy.flight import Head, Settlement
-from cacheproxy.model import Bypass, Hit, Miss, Stale
+from cacheproxy.model import Bypass, Hit, Looked, Miss, Stale
 from cacheproxy.policy.admit import Keep, Refuse, admit, vary_names
+from cacheproxy.policy.edit import told_by
 from cacheproxy.policy.freshness import may_rescue, prefers_stale
 from cacheproxy.policy.plan import plan as plan_query
+from cacheproxy.policy.plan import possible
+from cacheproxy.policy.price import saved_usd
 from cacheproxy.query.recent import RecentQuestions
 from cacheproxy.query.variant import selectable, variant, variant_key
 from cacheproxy.refusals import Refusals
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.flight import Flight, Flights, Reader
     from cacheproxy.model import Outcome, Query
+    from cacheproxy.policy.active import Policy
     from cacheproxy.policy.pack import Pack
     from cacheproxy.ports import Call, Dialect, Fold
 
@@ -57,7 +61,7 @@ class Pipeline:
     def __init__(
         self,
         parts: Parts,
-        pack: Callable[[], Pack],
+        policy: Callable[[], Policy],
         flights: Flights,
         *,
         lookup_timeout_s: float,
@@ -65,7 +69,7 @@ class Pipeline:
         settle_timeout_s: float = 1.0,
     ) -> None:
         self.parts = parts
-        self.pack = pack
+        self.policy = policy
         self.flights = flights
         self._recent = RecentQuestions()
         self._refusals = Refusals(parts.clock)
@@ -79,29 +83,100 @@ class Pipeline:
         """The encoder's epoch, or None without an encoder."""
         return self.parts.embedder.epoch if self.parts.embedder else None
 
-    def set_out(self, query: Query, headers: Iterable[tuple[bytes, bytes]] = ()) -> Journey:
-        """Plan one query, sent with these headers. Raises InvalidRequest for a category the pack does not have."""
-        query = replace(query, headers=selectable(headers))
-        plan = plan_query(query, self.pack(), self.epoch)
-        return Journey(query=query, plan=plan, started_s=self.parts.clock.monotonic())
+    def pack(self) -> Pack:
+        """Return the pack in force."""
+        return self.policy().pack
 
-    async def look_up(self, journey: Journey) -> Outcome:
-        """Ask the tiers that the plan allows, within the lookup budget; nothing is changed but repairs of the index."""
-        plan = journey.plan
-        outcome: Outcome = Bypass(category=plan.category, reason=plan.reason)
-        if plan.lookup or plan.store:
+    def set_out(self, query: Query, headers: Iterable[tuple[bytes, bytes]] = (), user: str = "") -> Journey:
+        """Plan one query, sent with these headers for this end user (a digest), under the policy in force now.
+
+        Raises InvalidRequest for a category the pack does not have.
+        """
+        query = replace(query, headers=selectable(headers), user=user)
+        policy, epoch, load = self.policy(), self.epoch, self.parts.load(query.model)
+        told = policy.told(query)
+        return Journey(
+            query=query,
+            plan=possible(query, policy, epoch) if told is None else plan_query(query, policy, epoch, told, load),
+            policy=policy,
+            told=told,
+            settled=policy.settled(told),
+            load=load,
+            started_s=self.parts.clock.monotonic(),
+        )
+
+    async def look_up(self, journey: Journey, *, remember: bool = True) -> Outcome:
+        """Ask the tiers that the plan allows, within the lookup budget; nothing is changed but repairs of the index.
+
+        Without `remember` nobody will know that the question was asked.
+        """
+        outcome: Outcome = Bypass(category=journey.plan.category, reason=journey.plan.reason)
+        if journey.plan.lookup or journey.plan.store:
             try:
                 async with asyncio.timeout(self._lookup_timeout_s):
-                    outcome = await self.tiers.exact(journey)
-                    if isinstance(outcome, Miss) and self._joinable(journey) is None:
-                        outcome = await self.tiers.semantic(journey, outcome)
+                    outcome = await self._look_up(journey)
             except TimeoutError:
+                self.tiers.give_up(journey)
                 failure = LookupTooSlow("the lookup took longer than its budget")
                 outcome = self.tiers.miss(journey, self.tiers.failed(failure))
         if isinstance(outcome, Miss) and journey.query.text:
-            otherwise = self._recent.asked_otherwise(journey.query, remember=plan.store)
+            otherwise = self._recent.asked_otherwise(journey.query, remember=remember and journey.plan.store)
             outcome = replace(outcome, asked_otherwise=otherwise)
         return outcome
+
+    async def _look_up(self, journey: Journey) -> Outcome:
+        """Ask the exact tier, then, once the category is known, the semantic one."""
+        outcome = await self.tiers.exact(journey)
+        if isinstance(outcome, Hit):
+            return outcome
+        flight = self._joinable(journey)
+        if flight is not None:  # the very same text is being answered: what it is of is known
+            if journey.told is None and flight.policy is journey.policy and flight.told is not None:
+                journey.settle(flight.told, self.epoch)
+            if journey.settled:
+                return replace(outcome, category=journey.plan.category)
+        if not journey.settled:
+            failed = await self.tiers.classify(journey)
+            if failed is not None:
+                return failed
+            if not (journey.plan.lookup or journey.plan.store):
+                return Bypass(category=journey.plan.category, reason=journey.plan.reason)
+            outcome = self.tiers.miss(journey, outcome.reason, outcome.evidence)
+        return await self.tiers.semantic(journey, outcome)
+
+    def note(self, journey: Journey, outcome: Outcome) -> None:
+        """Log a decision for those who tune policy; of what is not cached nothing is noted."""
+        lookups, query, plan = self.parts.lookups, journey.query, journey.plan
+        if lookups is None or isinstance(outcome, Bypass) or not (plan.lookup or plan.store):
+            return
+        evidence, hit = outcome.evidence, outcome if isinstance(outcome, Hit) else None
+        best = evidence.judgements[0].candidate.entry_id if evidence.judgements else ""
+        unseen = query.controls.no_store or not self.still_kept(journey)
+        price = journey.policy.pack.price(str(hit.entry.reply.body.get("model") or "")) if hit else None
+        lookups.note(
+            Looked(
+                at_s=self.parts.clock.now(),
+                tenant=query.scope.tenant,
+                namespace=query.scope.namespace,
+                category=plan.category,
+                model=query.model,
+                outcome="hit" if hit else "miss",
+                tier=hit.tier.value if hit else "",
+                reason=outcome.reason,
+                question=query.fingerprint,
+                text="" if unseen else query.text,
+                similarity=evidence.similarity,
+                threshold=evidence.threshold,
+                entry_id=hit.entry.id if hit else best,
+                user=query.user,
+                lookup_ms=evidence.lookup_ms,
+                load=plan.load,
+                embedding=None if unseen else journey.embedding,
+                compatibility=query.compatibility,
+                fill_ms=hit.entry.fill_ms if hit else 0.0,
+                saved_usd=saved_usd(hit, price) if hit else 0.0,
+            )
+        )
 
     async def fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
         """Have the backend answer a miss and keep the answer, together with everybody who asks the same meanwhile.
@@ -156,6 +231,10 @@ class Pipeline:
         self.parts.index.remove(entry_ids)
         return removed
 
+    def forget_questions(self) -> int:
+        """Forget what was asked lately, whoever asked it; return how many questions that were."""
+        return self._recent.clear()
+
     # Flights
 
     async def _fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
@@ -172,9 +251,12 @@ class Pipeline:
         return await self._join_or_lead(journey, miss, lead)
 
     def _open(self, journey: Journey, key: bytes | None, call: Call, dialect: Dialect) -> Reader:
-        return self.flights.open(
+        reader = self.flights.open(
             key, journey.query.wire, lambda flight: self._exchange(flight, journey, call, dialect), journey.query
         )
+        if journey.settled:
+            reader.flight.told, reader.flight.policy = journey.told, journey.policy
+        return reader
 
     async def _rescue(self, journey: Journey, miss: Miss, status: int | None) -> Hit | None:
         """Return a stale answer that may be served now that the backend failed, with `status` or without a word.
@@ -280,14 +362,26 @@ class Pipeline:
             raise
         fill_s = parts.clock.monotonic() - started_s
         parts.telemetry.upstream_seconds.observe(fill_s)
+        if parts.lookups is not None and not failed(head.status):
+            parts.lookups.filled(journey.plan.category, journey.query.model, fill_s * 1000)
         reply, now_s = fold.reply(), parts.clock.now()
         match admit(journey.query.dialect, head.status, head.headers, reply, journey.plan, now_s=now_s):
             case Refuse(reason=reason):
                 settlement = Settlement(stored=False, reason=reason)
+            case Keep() if not self.still_kept(journey):
+                settlement = Settlement(stored=False, reason="policy_changed")
             case Keep() as kept:
                 settlement = await self.tiers.keep(journey, kept, fence=fence, fill_ms=fill_s * 1000)
         parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
         flight.settle(settlement)
+
+    def still_kept(self, journey: Journey) -> bool:
+        """Whether the policy in force by now lets an answer be kept that was asked for under an earlier one.
+
+        Not where it tells queries' categories otherwise, or what of them may be kept: the query is not told anew.
+        """
+        policy = self.policy()
+        return policy is journey.policy or told_by(policy.pack) == told_by(journey.policy.pack)
 
     async def relay(
         self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...], bool], F]

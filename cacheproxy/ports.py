@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Embedding,
         Entry,
         Holding,
+        Looked,
         Lookup,
         Partition,
         Query,
@@ -53,6 +54,10 @@ class Embedder(Protocol):
         that is not finite, not of unit norm or not of `dim`. A failure of one batch fails all of its waiters and no
         other.
         """
+        ...
+
+    def drop(self, text: str, *, scope: str = "") -> None:
+        """Forget the embedding of one text, if it is remembered for this scope: it was of what is never cached."""
         ...
 
     def health(self) -> str:
@@ -126,7 +131,7 @@ class EntryStore(Protocol):
         ...
 
     async def sweep(self) -> list[str]:
-        """Remove entries that are gone, then the least recently used above the size caps; return the ids removed.
+        """Remove entries that are gone, then, above the size caps, what policy says is to go; return the ids removed.
 
         Bounded work per call: call again while it returns ids. Raises StoreUnavailable.
         """
@@ -159,11 +164,12 @@ class EntryCatalogue(Protocol):
         """
         ...
 
-    async def erase(self, selector: Selector, *, dry_run: bool = False) -> list[str]:
+    async def erase(self, selector: Selector, *, dry_run: bool = False, scrub: bool = True) -> list[str]:
         """Remove all entries that are meant, for good, and return their ids. Raises StoreUnavailable.
 
         An empty selector removes nothing. Fills of any entry that have begun are refused from the call on; nothing of
-        what was removed can be read from the file afterwards. A dry run only tells the ids.
+        what was removed can be read from the file afterwards, unless `scrub` is off, which spares rewriting the file:
+        then traces may be left in free parts of it. A dry run only tells the ids.
         """
         ...
 
@@ -188,6 +194,26 @@ class Feedback(Protocol):
 
     def kept(self, response_id: str, query: Query, entry: Entry) -> None:
         """Remember that the backend's answer of this id became an entry."""
+        ...
+
+
+class LookupLog(Protocol):
+    """What was decided, kept in memory to tell later what another threshold would have done."""
+
+    def note(self, looked: Looked) -> None:
+        """Take one decision into account, at once. Never raises."""
+        ...
+
+    def filled(self, category: str, model: str, fill_ms: float) -> None:
+        """Take into account how long the backend took to answer a miss. Never raises."""
+        ...
+
+
+class PiiGate(Protocol):
+    """Looks for personal data."""
+
+    async def find(self, texts: object, kinds: Collection[str]) -> frozenset[str]:
+        """Return which of these kinds occur in any string within `texts` (a JSON value). Raises PiiUnavailable."""
         ...
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _ADMIN_CONNECTIONS = 256
+_ADMIN_OPEN = "no admin.token: whoever is on this machine may change everything; it listens on loopback only"
 
 
 class Running:
@@ -61,13 +62,17 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
         admin_host = server.admin_host
         if not settings.admin.token.reveal() and not is_loopback(admin_host):
             raise ConfigError("server.admin_host is not loopback: set admin.token first (CACHEPROXY_ADMIN__TOKEN)")
+        if settings.admin.read_token.reveal() and not settings.admin.token.reveal():
+            raise ConfigError("admin.read_token: without admin.token there is nothing that it may not do; set both")
+        if settings.admin.token.reveal() and settings.admin.read_token.reveal() == settings.admin.token.reveal():
+            raise ConfigError("admin.read_token: it is admin.token, so its readers could change all; set another one")
         admin_keys = "server.admin_host, server.admin_port"
         admin_socket = sockets.enter_context(bind(admin_host, server.admin_port, admin_keys))
         own_port = data_socket.getsockname()[1]
         for port in (own_port, admin_socket.getsockname()[1]):
             refuse_loops(settings, port, {server.host, admin_host})
         async with assemble(settings, clock) as house:
-            admin_app = create_admin_app(house, settings.admin.token)
+            admin_app = create_admin_app(house)
             data = listener(data_app(house.edge), server, house.edge.door, drain_s=server.drain_s)
             admin = listener(admin_app, server, Door(server, _ADMIN_CONNECTIONS), drain_s=1)
             async with asyncio.TaskGroup() as group:
@@ -76,6 +81,8 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
                 await data.until_started()
                 await admin.until_started()
                 house.claim.announce(url_of(admin_host, admin_socket))
+                if not settings.admin.token.reveal():
+                    log.warning("admin_open", url=url_of(admin_host, admin_socket), what=_ADMIN_OPEN)
                 proxy = Running(house, data, admin, url_of(server.host, data_socket), url_of(admin_host, admin_socket))
                 try:
                     yield proxy
@@ -103,11 +110,7 @@ async def serve(settings: Settings) -> None:
                 stop.set()
 
         def on_reload() -> None:
-            try:
-                proxy.house.pack.reload()
-                log.info("pack_reloaded", pack=proxy.house.pack().name)
-            except ConfigError as exc:
-                log.error("pack_refused", reason=exc.message)  # noqa: TRY400 - its message says it all
+            proxy.house.book.ask_reload()
             if proxy.house.keeper is not None:
                 proxy.house.keeper.reload()
 

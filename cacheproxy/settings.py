@@ -51,7 +51,7 @@ class Server(_Section, frozen=True):
     admin_host: str = "127.0.0.1"
     """Address of the admin port; anything but loopback needs admin.token."""
     admin_port: Port = 8081
-    """Admin port: /metrics, health, /admin/v1/explain."""
+    """Admin port: /metrics, health, /admin/v1."""
     drain_s: Positive = 30.0
     """How long streams in flight may go on after SIGTERM."""
     lookup_timeout_ms: Count = 3000
@@ -138,13 +138,31 @@ class NamedUpstream(_Section, frozen=True):
     """Most requests it answers at once; without it `upstream.max_concurrency`."""
 
 
+class Load(_Section, frozen=True):
+    """When a backend counts as loaded: then thresholds and lifetimes give way, as far as a pack's categories let them.
+
+    Its load is the higher of requests in flight and waiting against `max_concurrency`, and latency against `slo_ms`.
+    """
+
+    slo_ms: Positive = 60_000.0
+    """The time to first byte that 19 in 20 answers should keep (a whole answer's, where it is not streamed)."""
+    low: Positive = 0.7
+    """Load at which policy begins to give way."""
+    high: Positive = 1.0
+    """Load at which it has given way as far as it may."""
+    alpha: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.2
+    """Weight of each new sample, two a second, in the moving average."""
+    hold_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
+    """How long the average must have been lower before the load in force falls; it rises at once."""
+
+
 class Store(_Section, frozen=True):
     """Documents."""
 
     url: str = ""
     """`sqlite:///FILE` or `memory://`; empty means `entries.sqlite3` in the data directory."""
     max_entries: Count = 1_000_000
-    """Above it, expired and then least recently used entries go."""
+    """Above it, expired entries go, then those of categories above their quota."""
     max_bytes: Count = 4 * 1024**3
     """The same for bytes of records and vectors."""
     max_entry_bytes: Count = 1024 * 1024
@@ -233,7 +251,11 @@ class Admin(_Section, frozen=True):
     """The admin listener."""
 
     token: Secret = Secret("")
-    """Bearer token of the admin port; health needs none."""
+    """Bearer token of the admin port; health needs none. Without one the port listens on loopback only."""
+    read_token: Secret = Secret("")
+    """Another token, with which everything can be seen and nothing changed."""
+    hosts: str = ""
+    """Names, with commas, that the admin port may be asked under besides its address, `localhost` and loopback."""
 
 
 class Access(_Section, frozen=True):
@@ -252,6 +274,7 @@ class Settings(_Section, frozen=True):
     upstream: Upstream = Upstream()
     upstreams: dict[str, NamedUpstream] = msgspec.field(default_factory=dict)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)
+    load: Load = Load()
     store: Store = Store()
     encoder: Encoder = Encoder()
     index: Index = Index()

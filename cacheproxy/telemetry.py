@@ -15,19 +15,20 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_SIMILARITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9, 0.925, 0.95, 0.975, 1.0)
 _SLOW_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
 
 class _Gauge(NamedTuple):
     name: str
     text: str
-    label: str = ""
+    labels: str | tuple[str, ...] = ()
 
 
 class _Total(NamedTuple):
     name: str
     text: str
-    label: str = ""
+    labels: str | tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,48 @@ class Figures:
     upstream_waiting: Annotated[
         dict[str, int], _Gauge("cacheproxy_upstream_waiting", "Requests in the queue of a backend.", "upstream")
     ]
+    load: Annotated[
+        dict[str, float],
+        _Gauge("cacheproxy_load", "How far policy gives way to the load of a backend, 0 to 1.", "upstream"),
+    ]
+    category_threshold: Annotated[
+        dict[str, float],
+        _Gauge("cacheproxy_category_threshold", "Threshold in force, at the load of now.", "category"),
+    ]
+    category_ttl: Annotated[
+        dict[str, float],
+        _Gauge("cacheproxy_category_ttl_seconds", "Lifetime in force, at the load of now.", "category"),
+    ]
+    category_entries: Annotated[
+        dict[str, int], _Gauge("cacheproxy_category_entries", "Entries kept of a category.", "category")
+    ]
+    category_bytes: Annotated[
+        dict[str, int], _Gauge("cacheproxy_category_bytes", "Bytes of entries kept of a category.", "category")
+    ]
+    category_net_ms: Annotated[
+        dict[str, float],
+        _Gauge(
+            "cacheproxy_category_net_ms",
+            "Waiting that a lookup spares on average, since rules last changed; below 0 the category loses.",
+            "category",
+        ),
+    ]
+    category_false_hits: Annotated[
+        dict[str, float],
+        _Gauge(
+            "cacheproxy_category_false_hits",
+            "Share of false ones among labelled similarity hits; missing without labels.",
+            "category",
+        ),
+    ]
+    category_false_hits_upper: Annotated[
+        dict[str, float],
+        _Gauge(
+            "cacheproxy_category_false_hits_upper",
+            "Upper end of its exact 95 % interval; missing without labels.",
+            "category",
+        ),
+    ]
     upstream_shed: Annotated[
         dict[str, int],
         _Total("cacheproxy_upstream_shed_total", "Requests its queue refused, or let go after the wait.", "upstream"),
@@ -74,6 +117,12 @@ class Figures:
         int, _Gauge("cacheproxy_store_entries", "Entries kept, expired ones not swept yet included.")
     ]
     store_bytes: Annotated[int, _Gauge("cacheproxy_store_bytes", "Bytes of entries, as store.max_bytes counts them.")]
+    evictions: Annotated[
+        dict[tuple[str, str], int],
+        _Total(
+            "cacheproxy_evictions_total", "Entries that sweeps removed, by category and cause.", ("category", "cause")
+        ),
+    ]
     store_corrupt_records: Annotated[
         int, _Total("cacheproxy_store_corrupt_records_total", "Records dropped because their checks failed.")
     ]
@@ -128,12 +177,13 @@ class _Kept(Collector):
         for field, metric in self._metrics.items():
             value = getattr(figures, field)
             kind = GaugeMetricFamily if isinstance(metric, _Gauge) else CounterMetricFamily
-            if not metric.label:
+            if not metric.labels:
                 yield kind(metric.name, metric.text, value=value)
                 continue
-            family = kind(metric.name, metric.text, labels=[metric.label])
+            labels = (metric.labels,) if isinstance(metric.labels, str) else metric.labels
+            family = kind(metric.name, metric.text, labels=labels)
             for told, count in value.items():
-                family.add_metric([told], count)
+                family.add_metric((told,) if isinstance(told, str) else told, count)
             yield family
 
 
@@ -190,6 +240,28 @@ class Telemetry:
         )
         self.feedback = Counter(
             "cacheproxy_feedback_total", "Words of callers on served answers.", ("verdict",), registry=r
+        )
+        self.near_misses = Counter(
+            "cacheproxy_near_misses_total",
+            "Misses whose best candidate was within the band below the threshold.",
+            ("category",),
+            registry=r,
+        )
+        self.similarity = Histogram(
+            "cacheproxy_similarity",
+            "Similarity of the best candidate, served or not.",
+            ("category",),
+            buckets=_SIMILARITIES,
+            registry=r,
+        )
+        self.saved_seconds = Counter(
+            "cacheproxy_saved_seconds_total", "Waiting that hits spared, by category.", ("category",), registry=r
+        )
+        self.category_saved_usd = Counter(
+            "cacheproxy_category_saved_usd_total",
+            "Price of the answers served from the cache, by category.",
+            ("category",),
+            registry=r,
         )
         self.loop_lag_seconds = Histogram(
             "cacheproxy_loop_lag_seconds", "How late the event loop ran a timer.", buckets=_FAST_S, registry=r

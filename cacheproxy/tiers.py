@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cacheproxy.errors import IndexUnavailable, PartUnavailable
+from cacheproxy.errors import EmbedderUnavailable, IndexUnavailable, PartUnavailable
 from cacheproxy.flight import Settlement
-from cacheproxy.model import Destination, Entry, Hit, Judgement, Lookup, Miss, Partition, Stale, Tier
+from cacheproxy.model import Classification, Destination, Entry, Hit, Judgement, Lookup, Miss, Partition, Stale, Tier
 from cacheproxy.policy.decide import exact_reason, judge, near_enough
 from cacheproxy.policy.freshness import freshness
+from cacheproxy.policy.jitter import jittered
+from cacheproxy.policy.plan import plan as plan_query
 from cacheproxy.query.variant import variant, variant_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from cacheproxy.flight import Flights
     from cacheproxy.model import Candidate, Embedding, Plan, Query
+    from cacheproxy.policy.active import Policy
     from cacheproxy.policy.admit import Keep
-    from cacheproxy.ports import Clock, Embedder, EntryStore, Feedback, Upstream, VectorIndex
+    from cacheproxy.ports import Clock, Embedder, EntryStore, Feedback, LookupLog, PiiGate, Upstream, VectorIndex
     from cacheproxy.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -43,6 +46,10 @@ class Parts:
     make_room: Callable[[], None]
     """Called after a put that took the store above its caps."""
     feedback: Feedback | None = None
+    lookups: LookupLog | None = None
+    pii: PiiGate | None = None
+    load: Callable[[str], float] = field(default=lambda model: 0.0)
+    """How loaded the backend of a model is, 0 to 1."""
     resolve: Callable[[str], Destination] = field(default=lambda model: Destination(model=model))
     """Where requests for a model go."""
 
@@ -53,11 +60,26 @@ class Journey:
 
     query: Query
     plan: Plan
+    """Of the category, or while that is not known, the least narrow that it may turn out to be."""
+    policy: Policy
+    """The one in force when the query came: it is decided by this one to its end."""
     started_s: float
+    told: Classification | None = None
+    """Its category, as far as it is known."""
+    settled: bool = True
+    """Whether nothing that its text is near to can change the category any more."""
+    load: float = 0.0
+    seen: Classification | None = None
+    """What its text turned out to be near to, where it was looked at."""
     embedding: Embedding | None = None
     embeddable: bool = True
     """False once the embedder failed on it: the answer is then kept for exact matches, without trying again."""
     variant_key: bytes | None = None
+
+    def settle(self, told: Classification, epoch: str | None) -> None:
+        """Take a category for good, and the plan that goes with it."""
+        self.plan = replace(plan_query(self.query, self.policy, epoch, told, self.load), failed=self.plan.failed)
+        self.told, self.settled = told, True
 
     @property
     def key(self) -> bytes:
@@ -73,8 +95,12 @@ class Tiers:
         self._flights = flights
         self._settle_timeout_s = settle_timeout_s
 
+    @property
+    def _epoch(self) -> str | None:
+        return self._parts.embedder.epoch if self._parts.embedder else None
+
     async def exact(self, journey: Journey) -> Hit | Miss:
-        """Look for the very same request."""
+        """Look for the very same request; where its category is not known yet, its entry's own tells it."""
         query, plan = journey.query, journey.plan
         if not plan.exact:
             return self.miss(journey, plan.reason)
@@ -84,28 +110,64 @@ class Tiers:
             return self.miss(journey, self.failed(exc))
         if entry is None:
             return self.miss(journey, plan.reason or "no_entry")
+        told = journey.told or self._filed(journey.policy, entry)
+        if journey.told is None:
+            plan = plan_query(query, journey.policy, self._epoch, told, journey.load)
+            plan = replace(plan, failed=journey.plan.failed)
+            if not plan.exact:
+                return self.miss(journey, plan.reason)
         now_s = self._parts.clock.now()
         reason = exact_reason(entry, query, plan, now_s)
         if not reason and self.quarantined(entry, query.fingerprint):
             reason = "quarantined"
+        if not reason and await self._orphaned(entry):
+            reason = "no_entry"
         if reason:
             self._count_violation(reason)
             return self.miss(journey, reason)
+        journey.plan, journey.told, journey.settled = plan, told, True
         stale = freshness(entry, plan, now_s).stale
         return self._hit(journey, entry, Tier.EXACT, "same_request", Lookup(), stale)
 
+    async def classify(self, journey: Journey) -> Miss | None:
+        """Settle the category by what the text is near to; return a miss where the encoder fails.
+
+        The strictest policy of all applies then: the text may be of any category.
+        """
+        query, policy = journey.query, journey.policy
+        texts = [text for text in (query.text, *(query.earlier if policy.cautious else ())) if text.strip()]
+        try:
+            seen = await self._seen(journey, texts)
+        except PartUnavailable as exc:
+            journey.settle(policy.settle(journey.told, [policy.unknown()]), self._epoch)
+            self._forget_private(journey, texts)
+            return self.miss(journey, self.failed(exc))
+        if not query.text.strip():
+            seen.insert(0, Classification(category=policy.pack.default_category))
+        journey.seen = seen[0]
+        journey.settle(policy.settle(journey.told, seen), self._epoch)
+        self._forget_private(journey, texts)
+        return None
+
+    def give_up(self, journey: Journey) -> None:
+        """Let the strictest policy apply to a query whose category could not be told in time."""
+        if not journey.settled:
+            journey.settle(journey.policy.settle(journey.told, [journey.policy.unknown()]), self._epoch)
+            self._forget_private(journey, (journey.query.text, *journey.query.earlier))
+
     async def semantic(self, journey: Journey, found: Miss) -> Hit | Miss:
         """Look for a request that is near enough; without a hit, `found` stays where it tells more."""
-        query, plan, embedder = journey.query, journey.plan, self._parts.embedder
+        plan, embedder = journey.plan, self._parts.embedder
         if not plan.semantic or embedder is None:
             return found
-        partition = Partition(category=plan.category, compatibility=query.compatibility, epoch=embedder.epoch)
+        partitions = {
+            category: Partition(category=category, compatibility=journey.query.compatibility, epoch=embedder.epoch)
+            for category in filter(None, (plan.category, plan.second))
+        }
         try:
-            if journey.embedding is None:
-                journey.embeddable = False  # unless the next line returns
-                journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
-            candidates = await self._parts.index.search(partition, journey.embedding.vector, plan.candidates)
-            hit, judgements = await self._judge_all(journey, partition, journey.embedding, candidates)
+            embedding = await self._embedded(journey)
+            candidates = await self._near(partitions, embedding, plan.candidates)
+            hit, judgements = await self._judge_all(journey, embedding, candidates)
         except PartUnavailable as exc:
             return self.miss(journey, self.failed(exc))
         similarity = judgements[0].candidate.similarity if judgements else None
@@ -121,16 +183,21 @@ class Tiers:
         """Store first, then index: an id without a document would be a hint to nothing."""
         query, plan, parts, life = journey.query, journey.plan, self._parts, kept.life
         embedder = parts.embedder
-        if plan.embed and journey.embeddable and embedder is not None and journey.embedding is None:
+        if plan.check_pii and (refusal := await self._private(journey, kept)):
+            return Settlement(stored=False, reason=refusal, model=str(kept.reply.body.get("model") or ""))
+        embedding = None
+        if plan.embed and journey.embeddable and embedder is not None:
             try:
-                journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
+                embedding = await self._embedded(journey)
             except PartUnavailable as exc:
                 self.failed(exc)
-        embedding, now_s = journey.embedding, parts.clock.now()
+        now_s = parts.clock.now()
         partition = Partition(
             category=plan.category, compatibility=query.compatibility, epoch=embedder.epoch if embedder else ""
         )
-        expires_s = now_s + life.ttl_s
+        own = life.ttl_s == plan.ttl_s  # and not the backend's word
+        ttl_s = jittered(life.ttl_s, plan.ttl_jitter, query.fingerprint) if own else life.ttl_s
+        expires_s = now_s + ttl_s
         model = str(kept.reply.body.get("model") or "")
         kept_id = ""
         try:
@@ -152,6 +219,10 @@ class Tiers:
                 unseen=embedding.unseen if embedding else b"",
                 vector=embedding.vector if embedding else None,
                 tags=query.controls.tags,
+                namespace=query.scope.namespace,
+                model=query.model,
+                user=query.user,
+                second=plan.second,
             )
             if not await parts.store.put(entry, fence):
                 return Settlement(stored=False, reason="purged_meanwhile", model=model)
@@ -197,6 +268,16 @@ class Tiers:
         await self._landed(journey.variant_key)
         return await store.get(entry_id(journey.variant_key)) or first
 
+    async def _orphaned(self, entry: Entry) -> bool:
+        """Whether an entry repeats the answer of another one that was removed: then it goes with it."""
+        if not entry.alias_of:
+            return False
+        try:
+            return await self._parts.store.get(entry.alias_of) is None
+        except PartUnavailable as exc:
+            self.failed(exc)
+            return True
+
     async def _landed(self, key: bytes) -> None:
         flight = self._flights.find(key)
         if flight is not None and flight.ended:
@@ -212,13 +293,72 @@ class Tiers:
         digest = variant(query, vary)
         return query.fingerprint if digest == first.variant else variant_key(query, digest)
 
+    async def _embedded(self, journey: Journey) -> Embedding:
+        """Return the embedding of the question, made once. Raises EmbedderUnavailable."""
+        embedder = self._parts.embedder
+        if embedder is None:
+            raise EmbedderUnavailable("there is no encoder")
+        if journey.embedding is None:
+            journey.embeddable = False  # unless the next line returns
+            journey.embedding = await embedder.embed(journey.query.text, scope=journey.query.scope.tenant)
+            journey.embeddable = True
+        return journey.embedding
+
+    async def _seen(self, journey: Journey, texts: Sequence[str]) -> list[Classification]:
+        """Return what each text is near to; the question's own embedding is kept for the lookup."""
+        embedder, classify, query = self._parts.embedder, journey.policy.classify, journey.query
+        if embedder is None or classify is None:
+            raise EmbedderUnavailable("there is no encoder to classify by")
+        seen = []
+        for text in texts:
+            own = text == query.text
+            embedding = await (self._embedded(journey) if own else embedder.embed(text, scope=query.scope.tenant))
+            seen.append(classify(embedding.vector))
+        return seen
+
+    def _forget_private(self, journey: Journey, texts: Iterable[str]) -> None:
+        """Keep no embedding of what turned out not to be cached."""
+        embedder = self._parts.embedder
+        if embedder is not None and not (journey.plan.lookup or journey.plan.store):
+            journey.embedding = None
+            for text in texts:
+                embedder.drop(text, scope=journey.query.scope.tenant)
+
+    def _filed(self, policy: Policy, entry: Entry) -> Classification:
+        """Return the category that an entry was kept under, as what the very same request is of."""
+        known = policy.pack.categories
+        category = entry.partition.category
+        if category not in known:
+            return Classification(category=policy.pack.default_category)  # and the entry is of another one
+        return Classification(category=category, second=entry.second if entry.second in known else "", source="entry")
+
+    async def _near(
+        self, partitions: Mapping[str, Partition], embedding: Embedding, k: int
+    ) -> list[tuple[Candidate, Partition]]:
+        """Return the nearest of all partitions, nearest first, each with the one it was found in."""
+        found: list[tuple[Candidate, Partition]] = []
+        for partition in partitions.values():
+            near = await self._parts.index.search(partition, embedding.vector, k)
+            found += [(candidate, partition) for candidate in near]
+        return sorted(found, key=lambda one: one[0].similarity, reverse=True)[:k] if len(partitions) > 1 else found
+
+    async def _private(self, journey: Journey, kept: Keep) -> str:
+        """Return why personal data forbids keeping an answer, or ""; what cannot be looked through is not kept."""
+        if self._parts.pii is None:
+            return "pii_unavailable"
+        try:
+            kinds = await self._parts.pii.find((journey.query.text, kept.reply.body), journey.plan.check_pii)
+        except PartUnavailable as exc:
+            return self.failed(exc)
+        return "pii" if kinds else ""
+
     async def _judge_all(
-        self, journey: Journey, partition: Partition, embedding: Embedding, candidates: list[Candidate]
+        self, journey: Journey, embedding: Embedding, candidates: Sequence[tuple[Candidate, Partition]]
     ) -> tuple[tuple[Entry, Judgement] | None, tuple[Judgement, ...]]:
         """Judge the nearest first, up to the first that is served; a fresh one goes before a nearer stale one."""
         judgements: list[Judgement] = []
         stale: tuple[Entry, Judgement] | None = None
-        for candidate in candidates:
+        for candidate, partition in candidates:
             near = near_enough(candidate, journey.plan)
             entry = await self._parts.store.get(candidate.entry_id) if near else None
             if entry is not None and self.quarantined(entry, journey.query.fingerprint):
@@ -233,6 +373,8 @@ class Tiers:
                 embedding=embedding,
                 now_s=self._parts.clock.now(),
             )
+            if judgement.served and entry is not None and await self._orphaned(entry):
+                judgement = replace(judgement, served=False, reason="source_removed")
             judgements.append(judgement)
             if judgement.served and entry is not None:
                 if judgement.stale is Stale.NO:

@@ -11,12 +11,13 @@ import structlog
 
 from cacheproxy.batch.groups import apply, groups
 from cacheproxy.dialect import usage
-from cacheproxy.dialect.embeddings import Batch, EmbeddingsFold, Item, batch_of, flaw, read_item, single
+from cacheproxy.dialect.embeddings import Batch, EmbeddingsFold, Item, batch_of, flaw, read_item, said, single
 from cacheproxy.errors import PartUnavailable, UpstreamError
 from cacheproxy.flight import Settlement
 from cacheproxy.model import Entry, Partition, Reply
 from cacheproxy.pipeline import entry_id
 from cacheproxy.policy.admit import Refuse, admit
+from cacheproxy.policy.jitter import jittered
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _PURGED = "purged_meanwhile"
+_CHANGED = "policy_changed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +134,17 @@ class BatchFill:
             return batch, Refuse(reason=journey.plan.reason or "request_no_store")
         if admitted.life.vary:
             return batch, Refuse(reason="upstream_vary")
+        if not self._pipeline.still_kept(journey):
+            return batch, Refuse(reason=_CHANGED)
         return batch, admitted.life
 
     async def _keep(self, filling: _Filling, batch: Batch, life: Lifetime) -> str:
-        """Keep an entry for each input, a group at a time; the first failure of the store ends it.
+        """Keep an entry for each input, a group at a time; the first failure of the store ends it, or another policy.
 
-        Return "kept" when all of them are, else why one is not.
+        Nothing is kept where the gate refuses any of it. Return "kept" when all of them are, else why one is not.
         """
+        if filling.journey.plan.check_pii and (refusal := await self._private(filling, batch)):
+            return refusal
         shares = usage.shares(batch.envelope.get("usage"), [one.weight for one in filling.inputs])
         envelope = {**batch.envelope, "data": []}
         room = self._max_entry_bytes - len(msgspec.json.encode(envelope))
@@ -150,6 +156,9 @@ class BatchFill:
         parts = [part for part in zip(filling.inputs, batch.items, shares, strict=True) if part[1].size_bytes <= room]
         reasons = [] if len(parts) == len(batch.items) else ["too_large"]
         for group in groups(parts):
+            if not self._pipeline.still_kept(filling.journey):  # the gate and the store take their time
+                reasons.append(_CHANGED)
+                break
             entries = await apply(self._threads, entry_of, group, sum(part[1].size_bytes for part in group))
             async with asyncio.TaskGroup() as tasks:
                 puts = [tasks.create_task(self._put(entry, filling.fence)) for entry in entries]
@@ -158,6 +167,20 @@ class BatchFill:
             if any(reason != _PURGED for reason in refused):
                 break
         return reasons[0] if reasons else "kept"
+
+    async def _private(self, filling: _Filling, batch: Batch) -> str:
+        """Return why personal data forbids keeping a list, or ""; what cannot be looked through is not kept.
+
+        All is looked through at once: the texts and what the answer says beside its vectors. Tokens cannot be.
+        """
+        gate, texts = self._parts.pii, [one.value for one in filling.inputs if isinstance(one.value, str)]
+        if gate is None or len(texts) < len(filling.inputs):
+            return "pii_unavailable"
+        try:
+            kinds = await gate.find((texts, said(batch)), filling.journey.plan.check_pii)
+        except PartUnavailable as exc:
+            return self._pipeline.tiers.failed(exc)
+        return "pii" if kinds else ""
 
     async def _put(self, entry: Entry, fence: int) -> str | None:
         """Return why an entry was not kept, or None."""
@@ -176,6 +199,8 @@ def _entry(
     filling: _Filling, part: tuple[Input, Item, object], body: dict[str, object], life: Lifetime, now_s: float
 ) -> Entry:
     one, query, plan = part[0], filling.journey.query, filling.journey.plan
+    own = life.ttl_s == plan.ttl_s  # and not the backend's word
+    ttl_s = jittered(life.ttl_s, plan.ttl_jitter, one.fingerprint) if own else life.ttl_s
     return Entry(
         id=entry_id(one.fingerprint),
         fingerprint=one.fingerprint,
@@ -184,7 +209,11 @@ def _entry(
         text=one.value if isinstance(one.value, str) else "",
         reply=Reply(body=body, source="body"),
         created_s=now_s - life.age_s,
-        expires_s=now_s + life.ttl_s,
+        expires_s=now_s + ttl_s,
         fill_ms=filling.fill_ms,
         tags=query.controls.tags,
+        namespace=query.scope.namespace,
+        model=query.model,
+        user=query.user,
+        second=plan.second,
     )

@@ -27,6 +27,8 @@ LARGEST_ANSWER_BYTES = 256 * 1024 * 1024
 LARGEST_FOLDED_BYTES = 160 * 1024 * 1024
 """An answer beyond this passes through and is not kept."""
 
+_PLAIN = frozenset({"object", "index", "embedding"})
+
 _encode = msgspec.json.Encoder().encode
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _index = msgspec.json.Decoder(int).decode
@@ -139,6 +141,12 @@ def single(envelope: Mapping[str, Any], item: Item, usage: object) -> dict[str, 
     fields = {name: _text(raw) if name == "embedding" else _decode(raw) for name, raw in item.fields.items()}
     body = {**envelope, "data": [{**fields, "index": 0}]}
     return {**body, "usage": usage} if "usage" in body else body
+
+
+def said(batch: Batch) -> list[dict[str, Any]]:
+    """Return what an answer says beside its vectors and places."""
+    items = ({name: _decode(raw) for name, raw in item.fields.items() if name not in _PLAIN} for item in batch.items)
+    return [{name: value for name, value in batch.envelope.items() if name != "data"}, *filter(None, items)]
 
 
 def item_of(body: Mapping[str, Any], encoding: Encoding) -> Item | None:

@@ -42,12 +42,16 @@ class Flaw(StrEnum):
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Job:
-    """One text to encode, and everybody who waits for it. `started_s` is None while it queues."""
+    """One text to encode, and everybody who waits for it. `started_s` is None while it queues.
+
+    What is `forgotten` meanwhile is not remembered when it is done.
+    """
 
     key: bytes
     text: str = field(repr=False)
     weight: int
     started_s: float | None = None
+    forgotten: bool = False
     waiters: list[asyncio.Future[Embedding | Flaw]] = field(default_factory=list)
 
 

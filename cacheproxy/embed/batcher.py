@@ -138,7 +138,7 @@ class MicroBatcher:
 
         Work is shared only between calls of the same `scope` (a tenant); "" is a scope like any other.
         """
-        key = blake2b(f"{len(scope)}:{scope}{text}".encode("utf-8", "surrogatepass"), digest_size=20).digest()
+        key = _key(text, scope)
         known = self._memo.get(key)
         if known is not None:
             self.stats.memo_hits += 1
@@ -151,6 +151,16 @@ class MicroBatcher:
         else:
             self.stats.shared += 1
         return await self._wait(job)
+
+    def drop(self, text: str, *, scope: str = "") -> None:
+        """Forget the embedding of one text, if it is remembered."""
+        self._memo.drop(_key(text, scope))
+
+    def forget(self) -> int:
+        """Remember no embedding of before, nor of what is being encoded right now; return how many were known."""
+        for job in self._jobs.values():
+            job.forgotten = True
+        return self._memo.clear()
 
     def health(self) -> str:
         """Return "" when able to serve, else what is wrong: not running, a worker stuck, recent batches all failed."""
@@ -217,7 +227,7 @@ class MicroBatcher:
         else:
             self._failed_in_a_row = 0
         for job, outcome in zip(jobs, outcomes, strict=True):
-            if isinstance(outcome, Embedding):
+            if isinstance(outcome, Embedding) and not job.forgotten:
                 self._memo.put(job.key, outcome)
             self._settle(job, outcome)
         self._dispatch()
@@ -241,3 +251,7 @@ class MicroBatcher:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _key(text: str, scope: str) -> bytes:
+    return blake2b(f"{len(scope)}:{scope}{text}".encode("utf-8", "surrogatepass"), digest_size=20).digest()

@@ -30,5 +30,15 @@ class Memo:
         while len(self._kept) > self._size:
             self._kept.popitem(last=False)
 
+    def drop(self, key: bytes) -> None:
+        """Forget one, if it is remembered."""
+        self._kept.pop(key, None)
+
+    def clear(self) -> int:
+        """Forget all of them: whose they are cannot be told. Return how many there were."""
+        count = len(self._kept)
+        self._kept.clear()
+        return count
+
     def __len__(self) -> int:
         return len(self._kept)

@@ -11,7 +11,7 @@ import numpy as np
 from cacheproxy.errors import ConfigError
 from cacheproxy.evaluate.pairfile import read_pairs
 from cacheproxy.evaluate.pairs import rank
-from cacheproxy.evaluate.split import components, halves
+from cacheproxy.evaluate.split import chosen, components
 from cacheproxy.evaluate.vectors import embed_texts
 from cacheproxy.policy.calibrate import (
     average_precision,
@@ -87,6 +87,8 @@ class Calibration:
     aim: Aim
     pairs: dict[str, int]
     choices: dict[str, Choice]
+    unmeasured: tuple[str, ...] = ()
+    """Categories that the pack serves by similarity, and no pair is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -124,7 +126,7 @@ def calibrate(files: Sequence[Path], pack: Pack, encoder: TextEncoder, cache_dir
         ranks=np.array([rank(Text(text=p.a, embedding=seen[p.a]), Text(text=p.b, embedding=seen[p.b])) for p in pairs]),
         labels=np.array([pair.label for pair in pairs]),
         component=component,
-        chosen_on=halves(component, aim.seed),
+        chosen_on=chosen(pairs, component, aim.seed),
         file=np.repeat(np.arange(len(files)), [len(group) for group in by_file]),
     )
     names = [file.name for file in files]
@@ -133,13 +135,14 @@ def calibrate(files: Sequence[Path], pack: Pack, encoder: TextEncoder, cache_dir
     category = np.array(
         [pair.category if pair.category in pack.categories else pack.default_category for pair in pairs]
     )
+    choices = {str(name): _choose(str(name), sample.only(category == name), names, aim) for name in np.unique(category)}
+    semantic = (name for name, rules in pack.categories.items() if rules.semantic and rules.allow_caching)
     return Calibration(
         fingerprint=encoder.fingerprint,
         aim=aim,
         pairs={name: len(group) for name, group in zip(names, by_file, strict=True)},
-        choices={
-            str(name): _choose(str(name), sample.only(category == name), names, aim) for name in np.unique(category)
-        },
+        choices=choices,
+        unmeasured=tuple(name for name in semantic if name not in choices),
     )
 
 
@@ -160,7 +163,13 @@ def render_calibration(result: Calibration) -> str:
             f"# On the other half, with 95 % Wilson intervals; average precision {_measure(choice.average_precision)}:",
             *(f"# {line}" for line in _table(choice)),
         ]
-    thresholds = ", ".join(f"{json.dumps(key)} = {choice.threshold:.3f}" for key, choice in result.choices.items())
+    chosen = {key: f"{choice.threshold:.3f}" for key, choice in result.choices.items()}
+    if result.unmeasured:
+        lines.append(
+            f"# No pair is of {', '.join(result.unmeasured)}: until some are, only what encodes the same is served."
+        )
+        chosen |= dict.fromkeys(result.unmeasured, "1.0")
+    thresholds = ", ".join(f"{json.dumps(key)} = {value}" for key, value in chosen.items())
     return "\n".join(
         [
             *lines,

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from cacheproxy.evaluate.vectors import TextEncoder
-    from cacheproxy.policy.probes import ProbeResult
+    from cacheproxy.model import Classification
+    from cacheproxy.policy.probes import ClassifiedResult, ProbeResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class CheckReport:
     directory: Path
     problems: tuple[str, ...] = ()
     results: tuple[ProbeResult, ...] = ()
+    classified: tuple[ClassifiedResult, ...] = ()
     encoder: str = ""
 
     @property
@@ -42,22 +44,34 @@ def check_pack(directory: Path, open_encoder: Callable[[], TextEncoder]) -> Chec
         probes = load_probes(directory, pack)
     except PackError as exc:
         return CheckReport(directory=directory, problems=tuple(exc.message.splitlines()))
-    if not probes.probes:
+    if not len(probes):
         return CheckReport(directory=directory)
     encoder = open_encoder()
-    results = run_probes(pack, probes.probes, encoder.encode, encoder.fingerprint)
-    failures = tuple(
+    results, classified = run_probes(pack, probes, encoder.encode, encoder.fingerprint)
+    failures = [
         f"{probes.file}:{line}: probes[{at}] expected a {result.probe.expect}: {_evidence(result)}; {result.probe.why}"
         for at, (line, result) in enumerate(zip(probes.lines, results, strict=True))
         if not result.passed
+    ]
+    failures += [
+        f"{probes.file}:{line}: classified[{at}] expected {one.probe.category}: {_taken_for(one.told)}"
+        + (f"; {one.probe.why}" if one.probe.why else "")
+        for at, (line, one) in enumerate(zip(probes.classified_lines, classified, strict=True))
+        if not one.passed
+    ]
+    return CheckReport(
+        directory=directory,
+        problems=tuple(failures),
+        results=tuple(results),
+        classified=tuple(classified),
+        encoder=encoder.fingerprint,
     )
-    return CheckReport(directory=directory, problems=failures, results=tuple(results), encoder=encoder.fingerprint)
 
 
 def render_check(report: CheckReport) -> str:
     """Return the report for a terminal: every problem on a line of its own, then one line of summary."""
-    held = sum(result.passed for result in report.results)
-    probes = f"{held} of {len(report.results)} probes hold" if report.results else "no probes were run"
+    outcomes = [*(one.passed for one in report.results), *(one.passed for one in report.classified)]
+    probes = f"{sum(outcomes)} of {len(outcomes)} probes hold" if outcomes else "no probes were run"
     encoder = f" with encoder {report.encoder}" if report.encoder else ""
     verdict = "ok" if report.passed else "failed"
     return "\n".join([*report.problems, f"{report.directory}: {verdict}: {probes}{encoder}"])
@@ -66,4 +80,9 @@ def render_check(report: CheckReport) -> str:
 def _evidence(result: ProbeResult) -> str:
     ruling = result.ruling
     threshold = "none" if ruling.threshold is None else f"{ruling.threshold:.3f}"
-    return f"{ruling.reason} (similarity {ruling.similarity:.3f}, threshold {threshold})"
+    return f"{ruling.reason} (category {ruling.category}, similarity {ruling.similarity:.3f}, threshold {threshold})"
+
+
+def _taken_for(told: Classification) -> str:
+    margin = "" if told.margin is None else f", margin {told.margin:.2f}"
+    return f"{told.category}{f' or {told.second}' if told.second else ''} ({told.source}{margin})"

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from cacheproxy.errors import ConfigError
+from cacheproxy.evaluate.lines import read_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FORM = '{"a": text, "b": text, "label": 0|1}'
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledPair:
-    """May `b` be served `a`'s cached answer? `label` says so; an empty `category` means that the file gave none."""
+    """May `b` be served `a`'s cached answer? `label` says so; an empty `category` or `split` was not given."""
 
     a: str
     b: str
     label: bool
     category: str = ""
+    split: Literal["", "choose", "measure"] = ""
+    """Which half of a calibration it belongs to, where more must be kept apart than the questions: intents, sources."""
 
 
 class _Row(msgspec.Struct):
@@ -35,6 +34,7 @@ class _Row(msgspec.Struct):
     label: bool | int | None = None
     same_answer: bool | int | None = None
     category: str | None = None
+    split: Literal["", "choose", "measure"] = ""
 
 
 def read_pairs(file: Path) -> list[LabelledPair]:
@@ -42,31 +42,13 @@ def read_pairs(file: Path) -> list[LabelledPair]:
 
     Raises ConfigError as `file:line: what is wrong`, never quoting a text.
     """
-    decoder = msgspec.json.Decoder(_Row)
-    pairs = []
-    for number, line in enumerate(_read(file).split(b"\n"), start=1):
-        if line.strip():
-            try:
-                row = decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-                raise ConfigError(f"{file}:{number}: {exc}; each line must be {_FORM}") from exc
-            label = _label(row, f"{file}:{number}")
-            pairs.append(LabelledPair(a=row.a, b=row.b, label=label, category=row.category or ""))
+    pairs = [
+        LabelledPair(a=row.a, b=row.b, label=_label(row, where), category=row.category or "", split=row.split)
+        for where, row in read_rows(file, _Row, _FORM)
+    ]
     if not pairs:
         raise ConfigError(f"{file}: holds no pair; each line must be {_FORM}")
     return pairs
-
-
-def _read(file: Path) -> bytes:
-    try:
-        content = file.read_bytes()
-        if content.startswith(_GZIP_MAGIC):
-            content = gzip.decompress(content)
-    except OSError as exc:
-        raise ConfigError(f"{file}: cannot be read ({exc.strerror or exc}); give a JSONL file, plain or gzip") from exc
-    except (EOFError, zlib.error) as exc:
-        raise ConfigError(f"{file}: damaged gzip ({exc}); fetch the file again") from exc
-    return content.removeprefix(_BYTE_ORDER_MARK)
 
 
 def _label(row: _Row, where: str) -> bool:

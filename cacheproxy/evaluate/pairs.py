@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 
 from cacheproxy.evaluate.pairfile import read_pairs
-from cacheproxy.evaluate.vectors import embed_texts
+from cacheproxy.evaluate.vectors import embed_texts, remembering
 from cacheproxy.policy.calibrate import Interval, average_precision, best_f, counts, curve, wilson
 from cacheproxy.policy.pairrule import PairRule, Text
+from cacheproxy.policy.prepare import prepared
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -108,7 +109,8 @@ def evaluate_pairs(
 ) -> PairsReport:
     """Rule on every pair of a file as the proxy would, and compare with the labels.
 
-    A pair's own category counts when the pack has it, else the pack's default one does; `category` overrides both.
+    A pair's own category counts when the pack has it; else each question is classified as the proxy would. `category`
+    overrides both.
     Raises ConfigError for a bad file, PackError for an unknown `category`.
     """
     pairs = read_pairs(file)
@@ -138,7 +140,7 @@ def _rule(
     pairs: Sequence[LabelledPair], pack: Pack, encoder: TextEncoder, cache_dir: Path | None, category: str | None
 ) -> list[_Ruled]:
     seen = embed_texts((text for pair in pairs for text in (pair.a, pair.b)), encoder, cache_dir)
-    rule = PairRule(pack, encoder.fingerprint)
+    rule = PairRule(prepared(pack, remembering(encoder, cache_dir)), encoder.fingerprint)
     ruled = []
     for pair in pairs:
         cached, asked = Text(text=pair.a, embedding=seen[pair.a]), Text(text=pair.b, embedding=seen[pair.b])
@@ -159,9 +161,14 @@ def _by_category(ruled: Sequence[_Ruled]) -> dict[str, ScoreAt]:
     for one in ruled:
         groups.setdefault(one.group, []).append(one)
     return {
-        name: ScoreAt(**msgspec.structs.asdict(_score(group)), threshold=group[0].ruling.threshold)
+        name: ScoreAt(**msgspec.structs.asdict(_score(group)), threshold=_threshold(group))
         for name, group in sorted(groups.items())
     }
+
+
+def _threshold(group: Sequence[_Ruled]) -> float | None:
+    """Return the category's own threshold: the lowest, since a doubt about the category can only raise it."""
+    return min((one.ruling.threshold for one in group if one.ruling.threshold is not None), default=None)
 
 
 def _vetoes(ruled: Iterable[_Ruled]) -> dict[str, int]:

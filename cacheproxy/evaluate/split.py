@@ -35,3 +35,15 @@ def halves(component: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
     """Toss one seeded coin a component: True for the pairs of the first half."""
     coins: NDArray[np.bool_] = np.random.default_rng(seed).random(int(component.max()) + 1) < 0.5
     return coins[component]
+
+
+def chosen(pairs: Sequence[LabelledPair], component: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return `halves`, except for components of which a pair names its split: it holds for all of the component.
+
+    Where the pairs of one component name both, it measures.
+    """
+    first = halves(component, seed)
+    for split in ("choose", "measure"):
+        named = np.array([pair.split == split for pair in pairs])
+        first[np.isin(component, component[named])] = split == "choose"
+    return first

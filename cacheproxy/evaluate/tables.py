@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cacheproxy.evaluate.pairs import PairsReport, Score, ScoreAt
+    from cacheproxy.evaluate.stream import StreamReport, StreamScore
     from cacheproxy.policy.calibrate import Interval
 
 _WIDTHS = (24, 9, 8, 9, 9, 9, 9, 9, 9)
+_STREAM_HEAD = ("", "questions", "repeated", "hits", "false", "stale", "evicted", "hit rate", "false hit")
 _HEAD = ("", "threshold", "pairs", "precision", "recall", "F1", "F0.5", "hit rate", "false hit")
 
 
@@ -46,6 +48,34 @@ def render_pairs(report: PairsReport) -> str:
         *(_row(name, score, score.threshold) for name, score in report.by_category.items()),
     ]
     return "\n".join([*lines, *_baseline_rows(report)])
+
+
+def render_stream(report: StreamReport) -> str:
+    """Return a report of `eval stream`: the measures, their intervals, then a row for each category."""
+    lines = [
+        f"pack {report.policies}, encoder {report.encoder}",
+        f"{report.n:,} questions, {report.repeated:,} with an answer given before: {report.hits:,} hits "
+        f"({report.exact_hits:,} exact), {report.false_hits:,} false, {report.stale_hits:,} of them stale; "
+        f"{report.bypasses:,} bypasses, {report.evictions:,} evictions",
+        *(
+            f"  {name:15} {_number(value)}{_interval(bounds)}{note}"
+            for name, value, bounds, note in (
+                ("hit rate", report.hit_rate, report.intervals.hit_rate, ""),
+                ("false-hit rate", report.false_hit_rate, report.intervals.false_hit_rate, "  of the hits"),
+                ("error rate", report.error_rate, report.intervals.error_rate, "  of all questions"),
+            )
+        ),
+        "",
+        _line(_STREAM_HEAD),
+        *(_stream_row(name, score) for name, score in report.by_category.items()),
+    ]
+    return "\n".join(lines)
+
+
+def _stream_row(name: str, score: StreamScore) -> str:
+    counts = (score.n, score.repeated, score.hits, score.false_hits, score.stale_hits, score.evictions)
+    ratios = (score.hit_rate, score.false_hit_rate)
+    return _line((name, *(f"{count:,}" for count in counts), *map(_number, ratios)))
 
 
 def _baseline_rows(report: PairsReport) -> Iterable[str]:

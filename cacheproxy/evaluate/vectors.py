@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from cacheproxy.policy.prepare import Encode
+
 log = structlog.get_logger()
 
 _BATCH = 64
@@ -74,6 +76,16 @@ def embed_texts(texts: Iterable[str], encoder: TextEncoder, cache_dir: Path | No
                 if cache is not None:
                     cache.add(fresh)
     return {text: known[key] for key, text in keys.items()}
+
+
+def remembering(encoder: TextEncoder, cache_dir: Path | None) -> Encode:
+    """Return a function that embeds many texts as `embed_texts` does."""
+
+    def encode(texts: Sequence[str]) -> tuple[NDArray[np.float32], Sequence[bytes]]:
+        seen = embed_texts(texts, encoder, cache_dir)
+        return np.stack([seen[text].vector for text in texts]), [seen[text].unseen for text in texts]
+
+    return encode
 
 
 class VectorCache:

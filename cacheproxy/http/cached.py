@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 from cacheproxy.dialect.bodies import larger_than
 from cacheproxy.dialect.ids import new_tail
 from cacheproxy.errors import CacheProxyError, NotCached, RateLimited, UpstreamError
-from cacheproxy.http.headers import (
-    outcome_headers,
-    saved_usd,
-)
+from cacheproxy.http.headers import outcome_headers
 from cacheproxy.http.route import LARGE_BYTES, NO_SNIFF, PRIVATE, Route, Understood
 from cacheproxy.model import Hit, Miss, Stale, Tier
+from cacheproxy.policy.price import saved_usd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,11 +49,12 @@ class CachedRoute(Route["Query"]):
         """Answer one request. Raises CallerGone; every error of ours is answered here, with the cache's headers."""
         try:
             understood = await self._understand(exchange)
-            journey = self._pipeline.set_out(understood.query, exchange.headers)
+            journey = self._pipeline.set_out(understood.query, exchange.headers, understood.user)
         except CacheProxyError as exc:
             await self.refuse(exchange, exc)
             return
         outcome = await self._pipeline.look_up(journey)
+        self._pipeline.note(journey, outcome)
         if isinstance(outcome, Hit):
             if outcome.stale is Stale.REVALIDATING:
                 await self._refresh(exchange, journey, understood)
@@ -71,7 +70,7 @@ class CachedRoute(Route["Query"]):
 
     async def _replay(self, exchange: Exchange, journey: Journey, hit: Hit) -> None:
         now_s, reply = self._pipeline.parts.clock.now(), hit.entry.reply
-        saved = saved_usd(hit, self._pipeline.pack().price(str(reply.body.get("model") or "")))
+        saved = saved_usd(hit, journey.policy.pack.price(str(reply.body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         self._count(hit)
         question = journey.query.fingerprint if hit.tier is Tier.SEMANTIC else b""

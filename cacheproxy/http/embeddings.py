@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,10 +14,11 @@ from cacheproxy.batch.lookup import BatchLookup, nothing_found, whole
 from cacheproxy.batch.merge import merge
 from cacheproxy.dialect.embeddings import LARGEST_ANSWER_BYTES, renewed, written
 from cacheproxy.errors import CacheProxyError, NotCached, RateLimited, UpstreamError
-from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, saved_usd, shareable
-from cacheproxy.http.route import NO_SNIFF, PRIVATE, Route
+from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, shareable
+from cacheproxy.http.route import LARGE_BYTES, NO_SNIFF, PRIVATE, Route
 from cacheproxy.model import Bypass, Hit, Miss, Tier
 from cacheproxy.pipeline import failed
+from cacheproxy.policy.price import saved_usd
 from cacheproxy.query.embeddings import Asked, read_embeddings
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class EmbeddingsRoute(Route[Asked]):
         """Answer one request. Raises CallerGone; every error of ours is answered here, with the cache's headers."""
         try:
             understood = await self._understand(exchange)
-            journey = self._pipeline.set_out(understood.query.query, exchange.headers)
+            journey = await self._set_out(exchange, understood)
         except CacheProxyError as exc:
             await self.refuse(exchange, exc)
             return
@@ -69,12 +71,18 @@ class EmbeddingsRoute(Route[Asked]):
             await self._leave_alone(exchange, journey, bypass, understood)
             return
         found = await self._lookup.look_up(journey, understood.query)
+        self._pipeline.note(journey, found.outcome)
         if isinstance(found.outcome, Hit):
-            await self._replay(exchange, understood.query, found, found.outcome)
+            await self._replay(exchange, journey, understood.query, found, found.outcome)
         elif plan.only_if_cached or not (plan.store or found.items):
             await self._leave_alone(exchange, journey, found.outcome, understood)
         elif not await exchange.while_caller_stays(self._fill_up(exchange, journey, understood, found, found.outcome)):
             await self._forward(exchange, journey, replace(found.outcome, reason="not_mergeable"), understood)
+
+    async def _set_out(self, exchange: Exchange, understood: Understood[Asked]) -> Journey:
+        """Plan the request: rules look through all its texts. Raises InvalidRequest as `Pipeline.set_out`."""
+        plan = partial(self._pipeline.set_out, understood.query.query, exchange.headers, understood.user)
+        return await self._aside(plan) if len(understood.raw) > LARGE_BYTES else plan()
 
     async def _leave_alone(
         self, exchange: Exchange, journey: Journey, outcome: Miss | Bypass, understood: Understood[Asked]
@@ -86,9 +94,9 @@ class EmbeddingsRoute(Route[Asked]):
         else:
             await self._forward(exchange, journey, outcome, understood)
 
-    async def _replay(self, exchange: Exchange, asked: Asked, found: Found, hit: Hit) -> None:
+    async def _replay(self, exchange: Exchange, journey: Journey, asked: Asked, found: Found, hit: Hit) -> None:
         now_s, body = self._pipeline.parts.clock.now(), hit.entry.reply.body
-        saved = saved_usd(hit, self._pipeline.pack().price(str(body.get("model") or "")))
+        saved = saved_usd(hit, journey.policy.pack.price(str(body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         self._count(hit)
         headers = _noted(outcome_headers(hit, now_s, saved), asked, f"items={len(asked.inputs)}")
@@ -144,7 +152,7 @@ class EmbeddingsRoute(Route[Asked]):
         if merged is None:
             return False
         self._count(flown.outcome)
-        saved = self._save(asked, found, flown.outcome)
+        saved = self._save(journey, asked, found, flown.outcome)
         told = outcome_headers(flown.outcome, 0) + forwarded_headers(
             flown.outcome,
             status=flown.head.status,
@@ -157,13 +165,13 @@ class EmbeddingsRoute(Route[Asked]):
         await _send(exchange, headers, written(merged.envelope, merged.items, merged.usage, _PIECE_BYTES))
         return True
 
-    def _save(self, asked: Asked, found: Found, miss: Miss) -> float:
+    def _save(self, journey: Journey, asked: Asked, found: Found, miss: Miss) -> float:
         """Return the price of the part that came from the cache, and count it."""
         entries = [found.entries[one.fingerprint] for one in asked.inputs if one.fingerprint in found.entries]
         if not entries:
             return 0.0
         part = Hit(entry=whole(entries), tier=Tier.EXACT, category=miss.category, reason=miss.reason)
-        saved = saved_usd(part, self._pipeline.pack().price(str(part.entry.reply.body.get("model") or "")))
+        saved = saved_usd(part, journey.policy.pack.price(str(part.entry.reply.body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         return saved
 

@@ -133,6 +133,7 @@ def _told_by(given_id: str, entry: Entry) -> Serve:
         text="" if other else entry.text,
         category=entry.partition.category,
         similarity=math.nan if other else None,
+        user=entry.user,
     )
 
 

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING, assert_never
 from cacheproxy.model import Bypass, Hit, Miss, Stale
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from cacheproxy.flight import Settlement
     from cacheproxy.model import Lookup, Outcome
-    from cacheproxy.policy.pack import Price
 
 Headers = list[tuple[bytes, bytes]]
 
 _LEADERS_OWN = ("set-cookie", "x-request-id", "openai-organization", "openai-processing-ms", "x-ratelimit-")
-_MOST_TOKENS = 10**9  # beyond it, usage is nonsense and prices nothing
 _UNSAFE = re.compile(r"[^\x21-\x7e]")
 _FWD = {
     "request_no_cache": "request",
@@ -96,17 +94,6 @@ def unanswered_headers(outcome: Miss | Bypass, code: str, model: str = "") -> He
     ]
 
 
-def saved_usd(outcome: Hit, price: Price | None) -> float:
-    """Return what the backend would have charged for this answer; 0 when its price or its usage is unknown."""
-    usage = outcome.entry.reply.body.get("usage")
-    if price is None or not isinstance(usage, dict):
-        return 0.0
-    return (
-        _tokens(usage, "prompt_tokens", "input_tokens") * price.input_usd_per_mtok
-        + _tokens(usage, "completion_tokens", "output_tokens") * price.output_usd_per_mtok
-    ) / 1e6
-
-
 def visible(text: str) -> bytes:
     """Return at most 128 visible ASCII characters, others replaced: no line break or control byte reaches a header."""
     return _UNSAFE.sub("?", text[:128]).replace('"', "?").replace("\\", "?").encode()
@@ -155,9 +142,3 @@ def _common(kind: str, category: str, reason: str, evidence: Lookup | None, save
     if evidence is not None and evidence.threshold is not None:
         headers.append((b"x-cacheproxy-threshold", b"%.4f" % evidence.threshold))
     return headers
-
-
-def _tokens(usage: Mapping[str, object], *names: str) -> int:
-    """Return a count under the first of its names that is there: dialects name it differently."""
-    value = next((usage[name] for name in names if name in usage), None)
-    return value if isinstance(value, int) and 0 < value < _MOST_TOKENS else 0

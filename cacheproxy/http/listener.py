@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cacheproxy import settings
     from cacheproxy.http.door import Door
 
+    Asgi = Callable[[Any, Any, Any], Awaitable[None]]
     Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 
@@ -69,7 +70,7 @@ class Listener(uvicorn.Server):
         await self._ready.wait()
 
 
-def listener(app: Litestar, limits: settings.Server, door: Door, *, drain_s: float) -> Listener:
+def listener(app: Asgi, limits: settings.Server, door: Door, *, drain_s: float) -> Listener:
     """Return a server for an application behind a door of its own."""
     config = uvicorn.Config(
         app,

@@ -67,7 +67,8 @@ def from_framework(_: Request[Any, Any, Any], exc: HTTPException) -> Response[by
     """Return Litestar's own refusals in our shape."""
     kind = "authentication_error" if exc.status_code == 401 else "invalid_request_error"
     body = problem_body(str(exc.detail), kind, f"http_{exc.status_code}")
-    return Response(body, status_code=exc.status_code, media_type="application/json")
+    allowed = {name: value for name, value in (exc.headers or {}).items() if name.lower() == "allow"}
+    return Response(body, status_code=exc.status_code, media_type="application/json", headers=allowed)
 
 
 def from_ours(_: Request[Any, Any, Any], exc: CacheProxyError) -> Response[bytes]:

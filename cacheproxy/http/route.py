@@ -17,6 +17,7 @@ from cacheproxy.model import Bypass, Hit, Miss, Trait
 from cacheproxy.ports import Call
 from cacheproxy.query.canonical import decode
 from cacheproxy.query.controls import read_body_controls, read_controls
+from cacheproxy.query.scope import read_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -61,6 +62,8 @@ class Understood(Generic[Q]):
     raw: bytes = field(repr=False)
     body: Mapping[str, Any] = field(repr=False)
     query: Q
+    user: str = ""
+    """Its end user, digested; "" where it names none."""
 
 
 class Route(Generic[Q]):
@@ -106,7 +109,7 @@ class Route(Generic[Q]):
             check_models(exchange.caller, body)
         variant = _variant(exchange) + self._pipeline.parts.resolve(model).variant(model)
         query = self._read(body, scope, controls, variant)
-        return Understood(raw=raw, body=body, query=query)
+        return Understood(raw=raw, body=body, query=query, user=read_user(body, self._secret))
 
     def _call(self, exchange: Exchange, query: Query, body: bytes, *, max_answer_bytes: int) -> Call:
         """Return a request for an answer that may be kept, on its caller's account. Raises RateLimited."""

@@ -11,7 +11,7 @@ from cacheproxy.index.catalogue import Catalogue
 from cacheproxy.index.guard import Shape, check_vector
 from cacheproxy.index.restore import Restoration
 from cacheproxy.index.shelf import Written, name_of
-from cacheproxy.index.snapshot import Generation
+from cacheproxy.index.snapshot import Generation, discard
 from cacheproxy.index.upkeep import Upkeep
 from cacheproxy.index.worker import Worker
 from cacheproxy.model import Candidate
@@ -144,12 +144,36 @@ class PartitionedIndex:
 
     def remove(self, entry_ids: Collection[str]) -> None:
         """Forget entries; unknown ids are ignored. No later search returns them. Some microseconds an id."""
+        self._drop(entry_ids)
+
+    def erase(self, entry_ids: Collection[str], *, scrub: bool = True) -> int:
+        """Forget entries as `remove` does, with `scrub` their vectors by and by; return how many were known.
+
+        Graphs that held one are then left out of every snapshot from the next one on, and rebuilt without it.
+        """
+        return self._drop(entry_ids, soil=scrub)
+
+    async def scrub(self, directory: Path) -> None:
+        """Leave no erased vector on disk: once this returns, no snapshot holds one. Rebuilds go on behind it.
+
+        Raises IndexUnavailable when the disk refuses.
+        """
+        async with self._saving:
+            await self._files.run(discard, directory)
+        await self.save(directory)
+
+    def _drop(self, entry_ids: Collection[str], *, soil: bool = False) -> int:
+        dropped = 0
         for entry_id in entry_ids:
             shelf = self._catalogue.drop(entry_id)
             if shelf is not None:
+                dropped += 1
+                if soil and shelf.graph is not None:
+                    shelf.graph.soil()
                 self._upkeep.wake(shelf)
         if self._restoration is not None:
             self._restoration.removed.update(entry_ids)
+        return dropped
 
     def stats(self) -> IndexStats:
         """Return the present figures."""
@@ -175,19 +199,28 @@ class PartitionedIndex:
     async def save(self, directory: Path) -> None:
         """Write a new snapshot generation and make it current. Searches and merges go on meanwhile.
 
-        Only graphs are written, one at a time: copied on the index thread, written on another. Raises
-        IndexUnavailable when the disk refuses; the generation before then stays current.
+        Only graphs are written, one at a time: copied on the index thread, written on another. Graphs that still hold
+        an erased vector are left out, and rebuilt. Raises IndexUnavailable when the disk refuses; the generation before
+        then stays current.
         """
         async with self._saving:
             generation = await self._files.run(Generation, directory)
             written: list[tuple[Graph, Written]] = []
             for partition, graph in list(self._catalogue.graphs.items()):
-                if graph.ids:
+                if graph.unclean:
+                    self._renew(partition, graph)
+                elif graph.ids:
                     written.append((graph, await self._write(generation, partition, graph)))
             await self._files.run(generation.commit, self._epoch, self._shape.dim)
             for graph, file in written:
                 graph.written = file
             self._snapshots += 1
+
+    def _renew(self, partition: Partition, graph: Graph) -> None:
+        graph.broken = True
+        shelf = self._catalogue.shelves.get(partition)
+        if shelf is not None:
+            self._upkeep.wake(shelf)
 
     async def _write(self, generation: Generation, partition: Partition, graph: Graph) -> Written:
         known = graph.written

@@ -30,6 +30,8 @@ class Rebuild:
     todo: Sequence[int]
     done: int = 0
     copied: int = 0
+    clean: bool = True
+    """False once something was erased that it may have copied before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Written:
 class Graph:
     """A guarded graph with the ids of its labels.
 
-    Labels survive a rebuild, so only `guard` changes then. `changes` counts what a snapshot may lack.
+    Labels survive a rebuild, so only `guard` changes then. `changes` counts what a snapshot may lack. An `unclean`
+    graph still holds an erased vector: it is in no snapshot until it is rebuilt.
     """
 
     guard: Guard
@@ -53,6 +56,7 @@ class Graph:
     next_label: int = 0
     changes: int = 0
     broken: bool = False
+    unclean: bool = False
     rebuild: Rebuild | None = None
     written: Written | None = None
 
@@ -71,8 +75,15 @@ class Graph:
         """Put the finished replacement in place; a search that is under way keeps the old one."""
         if self.rebuild is not None:
             self.guard, self.rows = self.rebuild.guard, self.rebuild.copied
-            self.rebuild, self.broken = None, False
+            self.unclean = self.broken = self.unclean and not self.rebuild.clean
+            self.rebuild = None
             self.changes += self.rows  # a snapshot of before still holds the vectors that are gone now
+
+    def soil(self) -> None:
+        """Note that something was erased: hnswlib only flags what it drops, so its vector is still in memory."""
+        self.unclean = True
+        if self.rebuild is not None:
+            self.rebuild.clean = False
 
     def drop(self, label: int) -> None:
         """Forget a label, in the replacement too."""

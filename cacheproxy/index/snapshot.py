@@ -132,6 +132,19 @@ class Generation:
             raise _disk_failed(self._directory, exc) from exc
 
 
+def discard(directory: Path) -> None:
+    """Delete every generation, drafts too; the next start fills the index from the store. Raises IndexUnavailable."""
+    try:
+        if directory.is_dir():
+            for path in (*_matching(directory, _GENERATION), *_matching(directory, _DRAFT)):
+                shutil.rmtree(path)
+            sync_directory(directory)
+    except OSError as exc:
+        raise IndexUnavailable(
+            f"the index snapshots in {directory} could not be deleted ({exc.strerror}); delete them by hand"
+        ) from exc
+
+
 def current(directory: Path) -> Path | None:
     """Return the newest generation, or None. Raises SnapshotRefused when the directory cannot be read."""
     try:

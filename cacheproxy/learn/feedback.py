@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cacheproxy.learn.lookups import Heard
 from cacheproxy.learn.serves import Serve, Serves, short
+from cacheproxy.learn.traces import Trace, meant
 from cacheproxy.learn.verdicts import Verdict, Verdicts, Word
 
 if TYPE_CHECKING:
-    from cacheproxy.model import Entry, Lookup, Query
+    from collections.abc import Collection
+
+    from cacheproxy.learn.lookups import LookupLog
+    from cacheproxy.model import Entry, Lookup, Query, Selector
     from cacheproxy.ports import Clock
 
 
@@ -28,11 +33,12 @@ class Said:
 
 
 class Feedback:
-    """`ports.Feedback` on a file of verdicts and the serves this process remembers."""
+    """`ports.Feedback` on a file of verdicts and the serves this process remembers; `lookups` takes words as labels."""
 
-    def __init__(self, verdicts: Verdicts, clock: Clock) -> None:
+    def __init__(self, verdicts: Verdicts, clock: Clock, lookups: LookupLog | None = None) -> None:
         self._verdicts = verdicts
         self._clock = clock
+        self._lookups = lookups
         self._serves = Serves()
 
     def quarantined(self, entry: Entry, question: bytes) -> bool:
@@ -67,6 +73,7 @@ class Feedback:
                 category=entry.partition.category,
                 similarity=evidence.similarity if evidence else None,
                 threshold=evidence.threshold if evidence else None,
+                user=query.user,
             ),
         )
 
@@ -80,6 +87,7 @@ class Feedback:
 
     async def judge(self, said: Said, serve: Serve, entry: Entry | None) -> None:
         """Let a word take effect and keep it. Raises FeedbackUnavailable when it took effect but cannot be kept."""
+        self._label(said, serve, entry)
         await self._verdicts.record(
             Verdict(
                 at_s=self._clock.now(),
@@ -93,5 +101,37 @@ class Feedback:
                 entry_text=short(entry.text) if entry and serve.text else "",
                 question_text=serve.text,
                 comment=said.comment,
+                user=serve.user,
+            )
+        )
+
+    async def forget(self, selector: Selector, erased: Collection[str] = ()) -> int:
+        """Forget serves and verdicts that a selector means, or that are about the entries `erased`; return how many.
+
+        Raises FeedbackUnavailable when the file of verdicts could not be written.
+        """
+        ids = frozenset(erased)
+
+        def is_meant(serve: Serve) -> bool:
+            trace = Trace(0.0, serve.tenant, serve.entry_id, serve.question, serve.category, serve.user)
+            return meant(selector, ids, trace)
+
+        return self._serves.forget(is_meant) + await self._verdicts.forget(selector, ids)
+
+    def _label(self, said: Said, serve: Serve, entry: Entry | None) -> None:
+        if self._lookups is None:
+            return
+        now_s = self._clock.now()
+        self._lookups.heard(
+            Heard(
+                at_s=now_s,
+                tenant=said.tenant,
+                category=serve.category,
+                entry_id=serve.entry_id,
+                question=serve.question,
+                user=serve.user,
+                similarity=serve.similarity,
+                good=said.word is Word.GOOD,
+                age_s=now_s - entry.created_s if entry else 0.0,
             )
         )

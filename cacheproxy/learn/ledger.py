@@ -67,6 +67,15 @@ class Ledger:
         page = self._pages.get(tenant)
         return page.standing.get(entry_id, 0) if page is not None else 0
 
+    def forget(self, pair: Pair) -> None:
+        """Take back the word on a pair, if there is one."""
+        tenant, entry_id, question = pair
+        page = self._pages.get(tenant)
+        if page is not None:
+            self._remove(tenant, (entry_id, question))
+            if not page.words:
+                del self._pages[tenant]
+
     def _drop_oldest(self, tenant: str) -> Pair:
         page = self._pages[tenant]
         entry_id, question = next(iter(page.words))

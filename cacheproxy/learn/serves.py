@@ -5,6 +5,10 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MOST = 20_000
 _MOST_BYTES = 32 * 1024 * 1024
@@ -29,6 +33,8 @@ class Serve:
     category: str
     similarity: float | None = None
     threshold: float | None = None
+    user: str = ""
+    """`Query.user` of the request, for erasure."""
 
 
 class Serves:
@@ -63,6 +69,13 @@ class Serves:
     def find(self, tenant: str, given_id: str) -> Serve | None:
         """Return the serve behind a response id, or the latest one of an entry id; None when none is remembered."""
         return self._by_id.get((tenant, given_id))
+
+    def forget(self, meant: Callable[[Serve], bool]) -> int:
+        """Keep no longer what is meant; return how many names there were for it."""
+        gone = [key for key, serve in self._by_id.items() if meant(serve)]
+        for key in gone:
+            self._drop(key)
+        return len(gone)
 
     def _drop(self, key: tuple[str, str]) -> None:
         serve = self._by_id.pop(key, None)

@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import ConfigError, FeedbackUnavailable
 from cacheproxy.learn.ledger import Ledger, Pair
+from cacheproxy.learn.traces import Trace, meant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
+    from cacheproxy.model import Selector
+
 _APPLICATION_ID = 0x63706662  # `cpfb`
-_VERSION = 1
+_VERSION = 2
 _TIMEOUT_S = 2.0
+_ERASE_TIMEOUT_S = 30.0
 _CANNOT, _MEND = "cannot be used for verdicts", "move it aside, or mend the disk"
 _SCHEMA = f"""
 CREATE TABLE verdicts (
@@ -40,10 +44,17 @@ CREATE TABLE verdicts (
     entry_text TEXT NOT NULL,
     question_text TEXT NOT NULL,
     comment TEXT NOT NULL,
+    user TEXT NOT NULL DEFAULT '',
     UNIQUE (tenant, entry, question)
 );
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_VERSION};
+"""
+# Version 1 did not overwrite what it deleted: the file is written anew once, without its old pages.
+_UPGRADE = f"""
+ALTER TABLE verdicts ADD COLUMN user TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = {_VERSION};
+VACUUM;
 """
 
 
@@ -69,6 +80,8 @@ class Verdict:
     entry_text: str = field(repr=False)
     question_text: str = field(repr=False)
     comment: str = field(repr=False)
+    user: str = ""
+    """`Query.user` of the request that was answered, for erasure."""
 
 
 class Verdicts:
@@ -125,6 +138,39 @@ class Verdicts:
                 "the verdict holds until the proxy stops, but could not be written; see the log and the disk"
             ) from exc
 
+    async def forget(self, selector: Selector, erased: Collection[str] = ()) -> int:
+        """Forget what a selector means, and every word on the entries `erased` or on their questions; return how many.
+
+        Nothing of it can be read from the file afterwards. A word has no tags, namespace or model: what is chosen by
+        them is forgotten as `erased`. Raises FeedbackUnavailable when the file could not be written; then it must be
+        asked again.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_ERASE_TIMEOUT_S):
+                gone = await loop.run_in_executor(self._thread, self._erase, selector, frozenset(erased))
+        except (sqlite3.Error, TimeoutError) as exc:
+            raise FeedbackUnavailable("verdicts could not be erased; see the log and the disk") from exc
+        for pair in gone:
+            self._ledger.forget(pair)
+        return len(gone)
+
+    def _erase(self, selector: Selector, erased: frozenset[str]) -> list[Pair]:
+        connection = self._opened()
+        with connection:
+            rows = connection.execute("SELECT n, at, tenant, entry, question, category, user FROM verdicts")
+            gone: dict[int, Pair] = {}
+            for n, *told in rows:
+                trace = Trace(*told)
+                if meant(selector, erased, trace):
+                    gone[n] = trace.tenant, trace.entry_id, trace.question
+            connection.executemany("DELETE FROM verdicts WHERE n = ?", ((n,) for n in gone))
+        # What was deleted is overwritten in the file (secure_delete); the log still holds pages of before.
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("another program reads the file")
+        return list(gone.values())
+
     def _open(self) -> None:
         connection = open_file(self._path)
         dropped: list[Pair] = []  # what words pushed out whose own writing failed
@@ -140,8 +186,7 @@ class Verdicts:
         self._connection = connection
 
     def _insert(self, verdict: Verdict, dropped: Iterable[Pair]) -> None:
-        if self._connection is None:
-            raise sqlite3.OperationalError("closed")
+        connection = self._opened()
         row = (
             verdict.at_s,
             verdict.tenant,
@@ -154,14 +199,20 @@ class Verdicts:
             verdict.entry_text,
             verdict.question_text,
             verdict.comment,
+            verdict.user,
         )
-        with self._connection:
-            self._connection.execute(
+        with connection:
+            connection.execute(
                 "INSERT OR REPLACE INTO verdicts (at, tenant, entry, question, verdict, category, similarity,"
-                " threshold, entry_text, question_text, comment) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " threshold, entry_text, question_text, comment, user) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 row,
             )
-            _drop(self._connection, dropped)
+            _drop(connection, dropped)
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise sqlite3.OperationalError("closed")
+        return self._connection
 
 
 def _drop(connection: sqlite3.Connection, pairs: Iterable[Pair]) -> None:
@@ -181,9 +232,12 @@ def open_file(path: Path) -> sqlite3.Connection:
             )
             if (application, version) == (0, 0) and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 connection.executescript(_SCHEMA)
+            elif application == _APPLICATION_ID and version == 1:
+                connection.executescript(_UPGRADE)
             elif application != _APPLICATION_ID or version != _VERSION:
                 raise ConfigError(f"{path}: not a file of verdicts of this version; move it aside")
             connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA secure_delete = ON")
             on_failure.pop_all()
             return connection
     except (OSError, sqlite3.Error) as exc:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Protocol
 
 from cacheproxy.model import Classification
 from cacheproxy.policy.pack import Category
+from cacheproxy.policy.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from cacheproxy.model import Query
     from cacheproxy.policy.pack import Pack
-    from cacheproxy.policy.rules import Rules
 
 
 class Classify(Protocol):
@@ -37,34 +37,82 @@ class Policy:
     version: int = 0
     classify: Classify | None = None
     """None where no category has examples, or no encoder made vectors of them."""
+    by_examples: tuple[str, ...] = field(init=False)
+    """The categories a query may turn out to be of once its text is embedded; none without a classifier."""
+    cautious: frozenset[str] = field(init=False)
+    """Those of them that are never cached."""
+    widest: Category = field(init=False)
+    """What may be allowed to a query whose category is not known yet: the most that any of them allows."""
 
     @property
     def etag(self) -> str:
         """The version as an entity tag (RFC 9110 section 8.8.3)."""
         return f'"{self.version}"'
 
+    @classmethod
+    def of(cls, pack: Pack, tenant_of: Callable[[str], str] = str) -> Policy:
+        """Return a pack without a classifier: by its rules and its default category only."""
+        return cls(pack=pack, rules=Rules(pack.categories, tenant_of))
+
+    def __post_init__(self) -> None:
+        """Note what every request asks."""
+        named = [name for name, rules in self.pack.categories.items() if rules.examples and self.classify is not None]
+        names = tuple(dict.fromkeys([self.pack.default_category, *named])) if named else ()
+        cautious = frozenset(name for name in names if not self.pack.categories[name].allow_caching)
+        object.__setattr__(self, "by_examples", names)
+        object.__setattr__(self, "cautious", cautious)
+        known = [self.pack.categories[name] for name in names or (self.pack.default_category,)]
+        object.__setattr__(self, "widest", widest(known))
+
     def told(self, query: Query) -> Classification | None:
         """Return the category that the request or a rule names, or the default one where nothing else can decide.
 
-        None where the text must be looked at: by the examples of the categories.
+        None where the text must be looked at. A request that names another category than the operator's rule narrows:
+        the stricter policy of both applies.
         """
-        if query.controls.category is not None:
-            return Classification(category=query.controls.category, source="request")
-        if claimed := self.rules.claim(query):
+        claimed, asked = self.rules.claim(query), query.controls.category
+        if asked is not None:
+            return Classification(category=asked, second=claimed if claimed != asked else "", source="request")
+        if claimed:
             return Classification(category=claimed, source="rule")
-        if not self.by_examples or not query.text.strip():
+        if not self.by_examples or not (query.text.strip() or (query.earlier and self.cautious)):
             return Classification(category=self.pack.default_category)
         return None
 
-    @property
-    def by_examples(self) -> tuple[str, ...]:
-        """The categories that examples can claim queries for, and the default one."""
-        named = [name for name, rules in self.pack.categories.items() if rules.examples]
-        return tuple(dict.fromkeys([self.pack.default_category, *named])) if named else ()
+    def settled(self, told: Classification | None) -> bool:
+        """Whether nothing that the text is near to can change a category any more.
+
+        What a request names can: it may narrow policy, never widen it, so it does not open a category never cached.
+        """
+        return told is not None and not (told.source == "request" and self.cautious)
+
+    def settle(self, told: Classification | None, seen: Sequence[Classification]) -> Classification:
+        """Return a query's category from what was told and what its texts are near to, the question's own first.
+
+        One earlier question of a conversation that may be of a category never cached is enough: what follows it may
+        speak of the same. Where the request names its category, the text must be of that one beyond doubt.
+        """
+        found = told or seen[0]
+        if told is not None and seen[0].source == "unknown":
+            return seen[0]
+        for one in seen:
+            # Who names a category says more than a doubt does, and less than a text that is clearly private.
+            private = [name for name in (one.category, one.second) if name in self.cautious]
+            if told is not None and one.second and len(private) < 2:
+                continue
+            for name in private:
+                if name != found.category:
+                    return replace(found, second=name)
+        return found
 
     def unknown(self) -> Classification:
         """Return what stands for a query whose text could not be embedded: any category might be its own."""
         return Classification(category=self.pack.default_category, source="unknown")
+
+
+def may_be_private(policy: Policy, seen: Classification) -> bool:
+    """Whether a text that is near to this may be of a category that is never cached."""
+    return seen.source == "unknown" or seen.category in policy.cautious or seen.second in policy.cautious
 
 
 def stricter(categories: Iterable[Category]) -> Category:

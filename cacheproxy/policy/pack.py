@@ -13,8 +13,8 @@ import msgspec
 
 Text = Annotated[str, msgspec.Meta(min_length=1)]
 Threshold = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=3.2e9)]  # a century
+NotNegative = Annotated[float, msgspec.Meta(ge=0, le=3.2e9)]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -71,12 +71,12 @@ class Category(_Table, frozen=True):
     rules: tuple[Rule, ...] = ()
     """The first rule that holds decides, in the order of the categories."""
     priority: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] = 1.0
-    """Weighs an entry's worth when room is needed."""
+    """Divides what the category borrowed, when room is needed: who borrowed most gives back first."""
     quota: Share = 0.0
     """Share of the store that is guaranteed to it; what others do not use may be borrowed."""
     tenant_share: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.5
-    """Share of the quota that one tenant may hold while other tenants want room."""
-    ttl_jitter: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.1
+    """Share of what the category holds above which a tenant gives way first, when the category must give room."""
+    ttl_jitter: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.0
     """Lifetimes are shortened by up to this share, so that what was stored together does not end together."""
     load_threshold_drop: Annotated[float, msgspec.Meta(ge=0.0, le=0.2)] = 0.0
     """How far the threshold falls when the backend is fully loaded (never below the encoder's floor)."""
@@ -84,6 +84,10 @@ class Category(_Table, frozen=True):
     """How much longer lifetimes get then: 1 doubles them."""
     near_miss_band: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.05
     """How far below the threshold a similarity still counts as a near miss."""
+    false_hit_budget: Share = 0.05
+    """Share of false ones among similarity hits above which a higher threshold is recommended."""
+    false_hit_cost: NotNegative = 2.0
+    """How many right hits one false hit undoes, where its worth is told in money."""
     pii: tuple[Text, ...] = ()
     """Kinds of personal data, by the names of the detector, that forbid keeping an answer. Empty: not looked for."""
 
@@ -104,7 +108,8 @@ class Classifier(_Table, frozen=True):
 
     kind: Literal["prototype", "logistic"] = "prototype"
     doubt: Share = 0.2
-    """A margin below it is small: both categories are searched, and the stricter policy of the two applies."""
+    """A margin below it is small: both categories are searched, and the stricter policy of the two applies. Against a
+    category that is never cached the margin is taken with three times its probability."""
 
 
 class Price(_Table, frozen=True):

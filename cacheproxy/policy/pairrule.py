@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cacheproxy.errors import PackError
-from cacheproxy.model import Candidate, Controls, Entry, Partition, Query, Reply, Scope, Tier, Trait, Wire
+from cacheproxy.model import (
+    Candidate,
+    Classification,
+    Controls,
+    Entry,
+    Partition,
+    Query,
+    Reply,
+    Scope,
+    Tier,
+    Trait,
+    Wire,
+)
 from cacheproxy.policy.decide import exact_reason, judge
 from cacheproxy.policy.plan import plan
 
 if TYPE_CHECKING:
-    from cacheproxy.model import Embedding
-    from cacheproxy.policy.pack import Pack
+    from cacheproxy.model import Embedding, Plan
+    from cacheproxy.policy.active import Policy
 
 _NOW_S = 0.0
 _SAME = bytes(32)
@@ -46,65 +58,93 @@ class Ruling:
 
 
 class PairRule:
-    """One pack's rule for one encoder, over pairs of requests that differ in their last user text only."""
+    """One policy's rule for one encoder, over pairs of requests that differ in their last user text only."""
 
-    def __init__(self, pack: Pack, epoch: str) -> None:
-        self._pack = pack
+    def __init__(self, policy: Policy, epoch: str) -> None:
+        self._policy = policy
         self._epoch = epoch
 
-    def decide(self, cached: Text, asked: Text, category: str = "") -> Ruling:
-        """Rule on serving `cached`'s answer, just stored, to `asked`. An empty category means the pack's default one.
+    def classify(self, asked: Text, category: str = "") -> Classification:
+        """Return the category of a question: the one given, else what rules and examples say, as for a request.
 
         Raises PackError for a category that the pack does not have.
         """
-        name = category or self._pack.default_category
-        if name not in self._pack.categories:
-            raise PackError(f"pack {self._pack.name}: no category {name!r}; known: {', '.join(self._pack.categories)}")
-        query = _query(asked.text, name)
-        allowed = plan(query, self._pack, self._epoch)
-        entry = self._entry(cached, name, allowed.ttl_s)
+        pack = self._policy.pack
+        if category and category not in pack.categories:
+            raise PackError(f"pack {pack.name}: no category {category!r}; known: {', '.join(pack.categories)}")
+        if category:
+            return Classification(category=category, source="request")
+        told = self._policy.told(_query(asked.text))
+        if told is not None and (self._policy.settled(told) or self._policy.classify is None):
+            return told
+        assert self._policy.classify is not None
+        return self._policy.settle(told, [self._policy.classify(asked.embedding.vector)])
+
+    def decide(self, cached: Text, asked: Text, category: str = "") -> Ruling:
+        """Rule on serving `cached`'s answer, just stored, to `asked`, both under a category or each under its own.
+
+        Raises PackError for a category that the pack does not have.
+        """
+        query, told = _query(asked.text), self.classify(asked, category)
+        allowed = plan(query, self._policy, self._epoch, told)
+        entry = self._entry(cached, self.classify(cached, category))
         similarity = float(np.dot(cached.embedding.vector, asked.embedding.vector))
         tier, reason = None, allowed.reason
-        if allowed.exact and not exact_reason(entry, query, allowed, _NOW_S):
+        if entry is None:
+            reason = reason or "answer_not_kept"
+        elif allowed.exact and not exact_reason(entry, query, allowed, _NOW_S):
             tier, reason = Tier.EXACT, "same_request"
+        elif allowed.semantic and entry.vector is None:
+            reason = "not_in_index"
         elif allowed.semantic:
-            judgement = judge(
-                Candidate(entry.id, similarity),
-                entry,
-                query=query,
-                plan=allowed,
-                partition=entry.partition,
-                embedding=asked.embedding,
-                now_s=_NOW_S,
-            )
-            tier, reason = Tier.SEMANTIC if judgement.served else None, judgement.reason
+            tier, reason = self._similar(entry, query, allowed, asked.embedding, similarity)
         return Ruling(
             served=tier is not None,
             tier=tier,
             reason=reason,
-            category=name,
+            category=told.category,
             similarity=similarity,
             threshold=allowed.threshold if allowed.semantic else None,
         )
 
-    def _entry(self, cached: Text, category: str, ttl_s: float) -> Entry:
-        query = _query(cached.text, category)
+    def _similar(
+        self, entry: Entry, query: Query, allowed: Plan, embedding: Embedding, similarity: float
+    ) -> tuple[Tier | None, str]:
+        searched = entry.partition.category in (allowed.category, allowed.second)
+        partition = entry.partition if searched else replace(entry.partition, category=allowed.category)
+        judgement = judge(
+            Candidate(entry.id, similarity),
+            entry,
+            query=query,
+            plan=allowed,
+            partition=partition,
+            embedding=embedding,
+            now_s=_NOW_S,
+        )
+        return (Tier.SEMANTIC if judgement.served else None), judgement.reason
+
+    def _entry(self, cached: Text, told: Classification) -> Entry | None:
+        """Return what the cache would keep of a question's answer; None for nothing."""
+        query = _query(cached.text)
+        allowed = plan(query, self._policy, self._epoch, told)
+        if not allowed.store:
+            return None
         return Entry(
             id=query.fingerprint[:16].hex(),
             fingerprint=query.fingerprint,
-            partition=Partition(category=category, compatibility=_SAME, epoch=self._epoch),
+            partition=Partition(category=told.category, compatibility=_SAME, epoch=self._epoch),
             tenant=query.scope.tenant,
             text=cached.text,
             reply=Reply(body={}, source="body"),
             created_s=_NOW_S,
-            expires_s=_NOW_S + ttl_s,
+            expires_s=_NOW_S + allowed.ttl_s,
             fill_ms=0.0,
             unseen=cached.embedding.unseen,
-            vector=cached.embedding.vector,
+            vector=cached.embedding.vector if allowed.embed else None,
         )
 
 
-def _query(text: str, category: str) -> Query:
+def _query(text: str) -> Query:
     return Query(
         dialect="chat",
         scope=Scope(tenant="pairs"),
@@ -113,6 +153,6 @@ def _query(text: str, category: str) -> Query:
         fingerprint=blake2b(text.encode(), digest_size=32).digest(),
         compatibility=_SAME,
         wire=Wire(),
-        controls=Controls(category=category),
+        controls=Controls(),
         traits=frozenset() if text.strip() else frozenset({Trait.NO_TEXT}),
     )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Plan, Staleness, Tier, Trait
+from cacheproxy.policy.active import stricter
+from cacheproxy.policy.adapt import effective_threshold, effective_ttl
 
 if TYPE_CHECKING:
-    from cacheproxy.model import Controls, Query
-    from cacheproxy.policy.pack import Category, Pack
+    from cacheproxy.model import Classification, Controls, Query
+    from cacheproxy.policy.active import Policy
+    from cacheproxy.policy.pack import Category
 
 # Requests that the cache leaves alone: the answer depends on who or when, or cannot be kept whole.
 _BYPASS = (Trait.UNREADABLE, Trait.ANONYMOUS, Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.AUDIO)
@@ -30,37 +34,90 @@ _EXACT_ONLY = (
 )
 
 
-def plan(query: Query, pack: Pack, epoch: str | None) -> Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Terms:
+    """The rules that apply to a query, and the threshold that its encoder calls for (None: nothing by similarity)."""
+
+    category: str
+    rules: Category
+    threshold: float | None
+    floor: float | None
+    second: str = ""
+    refusal: str = "category_not_cached"
+    """The reason where the rules allow no caching."""
+
+
+def plan(query: Query, policy: Policy, epoch: str | None, told: Classification, load: float = 0.0) -> Plan:
     """Decide which tiers may be read and whether the answer may be kept.
 
-    `epoch` is the encoder's, or None when there is none. The first rule that narrows is the plan's reason; a bypass
-    outranks an exact-only rule. Raises InvalidRequest when the caller names a category the pack does not have.
+    `epoch` is the encoder's, or None when there is none; `load` (0 to 1) is that of the query's backend. The first rule
+    that narrows is the plan's reason; a bypass outranks an exact-only rule. Raises InvalidRequest when the caller names
+    a category the pack does not have.
     """
-    name = query.controls.category or pack.default_category
-    category = pack.categories.get(name)
-    if category is None:
-        known = ", ".join(sorted(pack.categories))
+    if told.category not in policy.pack.categories:
+        known = ", ".join(sorted(policy.pack.categories))
         raise InvalidRequest(f"unknown category; this pack has: {known}", param="x-cacheproxy-category")
-    threshold = pack.threshold(name, epoch) if epoch is not None else None
-    bypass = _bypass_reason(query, category)
-    exact_only = _exact_only_reason(query, category, epoch, threshold)
-    controls = query.controls
+    return _plan(query, _terms(policy, epoch, told), epoch, load)
+
+
+def possible(query: Query, policy: Policy, epoch: str | None) -> Plan:
+    """Return what may still become of a query whose category is not known yet: the least narrow of its plans."""
+    pack = policy.pack
+    thresholds = [] if epoch is None else [pack.threshold(name, epoch) for name in policy.by_examples]
+    threshold = min((one for one in thresholds if one is not None), default=None)
+    terms = _Terms(category=pack.default_category, rules=policy.widest, threshold=threshold, floor=None)
+    return _plan(query, terms, epoch, 0.0)
+
+
+def _terms(policy: Policy, epoch: str | None, told: Classification) -> _Terms:
+    """Return the rules of a category; where it is in doubt, those that all that it may be agree on."""
+    pack = policy.pack
+    names = [told.category]
+    if told.source == "unknown":
+        names = list(policy.by_examples) or names
+    elif told.second in pack.categories:
+        names.append(told.second)
+    thresholds = [None if epoch is None else pack.threshold(name, epoch) for name in names]
+    floors = [None if epoch is None else pack.floor(name, epoch) for name in names]
+    return _Terms(
+        category=told.category,
+        rules=stricter(pack.categories[name] for name in names),
+        threshold=None if None in thresholds else max(t for t in thresholds if t is not None),
+        floor=None if None in floors else max(f for f in floors if f is not None),
+        second=names[1] if len(names) == 2 and told.source != "unknown" else "",
+        refusal="category_in_doubt" if pack.categories[told.category].allow_caching else "category_not_cached",
+    )
+
+
+def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
+    rules, controls = terms.rules, query.controls
+    bypass = _bypass_reason(query, rules, terms.refusal)
+    exact_only = _exact_only_reason(query, rules, epoch, terms.threshold)
     look = not bypass and not controls.no_cache
+    threshold = terms.threshold or 0.0
+    under_load = effective_threshold(threshold, terms.floor, rules.load_threshold_drop, load)
+    ttl_s = effective_ttl(rules.ttl_s, rules.load_ttl_stretch, load)
     return Plan(
-        category=name,
+        category=terms.category,
+        second=terms.second,
         exact=look and Tier.EXACT in controls.tiers,
         semantic=look and not exact_only and Tier.SEMANTIC in controls.tiers,
         store=not bypass and not controls.no_store,
         embed=not bypass and not exact_only,
-        threshold=max(threshold or 0.0, controls.threshold or 0.0),
-        ttl_s=min(category.ttl_s, controls.ttl_s if controls.ttl_s is not None else category.ttl_s),
-        candidates=category.candidates,
+        threshold=max(under_load, controls.threshold or 0.0),
+        base_threshold=threshold,
+        ttl_s=min(ttl_s, controls.ttl_s if controls.ttl_s is not None else ttl_s),
+        base_ttl_s=rules.ttl_s,
+        ttl_jitter=rules.ttl_jitter if controls.ttl_s is None else 0.0,
+        load=load,
+        candidates=rules.candidates,
         reason=bypass or _control_reason(controls) or exact_only,
         max_age_s=controls.max_age_s,
         min_fresh_s=controls.min_fresh_s or 0.0,
         only_if_cached=controls.only_if_cached,
-        stale=_staleness(controls, category),
-        keep_tool_calls=category.tool_calls and Trait.TOOLS in query.traits,
+        stale=_staleness(controls, rules),
+        keep_tool_calls=rules.tool_calls and Trait.TOOLS in query.traits,
+        check_pii=rules.pii,
     )
 
 
@@ -74,12 +131,12 @@ def _staleness(controls: Controls, category: Category) -> Staleness:
     )
 
 
-def _bypass_reason(query: Query, category: Category) -> str:
+def _bypass_reason(query: Query, category: Category, refusal: str) -> str:
     for trait in _BYPASS:
         if trait in query.traits:
             return trait.value
     if not category.allow_caching:
-        return "category_not_cached"
+        return refusal
     if Trait.RESPONSE_FORMAT in query.traits and not category.structured_output:
         return Trait.RESPONSE_FORMAT.value
     if query.temperature is not None and query.temperature > category.max_temperature:

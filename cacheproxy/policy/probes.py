@@ -10,19 +10,17 @@ import msgspec
 from cacheproxy.model import Embedding
 from cacheproxy.policy.document import read_document
 from cacheproxy.policy.pairrule import PairRule, Text
+from cacheproxy.policy.prepare import prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from cacheproxy.model import Classification
+    from cacheproxy.policy.document import Problem
     from cacheproxy.policy.pack import Pack
     from cacheproxy.policy.pairrule import Ruling
-
-    Encode = Callable[[Sequence[str]], tuple[NDArray[np.float32], Sequence[bytes]]]
-    """Texts to unit vectors of shape (n, dim) and a digest each of what the encoder could not see."""
+    from cacheproxy.policy.prepare import Encode
 
 PROBE_FILE = "probes.toml"
 
@@ -37,13 +35,24 @@ class Probe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     expect: Literal["hit", "miss"]
     why: NonEmpty
     category: str = ""
-    """Empty means the pack's default category."""
+    """Under which category both stand. Empty: each is classified as a request would be, by rules and examples."""
+
+
+class ClassifiedProbe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One claim: a question without any other sign of its category is taken for one of `category`."""
+
+    text: NonEmpty
+    category: NonEmpty
+    or_second: bool = False
+    """Whether it is enough that the category is the second of a question in doubt: the stricter policy applies."""
+    why: str = ""
 
 
 class ProbeFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`probes.toml`: an array of `[[probes]]`."""
+    """`probes.toml`: arrays of `[[probes]]` and of `[[classified]]`."""
 
     probes: tuple[Probe, ...]
+    classified: tuple[ClassifiedProbe, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +62,11 @@ class ProbeSet:
     file: Path
     probes: tuple[Probe, ...] = ()
     lines: tuple[int, ...] = ()
+    classified: tuple[ClassifiedProbe, ...] = ()
+    classified_lines: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.probes) + len(self.classified)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,36 +78,66 @@ class ProbeResult:
     passed: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifiedResult:
+    """What a question was taken for."""
+
+    probe: ClassifiedProbe
+    told: Classification
+    passed: bool
+
+
 def load_probes(directory: Path, pack: Pack) -> ProbeSet:
     """Load a pack's probes; none when it has no `probes.toml`. Raises PackError naming file, line and key."""
     file = directory / PROBE_FILE
     if not file.exists():
         return ProbeSet(file=file)
     document = read_document(file)
-    probes = document.decode(ProbeFile).probes
-    known = ", ".join(pack.categories)
-    document.refuse(
-        (("probes", at, "category"), f"must be one of this pack's categories ({known}), got {probe.category!r}")
-        for at, probe in enumerate(probes)
-        if probe.category and probe.category not in pack.categories
+    told = document.decode(ProbeFile)
+    document.refuse(_unknown_categories(told, pack))
+    return ProbeSet(
+        file=file,
+        probes=told.probes,
+        lines=tuple(document.line(("probes", at)) for at in range(len(told.probes))),
+        classified=told.classified,
+        classified_lines=tuple(document.line(("classified", at)) for at in range(len(told.classified))),
     )
-    lines = tuple(document.line(("probes", at)) for at in range(len(probes)))
-    return ProbeSet(file=file, probes=probes, lines=lines)
 
 
-def run_probes(pack: Pack, probes: Sequence[Probe], encode: Encode, epoch: str) -> list[ProbeResult]:
-    """Rule on every probe, in order. `epoch` is the fingerprint of the encoder behind `encode`."""
-    texts = list(dict.fromkeys(text for probe in probes for text in (probe.cached, probe.asked)))
+def run_probes(
+    pack: Pack, probes: ProbeSet, encode: Encode, epoch: str
+) -> tuple[list[ProbeResult], list[ClassifiedResult]]:
+    """Rule on every probe and classify every text, in order. `epoch` is the fingerprint of `encode`'s encoder."""
+    texts = dict.fromkeys(text for probe in probes.probes for text in (probe.cached, probe.asked))
+    texts |= dict.fromkeys(probe.text for probe in probes.classified)
     if not texts:
-        return []
-    vectors, unseen = encode(texts)
+        return [], []
+    vectors, unseen = encode(list(texts))
     seen = {
         text: Text(text=text, embedding=Embedding(vector=vector, unseen=digest))
         for text, vector, digest in zip(texts, vectors, unseen, strict=True)
     }
-    rule = PairRule(pack, epoch)
+    rule = PairRule(prepared(pack, encode), epoch)
     results = []
-    for probe in probes:
+    for probe in probes.probes:
         ruling = rule.decide(seen[probe.cached], seen[probe.asked], probe.category)
         results.append(ProbeResult(probe=probe, ruling=ruling, passed=ruling.served == (probe.expect == "hit")))
-    return results
+    classified = []
+    for claim in probes.classified:
+        told = rule.classify(seen[claim.text])
+        classified.append(ClassifiedResult(probe=claim, told=told, passed=holds(claim, told)))
+    return results, classified
+
+
+def holds(claim: ClassifiedProbe, told: Classification) -> bool:
+    """Whether a question is taken for what a probe claims."""
+    return told.category == claim.category or (claim.or_second and told.second == claim.category)
+
+
+def _unknown_categories(told: ProbeFile, pack: Pack) -> Iterator[Problem]:
+    named = {("probes", at): probe.category for at, probe in enumerate(told.probes)}
+    named |= {("classified", at): probe.category for at, probe in enumerate(told.classified)}
+    for path, category in named.items():
+        if category and category not in pack.categories:
+            known = ", ".join(pack.categories)
+            yield (*path, "category"), f"must be one of this pack's categories ({known}), got {category!r}"

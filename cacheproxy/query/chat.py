@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.model import Trait
-from cacheproxy.query.keys import Reading, asks_for_format, query_of
+from cacheproxy.query.keys import Reading, asks_for_format, earlier_questions, query_of, told_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -27,16 +27,27 @@ def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant
     messages = body.get("messages")
     traits = set(_body_traits(body))
     texts: list[str] = []
-    blanked = messages
+    blanked, system = messages, ""
+    earlier: tuple[str, ...] = ()
     if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
         for message in messages:
             traits.update(_message_traits(message))
         last, texts = _blank_text(messages[-1])
         blanked = [*messages[:-1], last]
         traits.update(_text_traits(messages[-1], texts))
+        system = "\n".join(told_in(messages, "system", "developer"))
+        earlier = earlier_questions(messages, last=bool(texts))
     else:
         traits.add(Trait.UNREADABLE)
-    reading = Reading(dialect=DIALECT, content=_CONTENT, blanked=blanked, texts=texts, traits=frozenset(traits))
+    reading = Reading(
+        dialect=DIALECT,
+        content=_CONTENT,
+        blanked=blanked,
+        texts=texts,
+        traits=frozenset(traits),
+        system=system,
+        earlier=earlier,
+    )
     return query_of(reading, body, scope, controls, variant)
 
 

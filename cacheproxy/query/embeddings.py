@@ -70,7 +70,8 @@ def read_embeddings(body: Mapping[str, Any], scope: Scope, controls: Controls, v
     """Understand a decoded body. Never raises: an unknown shape becomes a trait, and the backend judges the request.
 
     An input's fingerprint covers scope, `variant` and every field but `encoding_format`; its place in the list does
-    not count. A text and its tokens are different inputs. Nothing here is found by similarity.
+    not count. A text and its tokens are different inputs. Nothing here is found by similarity. Policy's rules see the
+    texts (`Query.inputs`); what tokens say nobody here can read.
     """
     values, listed = _inputs(body.get("input"))
     encoding, dimensions = body.get("encoding_format"), body.get("dimensions")
@@ -95,8 +96,9 @@ def read_embeddings(body: Mapping[str, Any], scope: Scope, controls: Controls, v
         )
         for value in (values if sound else ())
     )
+    texts = dict.fromkeys(one.value for one in inputs if isinstance(one.value, str))
     return Asked(
-        query=query,
+        query=replace(query, inputs=tuple(texts)),
         inputs=inputs,
         listed=listed,
         encoding=Encoding(encoding) if sound and encoding is not None else Encoding.FLOAT,

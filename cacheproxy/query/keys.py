@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.model import Query, Trait, Wire
@@ -23,6 +24,8 @@ _WIRE_FIELDS = frozenset({"stream", "stream_options"})
 _WIRE_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
 _STATE_FIELDS = ("previous_response_id", "conversation", "conversation_id", "thread_id", "store")
 
+_MOST_EARLIER = 4
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
@@ -37,6 +40,8 @@ class Reading:
     blanked: object = field(repr=False)
     texts: Sequence[str] = field(repr=False)
     traits: frozenset[Trait]
+    system: str = field(default="", repr=False)
+    earlier: tuple[str, ...] = field(default=(), repr=False)
 
 
 def query_of(reading: Reading, body: Mapping[str, Any], scope: Scope, controls: Controls, variant: bytes) -> Query:
@@ -63,7 +68,27 @@ def query_of(reading: Reading, body: Mapping[str, Any], scope: Scope, controls: 
         controls=controls,
         traits=reading.traits | frozenset(_shared_traits(body, scope)),
         temperature=temperature if isinstance(temperature, int | float) else None,
+        system=reading.system,
+        earlier=reading.earlier,
     )
+
+
+def told_in(messages: Sequence[Mapping[str, Any]], *roles: str) -> Iterator[str]:
+    """Yield the texts that messages of these roles hold, one string a message, empty ones left out."""
+    for message in messages:
+        if message.get("role") in roles:
+            content = message.get("content")
+            parts = content if isinstance(content, list) else ({"text": content},)
+            texts = (part.get("text") for part in parts if isinstance(part, dict))
+            text = "\n".join(text for text in texts if isinstance(text, str) and text.strip())
+            if text:
+                yield text
+
+
+def earlier_questions(messages: Sequence[Mapping[str, Any]], *, last: bool) -> tuple[str, ...]:
+    """Return the last questions of a conversation, at most four; `last`: whether its last message is another one."""
+    latest = islice(told_in(messages[-2 if last else -1 :: -1], "user"), _MOST_EARLIER)
+    return tuple(latest)[::-1]
 
 
 def keys(fixed: object, texts: Sequence[str]) -> tuple[bytes, bytes]:

@@ -37,5 +37,11 @@ class RecentQuestions:
                 self._asked.popitem(last=False)
         return last is not None and last != query.compatibility
 
+    def clear(self) -> int:
+        """Forget all of them: whose they are cannot be told. Return how many there were."""
+        count = len(self._asked)
+        self._asked.clear()
+        return count
+
     def __len__(self) -> int:
         return len(self._asked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.model import Trait
-from cacheproxy.query.keys import Reading, asks_for_format, query_of
+from cacheproxy.query.keys import Reading, asks_for_format, earlier_questions, query_of, told_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,7 +38,9 @@ def read_responses(body: Mapping[str, Any], scope: Scope, controls: Controls, va
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
     traits = set(_body_traits(body))
     texts: list[str] = []
-    blanked = items
+    blanked, instructions = items, body.get("instructions")
+    system = instructions if isinstance(instructions, str) else ""
+    earlier: tuple[str, ...] = ()
     if isinstance(items, list) and items and all(isinstance(item, dict) for item in items):
         for item in items:
             traits.update(_item_traits(item))
@@ -48,11 +50,21 @@ def read_responses(body: Mapping[str, Any], scope: Scope, controls: Controls, va
             traits.add(Trait.LAST_MESSAGE)
         if not any(text.strip() for text in texts):
             traits.add(Trait.NO_TEXT)
+        system = "\n".join(filter(None, (system, *told_in(items, "system", "developer"))))
+        earlier = earlier_questions(items, last=bool(texts))
     else:
         traits.add(Trait.UNREADABLE)
     if not all(isinstance(body.get(name), bool | None) for name in _STATE_FLAGS):
         traits.add(Trait.UNREADABLE)
-    reading = Reading(dialect=DIALECT, content=_CONTENT, blanked=blanked, texts=texts, traits=frozenset(traits))
+    reading = Reading(
+        dialect=DIALECT,
+        content=_CONTENT,
+        blanked=blanked,
+        texts=texts,
+        traits=frozenset(traits),
+        system=system,
+        earlier=earlier,
+    )
     return query_of(reading, body, scope, controls, variant)
 
 

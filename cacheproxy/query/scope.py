@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hmac
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 CREDENTIALS = (b"authorization", b"api-key", b"x-api-key", b"x-goog-api-key")
 ACCOUNTS = (b"openai-organization", b"openai-project")
@@ -21,6 +21,18 @@ def tenant_of(label: str, secret: bytes) -> str:
     What `read_scope` digests begins with the name of a credential header, so no credential can pass for a label.
     """
     return hmac.digest(secret, b"virtual-tenant=" + label.encode(), "sha256").hex()
+
+
+def user_of(name: object, secret: bytes) -> str:
+    """Return what stands for an end user of this name, digested as a tenant is; "" for no name."""
+    if not isinstance(name, str) or not name.strip():
+        return ""
+    return hmac.digest(secret, b"user=" + name.strip().encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+def read_user(body: Mapping[str, Any], secret: bytes) -> str:
+    """Return the end user that a body names, as `user_of`: its `safety_identifier` or else its `user`; "" for none."""
+    return user_of(body.get("safety_identifier"), secret) or user_of(body.get("user"), secret)
 
 
 def read_scope(headers: Iterable[tuple[bytes, bytes]], secret: bytes, namespace: str = "") -> Scope:

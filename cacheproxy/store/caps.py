@@ -23,9 +23,14 @@ class Caps:
         """Whether a sweep is due."""
         return entries > self.max_entries or size_bytes > self.max_bytes
 
+    @property
+    def target(self) -> tuple[int, int]:
+        """Entries and bytes that a sweep which is due leaves."""
+        return self.max_entries - self.max_entries // 50, self.max_bytes - self.max_bytes // 50
+
     def above_target(self, entries: int, size_bytes: int) -> bool:
         """Whether a sweep that is due has more to remove."""
-        return entries > self.max_entries - self.max_entries // 50 or size_bytes > self.max_bytes - self.max_bytes // 50
+        return entries > self.target[0] or size_bytes > self.target[1]
 
     def full(self, entries: int, size_bytes: int) -> bool:
         """Whether sweeps are so far behind that a put must be refused."""

@@ -5,8 +5,8 @@ so that key order, integers of any size and floats come back as they were. The v
 `crc32(4) float32[dim]` (little-endian), so that an index is rebuilt without reading answers; its checksum also covers
 the entry's id and partition.
 
-Version 2 added, at the end of the payload, what staleness and `Vary` need; a record of version 1 reads as an entry
-without either.
+Version 2 added, at the end of the payload, what staleness and `Vary` need, version 3 whose entry it is (namespace,
+model, user) and its second category; an older record reads as an entry without these.
 
 CRC-32 finds every changed byte and every burst up to four bytes, for a fifth of BLAKE2b's time. It guards against
 damage, not against somebody who can write the file.
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAGIC = b"cpxe"
-VERSION = 2
+VERSION = 3
 
 _HEAD = struct.Struct("<4sBI")
 _CRC = struct.Struct("<I")
@@ -70,7 +70,9 @@ class Decoded:
     footprint_bytes: int
 
 
-class _Payload(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+class Payload(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What a record holds; the answer's `body` is JSON still."""
+
     id: str
     fingerprint: bytes
     tenant: str
@@ -91,9 +93,13 @@ class _Payload(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fiel
     on_error_s: float = 0.0
     vary: tuple[str, ...] = ()
     variant: bytes = b""
+    namespace: str = ""
+    model: str = ""
+    user: str = ""
+    second: str = ""
 
 
-_payload_decoder = msgspec.msgpack.Decoder(_Payload)
+_payload_decoder = msgspec.msgpack.Decoder(Payload)
 _body_decoder: msgspec.json.Decoder[dict[str, Any]] = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -106,7 +112,7 @@ def encode(entry: Entry) -> Encoded:
     try:
         body = _encode_body(entry.reply.body)
         payload = msgspec.msgpack.encode(
-            _Payload(
+            Payload(
                 id=entry.id,
                 fingerprint=entry.fingerprint,
                 tenant=entry.tenant,
@@ -127,6 +133,10 @@ def encode(entry: Entry) -> Encoded:
                 on_error_s=entry.on_error_s,
                 vary=entry.vary,
                 variant=entry.variant,
+                namespace=entry.namespace,
+                model=entry.model,
+                user=entry.user,
+                second=entry.second,
             )
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
@@ -137,7 +147,7 @@ def encode(entry: Entry) -> Encoded:
         entry=replace(entry, vector=None if vector is None else _floats_of(vector)),
         record=_HEAD.pack(MAGIC, VERSION, zlib.crc32(payload, VERSION)) + payload,
         vector=vector,
-        footprint_bytes=_footprint(body, floats),
+        footprint_bytes=_footprint(body, floats) + _texts(entry),
     )
 
 
@@ -146,7 +156,7 @@ def decode(record: object, vector: object, entry_id: str) -> Decoded:
 
     Raises RecordError for anything else: damage, another entry's record or vector, an unknown version.
     """
-    payload = _open_record(record, entry_id)
+    payload = open_record(record, entry_id)
     partition = Partition(category=payload.category, compatibility=payload.compatibility, epoch=payload.epoch)
     floats = None if vector is None else decode_vector(vector, partition, entry_id)
     if payload.dim != (0 if floats is None else floats.size):
@@ -173,8 +183,12 @@ def decode(record: object, vector: object, entry_id: str) -> Decoded:
         on_error_s=payload.on_error_s,
         vary=payload.vary,
         variant=payload.variant,
+        namespace=payload.namespace,
+        model=payload.model,
+        user=payload.user,
+        second=payload.second,
     )
-    return Decoded(entry=entry, footprint_bytes=_footprint(payload.body, floats))
+    return Decoded(entry=entry, footprint_bytes=_footprint(payload.body, floats) + _texts(entry))
 
 
 def decode_vector(vector: object, partition: Partition, entry_id: str) -> NDArray[np.float32]:
@@ -187,7 +201,8 @@ def decode_vector(vector: object, partition: Partition, entry_id: str) -> NDArra
     return _floats_of(vector)
 
 
-def _open_record(record: object, entry_id: str) -> _Payload:
+def open_record(record: object, entry_id: str) -> Payload:
+    """Return what the record of this entry holds, its answer unread. Raises RecordError for any other blob."""
     if not isinstance(record, bytes) or len(record) < _HEAD.size:
         raise RecordError(f"entry {entry_id}: not a record")
     magic, version, checksum = _HEAD.unpack_from(record)
@@ -241,3 +256,8 @@ def _footprint(body: bytes, floats: NDArray[np.float32] | None) -> int:
     objects = body.count(b"{")
     structure = objects * _OBJECT_BYTES + (objects + body.count(b",")) * _NODE_BYTES
     return _ENTRY_BYTES + len(body) * width + structure + (0 if floats is None else floats.nbytes)
+
+
+def _texts(entry: Entry) -> int:
+    """Return what the texts of an entry take beyond a few words, which _ENTRY_BYTES counts."""
+    return len(entry.text) * (1 if entry.text.isascii() else 4) + sum(map(len, entry.tags))

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cacheproxy.errors import ConfigError
+from cacheproxy.store.backfill import backfill
+from cacheproxy.store.ballast import Ballast
 from cacheproxy.store.condition import primary_code, unavailable
+from cacheproxy.store.future import drop_future
 from cacheproxy.store.lock import FileLock
 from cacheproxy.store.schema import DamagedError, migrate, version_of
 from cacheproxy.store.table import count
+from cacheproxy.store.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,18 +34,21 @@ _MISCONFIGURED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLI
 class Database:
     """A store file that this process owns: one connection to write, one to read, each for one thread at a time.
 
-    `quarantined` counts damaged files that opening it moved aside; `fence` is the highest one that was kept; `totals`
-    are the entries and bytes it held when opened.
+    `quarantined` counts damaged files that opening it moved aside; `fence` is the highest one that was kept; `tally`
+    is what it held when opened; `unscrubbed` tells that an erasure was cut short. `ballast` is room for removals,
+    `damaged` how many records an upgrade dropped.
     """
 
     def __init__(self, path: Path, *, busy_timeout_ms: int, now_s: float, factory: type[sqlite3.Connection]) -> None:
-        """Open or create the file; `now_s` names a damaged one that is moved aside.
+        """Open or create the file; `now_s` names a damaged one that is moved aside, and no row is younger.
 
         Raises ConfigError for a file that is in use, of another application, of a newer schema or not accessible, and
         StoreUnavailable when the disk fails.
         """
         self.path = path
         self.quarantined = 0
+        self.damaged = 0
+        self._now_s = now_s
         self._timeout_s = busy_timeout_ms / 1000
         self._factory = factory
         if path.is_dir():
@@ -53,14 +60,16 @@ class Database:
             _log.warning(
                 "store_file_empty", file=str(path), what="a start that was cut short, or a loss of all entries"
             )
+        self.ballast = Ballast(path)
         try:
             with _translated(path):
                 try:
                     self._open()
                 except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:  # the latter: a message quotes damaged text
-                    if primary_code(exc) not in _DAMAGE:
+                    if primary_code(exc) in _DAMAGE:
+                        self._quarantine(exc)
+                    elif primary_code(exc) != sqlite3.SQLITE_FULL or not self.ballast.release():
                         raise
-                    self._quarantine(now_s, exc)
                     self._open()
         except BaseException:
             self._lock.release()
@@ -77,15 +86,19 @@ class Database:
             self.writer.execute("PRAGMA synchronous = NORMAL")
             self.writer.execute("PRAGMA journal_size_limit = 67108864")
             self.writer.execute("PRAGMA cache_size = -8192")
+            self.writer.execute("PRAGMA secure_delete = ON")
             migrate(self.writer, version)
+            self.damaged += backfill(self.writer)
             meta = dict(self.writer.execute("SELECT key, value FROM meta"))
-            if not all(isinstance(meta.get(key), int) for key in ("fence", "clean")):
+            if not all(isinstance(meta.get(key), int) for key in ("fence", "clean", "scrub")):
                 raise DamagedError("meta is not what was written")
             self.fence: int = meta["fence"]
+            self.unscrubbed = bool(meta["scrub"])
             # Reading the whole file takes about a second per GB: only when the last owner did not say goodbye.
             # After that a damaged document is still found by its own checksum.
             self._check("quick_check(entries)" if meta["clean"] else "quick_check")
-            self.totals = count(self.writer)
+            drop_future(self.writer, self._now_s)
+            self.tally = Tally(count(self.writer))
             self.writer.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
             self.reader = on_failure.enter_context(contextlib.closing(self._connect()))
             self.reader.execute("PRAGMA query_only = ON")
@@ -109,8 +122,8 @@ class Database:
         if (problem := _pragma(self.writer, pragma)) != "ok":
             raise DamagedError(str(problem))
 
-    def _quarantine(self, now_s: float, exc: sqlite3.DatabaseError | UnicodeDecodeError) -> None:
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
+    def _quarantine(self, exc: sqlite3.DatabaseError | UnicodeDecodeError) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now_s))
         aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
         number = 1
         while aside.exists():
@@ -122,6 +135,27 @@ class Database:
                 source.rename(aside.with_name(aside.name + suffix))
         self.quarantined += 1
         _log.error("store_quarantined", file=str(self.path), moved_to=str(aside), fault=str(exc))
+
+    def scrub(self) -> None:
+        """Rewrite the file, so that nothing of what was removed is left in free parts of it or in its log.
+
+        Deleted cells are zeroed anyway (secure_delete), but SQLite leaves copies where it moved them before, when it
+        split or merged pages. Raises sqlite3.Error; needs as much free disk as the file takes, and in SQLite's
+        temporary directory, too.
+        """
+        self.writer.execute("VACUUM")
+        self.fold()
+        self.writer.execute("UPDATE meta SET value = 0 WHERE key = 'scrub'")
+        if aside := [path.name for path in self.path.parent.glob(f"{self.path.name}.corrupt-*")]:
+            _log.warning("store_moved_aside_files_remain", files=aside, what="may hold what was erased: remove them")
+
+    def fold(self) -> None:
+        """Fold the log into the file and empty it. Raises sqlite3.Error, also while another program reads the file."""
+        busy, _, _ = self.writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            failure = sqlite3.OperationalError("the log could not be emptied: the file is being read")
+            failure.sqlite_errorcode, failure.sqlite_errorname = sqlite3.SQLITE_BUSY, "SQLITE_BUSY"
+            raise failure
 
     def close(self, *, clean: bool) -> None:
         """Fold the log into the file and let another process in; `clean` spares the next open a full check."""

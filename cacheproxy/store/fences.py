@@ -33,6 +33,12 @@ class Fences:
         while len(self._by_id) > self._most_ids:
             _, self._refused_below = self._by_id.popitem(last=False)
 
+    def put_up_all(self) -> None:
+        """Refuse every fill that has begun."""
+        self.current += 1
+        self._refused_below = self.current
+        self._by_id.clear()
+
     def admits(self, entry_id: str, fence: int) -> bool:
         """Whether an entry has not been purged, as far as is remembered, since `current` was `fence`."""
         return fence >= max(self._refused_below, self._by_id.get(entry_id, 0))

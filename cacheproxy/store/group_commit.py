@@ -67,11 +67,11 @@ class GroupCommit:
             loop.call_soon(self._start)
         return future
 
-    def withdraw_puts(self, entry_ids: Collection[str]) -> None:
-        """Give up the puts of these ids that are not yet being written."""
-        ids, staying = frozenset(entry_ids), deque[Waiting]()
+    def withdraw_puts(self, entry_ids: Collection[str] | None = None) -> None:
+        """Give up the puts of these ids, or all, that are not yet being written."""
+        ids, staying = None if entry_ids is None else frozenset(entry_ids), deque[Waiting]()
         for job, future in self._waiting:
-            if not isinstance(job, Put) or job.encoded.entry.id not in ids:
+            if not isinstance(job, Put) or (ids is not None and job.encoded.entry.id not in ids):
                 staying.append((job, future))
                 continue
             self._waiting_bytes -= _weight(job)

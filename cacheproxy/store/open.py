@@ -8,16 +8,24 @@ from typing import TYPE_CHECKING
 from cacheproxy.errors import ConfigError
 from cacheproxy.store.memory import MemoryStore
 from cacheproxy.store.sqlite import SqliteStore
+from cacheproxy.store.sweeper import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from cacheproxy import settings
+    from cacheproxy.model import Quota
     from cacheproxy.ports import Clock
 
 DEFAULT_FILE = "entries.sqlite3"
 
 
-def open_store(limits: settings.Store, data_dir: Path, clock: Clock) -> SqliteStore | MemoryStore:
+def open_store(
+    limits: settings.Store, data_dir: Path, clock: Clock, quotas: Callable[[], Mapping[str, Quota]] = plain
+) -> SqliteStore | MemoryStore:
     """Return the EntryStore that `limits.url` names, to be entered with `async with`; nothing is opened before that.
+
+    `quotas` tells each category's part of it, and is asked at every sweep, from any thread.
 
     - empty: `entries.sqlite3` in the data directory
     - `sqlite:///entries.db`: a path relative to the working directory (three slashes, as in SQLAlchemy)
@@ -28,9 +36,9 @@ def open_store(limits: settings.Store, data_dir: Path, clock: Clock) -> SqliteSt
     """
     url = limits.url
     if not url:
-        return SqliteStore(data_dir / DEFAULT_FILE, limits, clock)
+        return SqliteStore(data_dir / DEFAULT_FILE, limits, clock, quotas=quotas)
     if url == "memory://":
-        return MemoryStore(limits, clock)
+        return MemoryStore(limits, clock, quotas=quotas)
     file = url.removeprefix("sqlite:///")
     if file in {url, ""} or file.endswith("/") or any(mark in file for mark in "?#\0"):
         # Only the scheme is named: the rest of an address may hold a password.
@@ -39,4 +47,4 @@ def open_store(limits: settings.Store, data_dir: Path, clock: Clock) -> SqliteSt
             f"store.url: this version keeps entries in sqlite:///FILE (sqlite:////FILE for an absolute path) or "
             f"memory://, without parameters; got an address that begins with {scheme!r}"
         )
-    return SqliteStore(Path(file), limits, clock)
+    return SqliteStore(Path(file), limits, clock, quotas=quotas)

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, TypeVar
 from cacheproxy.errors import StoreUnavailable
 from cacheproxy.store.codec import Decoded, RecordError
 from cacheproxy.store.condition import unavailable
+from cacheproxy.store.selection import choose, list_entries
 from cacheproxy.store.table import load, read_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from cacheproxy.model import Selector
     from cacheproxy.store.condition import Condition
     from cacheproxy.store.database import Database
+    from cacheproxy.store.selection import Chosen, Listed
     from cacheproxy.store.table import Page
 
 T = TypeVar("T")
@@ -65,6 +68,20 @@ class Reader:
         for entry_id in page.damaged:
             self._damaged(entry_id)
         return page
+
+    async def chosen(self, selector: Selector, after: int) -> Chosen:
+        """Take one step through the ids of all rows that are meant. Raises StoreUnavailable."""
+        chosen = await self._run(partial(choose, self._database.reader, selector, after))
+        for entry_id in chosen.damaged:
+            self._damaged(entry_id)
+        return chosen
+
+    async def listed(self, selector: Selector, after: int, now_s: float, limit: int) -> Listed:
+        """Take one step through the entries that are meant and not gone. Raises StoreUnavailable."""
+        listed = await self._run(partial(list_entries, self._database.reader, selector, after, now_s, limit))
+        for entry_id in listed.damaged:
+            self._damaged(entry_id)
+        return listed
 
     def forget(self, entry_ids: Iterable[str]) -> None:
         """Do not hand to `loaded` what is being read of these: it was written since."""

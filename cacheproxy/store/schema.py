@@ -47,6 +47,27 @@ MIGRATIONS: tuple[Migration, ...] = (
         "DROP INDEX entries_by_expiry",
         "CREATE INDEX entries_by_end ON entries (gone)",
     ),
+    (
+        # Whose a row is and how it is used, as selection and eviction ask it. `hits` counts uses, each weighing half
+        # after a while (store/uses.py), as of `used`. What older rows hold of it is in their records: backfill.py.
+        "ALTER TABLE entries ADD COLUMN tenant TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE entries ADD COLUMN namespace TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE entries ADD COLUMN model TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE entries ADD COLUMN user TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE entries ADD COLUMN second TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE entries ADD COLUMN tags INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE entries ADD COLUMN expires REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE entries ADD COLUMN fill_ms REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE entries ADD COLUMN hits REAL NOT NULL DEFAULT 0",
+        "CREATE INDEX entries_by_holder ON entries (category, tenant, used)",
+        "DROP INDEX entries_by_use",
+        "CREATE INDEX entries_by_use ON entries (category, used)",
+        "CREATE INDEX entries_by_user ON entries (user) WHERE user != ''",
+        "CREATE TABLE tags (tag TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY (tag, n)) WITHOUT ROWID",
+        "CREATE INDEX tags_by_row ON tags (n)",
+        "INSERT INTO meta (key, value) SELECT 'backfilled', 0 WHERE EXISTS (SELECT 1 FROM entries)",
+        "INSERT INTO meta (key, value) VALUES ('scrub', 0)",
+    ),
 )
 
 

@@ -16,23 +16,28 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from cacheproxy.errors import StoreUnavailable
+from cacheproxy.ports import Page
 from cacheproxy.store.caps import Caps
 from cacheproxy.store.codec import Decoded, encode
 from cacheproxy.store.condition import Condition
 from cacheproxy.store.database import Database
+from cacheproxy.store.erasures import Erasures
 from cacheproxy.store.fences import Fences
 from cacheproxy.store.group_commit import GroupCommit
 from cacheproxy.store.hot import HotEntries
 from cacheproxy.store.reader import Reader
+from cacheproxy.store.sweeper import Sweeper, plain
 from cacheproxy.store.tombstones import Tombstones
-from cacheproxy.store.writer import Discard, Job, MarkUsed, Outcome, Purge, Put, Sweep, Writer
+from cacheproxy.store.uses import Uses
+from cacheproxy.store.writer import Discard, Job, MarkUsed, Outcome, Purge, Put, Scrub, Sweep, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from cacheproxy import settings
-    from cacheproxy.model import Entry
+    from cacheproxy.model import Entry, Holding, Quota, Selector
+    from cacheproxy.policy.evict import Cause
     from cacheproxy.ports import Clock
     from cacheproxy.store.table import Found
 
@@ -47,7 +52,7 @@ class SqliteStore:
     """An EntryStore in one file, used as `async with`. It serves only between entering and leaving.
 
     `corrupt_records` counts records dropped because their checks failed, `quarantined` damaged files moved aside at
-    opening. `factory` makes the connections.
+    opening. `quotas` are asked for at each sweep, in the writer's thread. `factory` makes the connections.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class SqliteStore:
         limits: settings.Store,
         clock: Clock,
         *,
+        quotas: Callable[[], Mapping[str, Quota]] = plain,
         factory: type[sqlite3.Connection] = sqlite3.Connection,
     ) -> None:
         self.corrupt_records = 0
@@ -63,11 +69,13 @@ class SqliteStore:
         self._path = path
         self._clock = clock
         self._caps = Caps(max_entries=limits.max_entries, max_bytes=limits.max_bytes)
+        self._sweeper = Sweeper(caps=self._caps, quotas=quotas)
         self._open_file = partial(Database, path, busy_timeout_ms=limits.busy_timeout_ms, factory=factory)
         self._condition = Condition(path)
         self._hot = HotEntries(limits.hot_bytes)
         self._tombstones = Tombstones()
-        self._used_s: dict[str, float] = {}
+        self._erasures = Erasures()
+        self._uses: dict[str, Uses] = {}
         self._fences = Fences()
         self._database: Database | None = None
         self._reader: Reader
@@ -86,17 +94,19 @@ class SqliteStore:
             self._writer_thread.shutdown(wait=False)
             raise
         self._reader = Reader(database, self._condition, self._end_load, self._drop_damaged)
-        self._writer = Writer(database, self._caps)
+        self._writer = Writer(database, self._sweeper)
         self._queue = GroupCommit(self._writer_thread, self._writer.commit, self._end_write)
         self._fences = Fences(database.fence)
+        self._erasures = Erasures(unscrubbed=database.unscrubbed)
         self.quarantined += database.quarantined
+        self.corrupt_records += database.damaged
         self._database = database
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Finish what was queued, fold the log into the file and let another process in."""
         database = self._opened()
-        self._flush_used()
+        self._flush_uses()
         self._database = None
         self._hot.clear()
         try:
@@ -125,6 +135,15 @@ class SqliteStore:
         """Bytes of the file in use."""
         return self._writer.totals[1]
 
+    @property
+    def evictions(self) -> Mapping[tuple[str, Cause], int]:
+        """How many entries sweeps removed since the store was opened, by category and cause."""
+        return self._writer.evictions
+
+    def holdings(self) -> list[Holding]:
+        """Return what each tenant holds of each category."""
+        return self._opened().tally.holdings()
+
     def __len__(self) -> int:
         """Count entries, those included that are gone and were not swept yet."""
         return self._writer.totals[0]
@@ -138,15 +157,16 @@ class SqliteStore:
         entry = self._hot.get(entry_id)
         if entry is None:
             entry = await self._read(entry_id)
-            if entry is None:
-                return None
+        if entry is None or self._erasures.hide(entry):
+            return None
         now_s = self._clock.now()
         if now_s >= entry.gone_s:
             self._hot.discard(entry_id)
             return None
-        self._used_s[entry_id] = now_s
-        if len(self._used_s) >= USED_PENDING:
-            self._flush_used()
+        before = self._uses.get(entry_id)
+        self._uses[entry_id] = Uses(1 if before is None else before.count + 1, now_s)
+        if len(self._uses) >= USED_PENDING:
+            self._flush_uses()
         return entry
 
     async def put(self, entry: Entry, fence: int) -> bool:
@@ -172,21 +192,15 @@ class SqliteStore:
         """
         self._opened()
         ids = tuple(dict.fromkeys(entry_ids))
-        self._fences.put_up(ids)
-        self._queue.withdraw_puts(ids)
-        self._retry_purges()
-        self._forget(ids)
-        self._tombstones.bury(ids, self.fence)
-        outcomes = await asyncio.gather(*self._submit_purges(ids))
-        return sum(len(_removed(outcome)) for outcome in outcomes)
+        return len(await self._purge(ids))
 
     async def sweep(self) -> list[str]:
-        """Remove at most `SWEEP_LIMIT` entries: those gone first, then the least recently used above the caps."""
+        """Remove at most `SWEEP_LIMIT` entries: those gone first, then, above the caps, what policy says is to go."""
         self._opened()
         self._retry_purges()
-        used_s, self._used_s = self._used_s, {}
-        outcome = await self._queue.submit(Sweep(now_s=self._clock.now(), used_s=used_s))
-        return list(_removed(outcome))
+        uses, self._uses = self._uses, {}
+        outcome = await self._queue.submit(Sweep(now_s=self._clock.now(), uses=uses))
+        return [*_removed(outcome), *await self._retry_erasures()]
 
     async def scan(self, epoch: str) -> AsyncIterator[Found]:
         """Yield each live entry's partition, id and vector; answers are not read. Raises StoreUnavailable."""
@@ -201,6 +215,89 @@ class SqliteStore:
                 return
             after = page.last
 
+    async def page(self, selector: Selector, *, after: int = 0, limit: int = 100) -> Page:
+        """Return some entries that are meant and not gone; read beside writes, a step at a time."""
+        self._opened()
+        fence = self.fence
+        listed = await self._reader.listed(selector, after, self._clock.now(), limit)
+        entries = (entry for entry in listed.entries if self._still_there(entry, fence))
+        return Page(entries=tuple(entries), after=listed.last)
+
+    async def erase(self, selector: Selector, *, dry_run: bool = False, scrub: bool = True) -> list[str]:
+        """Remove all entries that are meant; none is served from the moment of the call. `scrub` rewrites the file.
+
+        When the file cannot be written (StoreUnavailable), or when this call is cancelled, that still holds, and a
+        later sweep tries again.
+        """
+        self._opened()
+        if not selector:
+            return []
+        if dry_run:
+            return await self._each_step(selector, _nothing)
+        self._fences.put_up_all()
+        self._queue.withdraw_puts()
+        self._erasures.begin(selector)
+        removed = await self._erase(selector, scrub=scrub)
+        if scrub:
+            await self._scrub()
+        return removed
+
+    async def _erase(self, selector: Selector, *, scrub: bool = True) -> list[str]:
+        try:
+            # Everything that was handed to the writer before is in the file once this is.
+            _removed(await self._queue.submit(Purge(entry_ids=(), fence=self.fence, scrubbed=scrub)))
+            self._erasures.unscrubbed |= scrub
+            removed = await self._each_step(selector, self._purge)
+        except BaseException:
+            self._erasures.owe(selector, self._clock.monotonic())
+            raise
+        self._erasures.end(selector)
+        return removed
+
+    async def _each_step(self, selector: Selector, act: Callable[[list[str]], Awaitable[object]]) -> list[str]:
+        """Return the ids of all rows that are meant, after calling `act` with those of each step."""
+        ids: list[str] = []
+        after: int | None = 0
+        while after is not None:
+            self._opened()
+            chosen = await self._reader.chosen(selector, after)
+            await act(chosen.ids)
+            ids += chosen.ids
+            after = chosen.last
+        return ids
+
+    async def _scrub(self) -> None:
+        self._erasures.tried(self._clock.monotonic())
+        _removed(await self._queue.submit(Scrub()))
+        self._erasures.unscrubbed = False
+
+    async def _retry_erasures(self) -> list[str]:
+        removed: list[str] = []
+        now_s = self._clock.monotonic()
+        try:
+            while (selector := self._erasures.take_due(now_s)) is not None:
+                removed += await self._erase(selector)
+            if self._erasures.scrub_due(now_s):
+                await self._scrub()
+        except StoreUnavailable as exc:
+            _log.warning("store_erasure_owed", file=str(self._path), reason=exc.message)
+        return removed
+
+    def _still_there(self, entry: Entry, fence: int) -> bool:
+        """Whether an entry that was read since the fence was `fence` was not purged meanwhile."""
+        return (
+            entry.id not in self._tombstones and self._fences.admits(entry.id, fence) and not self._erasures.hide(entry)
+        )
+
+    async def _purge(self, ids: Sequence[str]) -> list[str]:
+        self._fences.put_up(ids)
+        self._queue.withdraw_puts(ids)
+        self._retry_purges()
+        self._forget(ids)
+        self._tombstones.bury(ids, self.fence)
+        outcomes = await asyncio.gather(*self._submit_purges(ids))
+        return [entry_id for outcome in outcomes for entry_id in _removed(outcome)]
+
     async def _read(self, entry_id: str) -> Entry | None:
         self._opened()
         while entry_id not in self._tombstones:
@@ -214,6 +311,8 @@ class SqliteStore:
         self._hot.put(decoded.entry, decoded.footprint_bytes)
 
     def _end_write(self, job: Job, outcome: Outcome) -> None:
+        if isinstance(job, Scrub):  # the store serves as well without: whoever erases is told
+            return
         if isinstance(outcome, StoreUnavailable):
             self._condition.report("write", outcome)
             if isinstance(job, Purge):
@@ -235,7 +334,7 @@ class SqliteStore:
         self._reader.forget(entry_ids)
         for entry_id in entry_ids:
             self._hot.discard(entry_id)
-            self._used_s.pop(entry_id, None)
+            self._uses.pop(entry_id, None)
 
     def _drop_damaged(self, entry_id: str) -> None:
         self.corrupt_records += 1
@@ -243,10 +342,10 @@ class SqliteStore:
         if self._database is not None:
             self._queue.submit(Discard(entry_id=entry_id))
 
-    def _flush_used(self) -> None:
-        used_s, self._used_s = self._used_s, {}
-        if used_s and self._database is not None:
-            self._queue.submit(MarkUsed(used_s=used_s))
+    def _flush_uses(self) -> None:
+        uses, self._uses = self._uses, {}
+        if uses and self._database is not None:
+            self._queue.submit(MarkUsed(uses=uses))
 
     def _retry_purges(self) -> None:
         if owed := self._tombstones.take_owed():
@@ -263,6 +362,10 @@ class SqliteStore:
         if self._database is None:
             raise StoreUnavailable(f"{self._path.name}: not open")
         return self._database
+
+
+async def _nothing(ids: Sequence[str]) -> None:
+    """Leave them."""
 
 
 def _removed(outcome: Outcome | None) -> tuple[str, ...]:

@@ -58,6 +58,11 @@ class UpstreamPool:
         """Return where requests for a model go; what is kept is kept for this route only."""
         return self._routes.resolve(model)
 
+    def backends(self, model: str) -> tuple[str, ...]:
+        """Return the names of those that may be asked for a model now: all of them when all are out."""
+        names, now = self._routes.candidates(model), self._clock.monotonic()
+        return tuple(name for name in names if not self._backends[name].out(now, "")) or names
+
     def states(self) -> list[State]:
         """Return how every backend is."""
         now = self._clock.monotonic()

@@ -61,6 +61,11 @@ class FairQueue:
         self.shed = 0
 
     @property
+    def limit(self) -> int:
+        """How many permits there are."""
+        return self._limits.running
+
+    @property
     def free(self) -> bool:
         """Whether a permit would be given at once."""
         return self.running < self._limits.running and not self.waiting

@@ -19,8 +19,8 @@ import numpy as np
 import uvloop
 
 from cacheproxy.app import assemble
+from cacheproxy.clock import SystemClock
 from cacheproxy.configure import load
-from cacheproxy.house import SystemClock
 from cacheproxy.model import Entry, Partition, Reply
 from tests.benchmarks import server
 from tests.support.polling import eventually

@@ -46,6 +46,16 @@ async def test_an_embedding_is_a_float32_unit_vector_of_the_promised_length(embe
     assert embedding.unseen == b""
 
 
+async def test_a_dropped_text_is_embedded_anew_for_its_scope_alone(embedder: MicroBatcher) -> None:
+    before = [await embedder.embed("My own affair", scope=scope) for scope in ("one", "two")]
+    embedder.drop("My own affair", scope="one")
+    embedder.drop("never seen", scope="one")
+    texts = embedder.stats.texts
+    for scope, known in zip(("one", "two"), before, strict=True):
+        assert (await embedder.embed("My own affair", scope=scope)).vector @ known.vector == pytest.approx(1, abs=1e-4)
+    assert embedder.stats.texts == texts + 1
+
+
 async def test_the_epoch_is_a_name(embedder: Embedder) -> None:
     assert embedder.epoch
     assert embedder.epoch == embedder.epoch.strip()

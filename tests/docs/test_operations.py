@@ -110,7 +110,11 @@ def test_metrics_are_shown_with_the_labels_they_have() -> None:
         if hasattr(metric, "describe")
     }
     counted = {hint.__metadata__[0] for hint in get_type_hints(Figures, include_extras=True).values()}
-    labelled = {metric.name: [metric.label] for metric in counted if metric.label}
+    labelled = {
+        metric.name: [metric.labels] if isinstance(metric.labels, str) else list(metric.labels)
+        for metric in counted
+        if metric.labels
+    }
     for name, labels in shown.items():
         if name in labelled:
             assert labels == labelled[name]

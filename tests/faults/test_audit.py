@@ -111,7 +111,7 @@ async def test_a_near_question_that_is_not_near_enough_is_a_plain_miss(
 ) -> None:
     upstream.always(answer(completion("Yes.")))
     await proxy.fill(chat(), key=key)
-    far = await proxy.ask(chat("How do I change my e-mail address?"), key=key)
+    far = await proxy.ask(chat("How do I cancel my subscription?"), key=key)
     assert far.cache_status.parameters["fwd"] == "miss"
 
 

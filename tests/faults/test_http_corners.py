@@ -228,6 +228,7 @@ async def test_markup_in_an_answer_is_replayed_as_it_is_and_never_sniffed(
     assert (hit.outcome, hit.content) == ("hit", markup)
     assert hit.get("content-type") == "application/json"
     assert hit.get("x-content-type-options") == "nosniff"
-    data = request_bytes("POST", "/admin/v1/explain", [], encode({"request": chat("Give me markup."), "key": key}))
+    asked = encode({"request": chat("Give me markup."), "key": key})
+    data = request_bytes("POST", "/admin/v1/explain", [("content-type", "application/json")], asked)
     told = answered(await send_raw(proxy.admin_url, data))
     assert told.get("content-type") == "application/json"

@@ -172,7 +172,7 @@ async def test_its_files_are_for_the_owner_only(tmp_path: Path) -> None:
     async with _store(file) as store:
         await store.put(make_entry("a"), store.fence)
         names = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
-    assert set(names) == {"e.db", "e.db-wal", "e.db-shm", "e.db.lock"}
+    assert set(names) == {"e.db", "e.db-wal", "e.db-shm", "e.db.lock", "e.db.ballast"}
     assert set(names.values()) == {0o600}
     assert file.parent.stat().st_mode & 0o777 == 0o700
 

@@ -198,7 +198,7 @@ async def test_words_survive_a_restart_and_become_labelled_pairs(upstream: Scrip
     path = tmp_path / "feedback.sqlite3"
     assert path.stat().st_mode & 0o777 == 0o600
     assert list(pairs(path)) == [
-        {"a": QUESTION, "b": PARAPHRASE, "label": 0, "category": "default", "similarity": pytest.approx(0.95, abs=0.05)}
+        {"a": QUESTION, "b": PARAPHRASE, "label": 0, "category": "support", "similarity": pytest.approx(0.95, abs=0.05)}
     ]
     async with started(settings) as proxy:
         again = await proxy.ask(chat(PARAPHRASE), key=key)

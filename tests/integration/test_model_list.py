@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cacheproxy.clock import SystemClock
 from cacheproxy.errors import InvalidRequest, UpstreamUnreachable
-from cacheproxy.house import SystemClock
 from cacheproxy.ports import Call
 from cacheproxy.upstream.open import open_pool
 from tests.support.proxy import proxy_settings

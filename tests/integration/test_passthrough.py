@@ -98,7 +98,7 @@ async def test_a_large_upload_and_download_go_through(proxy: Proxy, upstream: Sc
 
 
 async def test_a_six_megabyte_chat_is_answered_and_cached(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
-    body = chat(QUESTION + " x" * (3 * 1024 * 1024))
+    body = chat(f"{QUESTION} " * (6 * 1024 * 1024 // len(QUESTION)))
     live = await proxy.fill(body, key=key)
     hit = await proxy.ask(body, key=key)
     assert (hit.tier, hit.content) == ("exact", live.content)

@@ -17,7 +17,7 @@ from cacheproxy.app import assemble
 from cacheproxy.errors import ConfigError
 from tests.support import openai_wire
 from tests.support.polling import eventually_true
-from tests.support.proxy import CHAT, Answered, Proxy, chat, proxy_settings, started
+from tests.support.proxy import CHAT, QUESTION, Answered, Proxy, chat, proxy_settings, started
 from tests.support.rawhttp import Connection, request_bytes
 from tests.support.upstream import Hold, answer, stream
 from tests.support.virtual_keys import KeyFile, keyed_proxy
@@ -342,7 +342,7 @@ async def test_spent_tokens_stop_the_backend_but_not_the_cache(
     name = {"tpm": "tokens_per_minute", "day": "tokens_per_day"}[limit]
     key = keys.add(**{name: 10})
     await eventually_admitted(keyed, key)
-    question = chat("What does it cost?", stream=wire == "stream")
+    question = chat(QUESTION, stream=wire == "stream")
     usage = {"prompt_tokens": 40, "completion_tokens": 60, "total_tokens": 100}
     events = [*openai_wire.events("A lot.")[:-1], openai_wire.event(openai_wire.chunk([], usage=usage))]
     upstream.play(

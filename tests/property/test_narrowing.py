@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import hypothesis.strategies as st
 from hypothesis import example, given, settings
 
-from cacheproxy.model import Controls, Entry, Partition, Query, Reply, Scope, Stale, Wire
+from cacheproxy.model import Classification, Controls, Entry, Partition, Query, Reply, Scope, Stale, Wire
+from cacheproxy.policy.active import Policy
 from cacheproxy.policy.admit import Lifetime, lifetime
 from cacheproxy.policy.decide import exact_reason
 from cacheproxy.policy.freshness import freshness
@@ -92,7 +93,7 @@ def planned(directives: list[str], pack: Pack, failed: bool) -> tuple[Query, Pla
         wire=Wire(),
         controls=controls,
     )
-    return query, replace(plan_query(query, pack, "e"), failed=failed)
+    return query, replace(plan_query(query, Policy.of(pack), "e", Classification(category="default")), failed=failed)
 
 
 def asked(directives: list[str]) -> Controls:

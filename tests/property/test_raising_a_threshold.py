@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cacheproxy.model import Embedding
+from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.policy.pairrule import PairRule, Text
 
@@ -28,7 +29,7 @@ def served(threshold: float, similarity: float) -> bool:
         categories={"default": Category(semantic=True)},
         encoders={"e": Encoder(fingerprint="epoch", calibrated_on="", thresholds={"default": threshold})},
     )
-    return PairRule(pack, "epoch").decide(text("a", 1.0), text("b", similarity)).served
+    return PairRule(Policy.of(pack), "epoch").decide(text("a", 1.0), text("b", similarity)).served
 
 
 @given(similarity=COSINES, one=THRESHOLDS, other=THRESHOLDS)

@@ -11,6 +11,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cacheproxy.model import Selector
 from cacheproxy.settings import Store as Limits
 from cacheproxy.store.memory import MemoryStore
 from cacheproxy.store.sqlite import SqliteStore
@@ -61,8 +62,12 @@ class StoreModel(RuleBasedStateMachine):
     def put(self, key: str, ttl_s: float, stale_s: float, dim: int) -> None:
         entry = self.newer(key, ttl_s=ttl_s, stale_s=stale_s, dim=dim)
         assert self.runner.run(self.store.put(entry, self.store.fence))
-        self.model[entry.id] = entry
+        self.keep(entry)
         self.used[entry.id] = self.clock.now()
+
+    def keep(self, entry: Entry) -> None:
+        self.model.pop(entry.id, None)  # the dict is in the order of coming
+        self.model[entry.id] = entry
 
     def newer(self, key: str, **more: Any) -> Entry:
         self.clock.advance(0.001)
@@ -76,7 +81,7 @@ class StoreModel(RuleBasedStateMachine):
         admitted = self.old_fence >= max(self.refused_below, self.purged.get(entry.id, 0))
         assert self.runner.run(self.store.put(entry, self.old_fence)) == admitted
         if admitted:
-            self.model[entry.id] = entry
+            self.keep(entry)
             self.used[entry.id] = self.clock.now()
 
     @rule(key=st.sampled_from(KEYS))
@@ -96,6 +101,38 @@ class StoreModel(RuleBasedStateMachine):
         self.purged |= dict.fromkeys(ids, self.store.fence)
         self.model = {id_: entry for id_, entry in self.model.items() if id_ not in ids}
 
+    @rule(keys=st.sets(st.sampled_from(KEYS), min_size=1, max_size=3), tenants=st.booleans(), dry_run=st.booleans())
+    def erase(self, keys: set[str], tenants: bool, dry_run: bool) -> None:
+        """By ids, or all that one tenant has and anybody's of a few seconds ago."""
+        if tenants:
+            selector = Selector(tenant=make_entry(min(keys)).tenant)
+            meant = {entry_id(min(keys))}
+        else:
+            before_s = self.clock.now() - 2
+            selector = Selector(ids=tuple(map(entry_id, sorted(keys))), before_s=before_s)
+            meant = {id_ for id_ in selector.ids if id_ in self.model and self.model[id_].created_s < before_s}
+        self.old_fence = self.store.fence
+        erased = self.runner.run(self.store.erase(selector, dry_run=dry_run))
+        assert set(erased) == meant & self.model.keys()
+        assert len(erased) == len(set(erased))
+        if not dry_run:
+            self.refused_below = self.store.fence
+            assert self.refused_below > self.old_fence
+            self.model = {id_: entry for id_, entry in self.model.items() if id_ not in meant}
+
+    @rule(limit=st.sampled_from([1, 2, 100]))
+    def page(self, limit: int) -> None:
+        entries: list[Entry] = []
+        after: int | None = 0
+        while after is not None:
+            page = self.runner.run(self.store.page(Selector(), after=after, limit=limit))
+            assert len(page.entries) <= limit
+            entries += page.entries
+            after = page.after
+        live = self.live()
+        assert [entry.id for entry in entries] == [id_ for id_ in self.model if id_ in live]
+        assert all(same(entry, live[entry.id]) for entry in entries)
+
     @rule(seconds=st.sampled_from([0.5, 1, 5, 100]))
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
@@ -114,6 +151,14 @@ class StoreModel(RuleBasedStateMachine):
         assert self.store.over_cap == (len(self.model) > CAP)
         assert self.store.health() == ""
         assert self.store.corrupt_records == 0
+
+    @invariant()
+    def holdings_agree(self) -> None:
+        held = self.store.holdings()
+        assert sorted((one.category, one.tenant, one.entries) for one in held) == sorted(
+            (entry.partition.category, entry.tenant, 1) for entry in self.model.values()
+        )
+        assert sum(one.size_bytes for one in held) == self.store.size_bytes
 
     @invariant()
     def scan_agrees(self) -> None:

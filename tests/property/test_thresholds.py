@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cacheproxy.model import (
     Candidate,
+    Classification,
     Controls,
     Embedding,
     Entry,
@@ -19,6 +20,7 @@ from cacheproxy.model import (
     Tier,
     Wire,
 )
+from cacheproxy.policy.active import Policy
 from cacheproxy.policy.decide import exact_reason, judge, near_enough
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.policy.plan import plan
@@ -55,7 +57,7 @@ def planned(controls: Controls, threshold: float) -> Plan:
         categories={"default": Category(semantic=True, ttl_s=500.0)},
         encoders={"e": Encoder(fingerprint=EPOCH, calibrated_on="x", thresholds={"default": threshold})},
     )
-    return plan(query(controls), pack, EPOCH)
+    return plan(query(controls), Policy.of(pack), EPOCH, Classification(category="default"))
 
 
 def entry(created_s: float, expires_s: float) -> Entry:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.support.proxy import ENCODERS, Proxy
+from tests.support.rawhttp import HOST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 60.0
 """Longest wait for a start; the first one in a checkout exports the encoder."""
+
+
+OURS = {"CACHEPROXY_ENCODER__CACHE_DIR": str(ENCODERS), "CACHEPROXY_ADMIN__HOSTS": HOST}
 
 
 class ServerExited(Exception):
@@ -59,7 +63,7 @@ class ServerProcess:
             *(*under, sys.executable, "-m", "cacheproxy", "serve", "--port", "0", "--admin-port", "0"),
             *("--data-dir", str(data_dir), "--upstream", upstream_url, "--log-format", "json", *flags),
             cwd=ROOT,
-            env={**kept, "HOME": str(data_dir), "CACHEPROXY_ENCODER__CACHE_DIR": str(ENCODERS), **(environ or {})},
+            env={**kept, "HOME": str(data_dir), **OURS, **(environ or {})},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )

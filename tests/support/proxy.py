@@ -12,7 +12,7 @@ from cacheproxy.configure import load
 from tests.support import openai_wire
 from tests.support.cachestatus import Member, parse_cache_status
 from tests.support.polling import eventually_true
-from tests.support.rawhttp import Connection, Exchange, Response, request_bytes
+from tests.support.rawhttp import HOST, Connection, Exchange, Response, request_bytes
 from tests.support.sse import fold, read_events
 
 if TYPE_CHECKING:
@@ -203,6 +203,7 @@ def proxy_settings(upstream_url: str, data_dir: Path, **sections: Mapping[str, o
         "upstream": {"url": upstream_url},
         "data": {"dir": str(data_dir)},
         "encoder": {"cache_dir": str(ENCODERS)},
+        "admin": {"hosts": HOST},
     }
     for section, values in sections.items():
         flags.setdefault(section, {}).update(values)

@@ -19,6 +19,9 @@ _STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-5][0-9]{2}) ([\t\x20-\x7e]*)")
 _HEADER_LINE = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*?)[ \t]*")
 _BODILESS = (204, 304)
 
+HOST = "proxy.test"
+"""The name under which requests are made unless another is given."""
+
 
 class ProtocolViolation(AssertionError):
     """The server's bytes are not HTTP/1.1."""
@@ -64,7 +67,7 @@ def request_bytes(
     target: str,
     headers: Iterable[tuple[str, str]] = (),
     body: bytes | None = None,
-    host: str = "proxy.test",
+    host: str = HOST,
 ) -> bytes:
     """Return a well-formed request."""
     lines = [f"{method} {target} HTTP/1.1", f"host: {host}", *(f"{name}: {value}" for name, value in headers)]

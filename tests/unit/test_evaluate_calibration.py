@@ -10,7 +10,7 @@ import pytest
 from cacheproxy.errors import ConfigError
 from cacheproxy.evaluate.calibration import Aim, calibrate, render_calibration
 from cacheproxy.evaluate.pairfile import LabelledPair
-from cacheproxy.evaluate.split import components, halves
+from cacheproxy.evaluate.split import chosen, components, halves
 from cacheproxy.policy.pack import Category, Pack
 from tests.support.angles import AngleEncoder
 
@@ -60,13 +60,38 @@ def test_halves_never_share_a_question_and_follow_the_seed() -> None:
     assert (first != halves(components(pairs), seed=2)).any()
 
 
+def test_a_split_that_a_pair_names_holds_for_all_that_share_a_question_with_it() -> None:
+    pairs = [
+        LabelledPair(a="a", b="b", label=True, split="choose"),
+        LabelledPair(a="b", b="c", label=True),
+        LabelledPair(a="d", b="e", label=True, split="measure"),
+        LabelledPair(a="f", b="g", label=True, split="choose"),
+        LabelledPair(a="g", b="h", label=True, split="measure"),
+    ]
+    for seed in range(5):
+        assert chosen(pairs, components(pairs), seed).tolist() == [True, True, False, False, False]
+
+
+def test_pairs_that_name_their_split_choose_and_measure_as_they_say(tmp_path: Path) -> None:
+    files = [
+        write(tmp_path / "one.jsonl", 1, split="choose"),
+        write(tmp_path / "two.jsonl", 2, n=300, split="measure"),
+    ]
+    [choice] = calibrate(files, PACK, AngleEncoder(), None, Aim()).choices.values()
+    assert {name: counts[choice.threshold].n for name, counts in choice.held_out.items()} == {
+        "all": 300,
+        "two.jsonl": 300,
+    }
+
+
 def test_the_rendered_table_is_toml_that_a_pack_takes(tmp_path: Path) -> None:
     files = [write(tmp_path / "one.jsonl", 1), write(tmp_path / "two.jsonl", 2)]
     result = calibrate(files, PACK, AngleEncoder(), None, Aim())
     text = render_calibration(result)
     [(name, table)] = tomllib.loads(text)["encoders"].items()
     assert (name, table["fingerprint"]) == ("plane", "angles/plane/1-0")
-    assert table["thresholds"] == {"default": result.choices["default"].threshold}
+    assert table["thresholds"] == {"default": result.choices["default"].threshold, "code": 1.0}
+    assert "# No pair is of code: " in text
     assert table["calibrated_on"].startswith(
         "one.jsonl (600 pairs), two.jsonl (600 pairs); half of them, seed 0; best net"
     )

@@ -9,7 +9,7 @@ import pytest
 from cacheproxy.errors import PackError
 from cacheproxy.evaluate.pairs import evaluate_pairs
 from cacheproxy.evaluate.tables import render_pairs
-from cacheproxy.policy.pack import Category, Encoder, Pack
+from cacheproxy.policy.pack import Category, Encoder, Pack, Rule
 from tests.support.angles import AngleEncoder
 
 if TYPE_CHECKING:
@@ -100,6 +100,26 @@ def test_a_pairs_category_brings_its_own_rules_and_an_unknown_one_the_default_ru
         "never": None,
         "banking": 0.9,
     }
+
+
+def test_pairs_without_a_category_are_classified_by_the_packs_examples_and_rules(tmp_path: Path) -> None:
+    mine = pack(
+        code=Category(semantic=True, examples=tuple(f"code {at} 0.{90 + at}" for at in range(10))),
+        never=Category(allow_caching=False, rules=(Rule(text="private"),)),
+    )
+    rows = [
+        ("near to code 0.95", "also near to code 0.96", 1),
+        ("private near to code 0.95", "also near to code 0.97", 1),
+        ("far away -0.5", "far, too -0.51", 1),
+    ]
+    report = evaluate_pairs(write(tmp_path / "p.jsonl", rows), mine, AngleEncoder(), None)
+    assert report.by_category.keys() == {"code", "default"}
+    assert {name: score.n for name, score in report.by_category.items()} == {"code": 2, "default": 1}
+    assert report.by_category["code"].tp == 1
+    assert report.vetoes == {"answer_not_kept": 1}
+    forced = evaluate_pairs(write(tmp_path / "p.jsonl", rows), mine, AngleEncoder(), None, category="default")
+    assert forced.by_category.keys() == {"default"}
+    assert forced.tp == 3
 
 
 def test_a_forced_category_overrides_the_files_and_must_exist(tmp_path: Path) -> None:

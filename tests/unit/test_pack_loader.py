@@ -65,7 +65,7 @@ def test_a_good_pack_loads_with_its_safe_defaults(tmp_path: Path) -> None:
         ("default = 0.9", "default = 0", "16: encoders.small.thresholds.default must be in (0, 1], got 0"),
         ("default = 0.9", "default = nan", "16: encoders.small.thresholds.default must be finite, got nan"),
         ("default = 0.9", "default = '0.9'", "16: encoders.small.thresholds.default must be a number, got '0.9'"),
-        ("ttl_s = 60", "ttl_s = -1", "8: categories.default.ttl_s must be in (0, inf), got -1"),
+        ("ttl_s = 60", "ttl_s = -1", "8: categories.default.ttl_s must be in (0, 3.2e+09], got -1"),
         ("ttl_s = 60", "ttl_s = inf", "8: categories.default.ttl_s must be finite, got inf"),
         ("ttl_s = 60", "ttl_s = true", "8: categories.default.ttl_s must be a number, got True"),
         ("ttl_s = 60", "candidates = 65", "8: categories.default.candidates must be in [1, 64], got 65"),
@@ -77,7 +77,7 @@ def test_a_good_pack_loads_with_its_safe_defaults(tmp_path: Path) -> None:
         (
             "input_usd_per_mtok = 1",
             "input_usd_per_mtok = -0.1",
-            "20: prices[0].input_usd_per_mtok must be in [0, inf), got -0.1",
+            "20: prices[0].input_usd_per_mtok must be in [0, 3.2e+09], got -0.1",
         ),
         ("schema = 1\n", "", "1: schema is missing; add it"),
         ("schema = 1", "schema = 2", "1: schema must be 1, the schema this cacheproxy reads, got 2"),
@@ -216,3 +216,11 @@ def test_an_unknown_pack_lists_the_known_ones(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PackError, match="balanced"):
         find_pack(name)
+
+
+def test_more_examples_than_can_be_compared_are_refused(tmp_path: Path) -> None:
+    examples = ", ".join(f'"question {number}"' for number in range(2001))
+    with pytest.raises(PackError, match="2001 examples; 2000 are the most"):
+        load_pack(
+            write(tmp_path, GOOD.replace("[categories.default]", f"[categories.default]\nexamples = [{examples}]"))
+        )

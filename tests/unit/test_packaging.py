@@ -139,7 +139,11 @@ def imported(code: str, cwd: Path) -> str:
 def test_the_wheel_carries_everything_that_the_package_reads(wheel: zipfile.ZipFile) -> None:
     packs = ROOT / "policies"
     data = {f"cacheproxy/_policies/{file.relative_to(packs).as_posix()}" for file in packs.rglob("*") if file.is_file()}
-    assert "cacheproxy/_policies/balanced/policy.toml" in data
+    assert data >= {
+        f"cacheproxy/_policies/{pack}/{file}"
+        for pack in ("balanced", "strict", "frugal", "compliance")
+        for file in ("policy.toml", "probes.toml", "README.md")
+    }
     code = {file.relative_to(ROOT).as_posix() for file in SOURCES}
     assert data | code | {"cacheproxy/demo_questions.toml", "cacheproxy/py.typed"} <= set(wheel.namelist())
 
@@ -157,9 +161,12 @@ def test_an_installed_package_finds_the_packs_it_brought(wheel: zipfile.ZipFile,
 import sys
 sys.path.insert(0, {str(tmp_path / "site")!r})
 from cacheproxy.policy.loader import find_pack, load_pack
-print(load_pack(find_pack("balanced")).name, find_pack("balanced"))
+for name in ("balanced", "strict", "frugal", "compliance"):
+    print(load_pack(find_pack(name)).name, find_pack(name))
 """
-    assert imported(code, tmp_path) == f"balanced {tmp_path / 'site' / 'cacheproxy' / '_policies' / 'balanced'}"
+    shelf = tmp_path / "site" / "cacheproxy" / "_policies"
+    packs = ("balanced", "strict", "frugal", "compliance")
+    assert imported(code, tmp_path).splitlines() == [f"{pack} {shelf / pack}" for pack in packs]
 
 
 def test_an_editable_install_brings_no_copy_of_the_packs() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ from cacheproxy.flight import Flights
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.model import Bypass, Controls, Hit, Miss, Scope, Tier
 from cacheproxy.pipeline import Flown, Parts, Pipeline, entry_id, failed, is_event_stream
+from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.ports import Call
 from cacheproxy.query.chat import read_chat
@@ -107,7 +109,11 @@ class House:
         )
         flights = Flights(self.supervisor.spawn, window_bytes=1000, keep_bytes=100_000)
         return Pipeline(
-            parts, lambda: PACK, flights, lookup_timeout_s=lookup_timeout_s, coalesce_timeout_s=coalesce_timeout_s
+            parts,
+            lambda: Policy.of(PACK),
+            flights,
+            lookup_timeout_s=lookup_timeout_s,
+            coalesce_timeout_s=coalesce_timeout_s,
         )
 
     def query(
@@ -655,3 +661,18 @@ async def test_every_failure_is_an_upstream_error(house: House) -> None:
     with pytest.raises(UpstreamError):
         await house.ask()
     assert house.pipeline.flights.aloft == 0
+
+
+async def test_an_entry_that_repeats_another_goes_with_it(house: House) -> None:
+    await house.answer(UNRELATED)
+    source = await house.store.get(entry_id(house.query(UNRELATED).fingerprint))
+    await house.answer()
+    own = await house.store.get(entry_id(house.query().fingerprint))
+    assert source is not None
+    assert own is not None
+    await house.store.put(replace(own, tags=(f"alias-of:{source.id}",)), house.store.fence)
+    for question in (QUESTION, REPHRASED):
+        assert isinstance((await house.look_up(question))[1], Hit)
+    await house.pipeline.forget([source.id])
+    for question in (QUESTION, REPHRASED):
+        assert isinstance((await house.look_up(question))[1], Miss)

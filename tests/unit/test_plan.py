@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cacheproxy.errors import InvalidRequest
-from cacheproxy.model import Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
+from cacheproxy.model import Classification, Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
+from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.policy.plan import plan
 
@@ -31,6 +32,8 @@ PACK = Pack(
     encoders={"e": Encoder(fingerprint=EPOCH, calibrated_on="x", thresholds={"default": 0.8, "careful": 0.9})},
 )
 
+POLICY = Policy.of(PACK)
+
 
 def query(controls: Controls | None = None, **fields: Any) -> Query:
     plain = Query(
@@ -47,7 +50,10 @@ def query(controls: Controls | None = None, **fields: Any) -> Query:
 
 
 def planned(controls: Controls | None = None, *, epoch: str | None = EPOCH, **fields: Any) -> Plan:
-    return plan(query(controls, **fields), PACK, epoch)
+    asked = query(controls, **fields)
+    told = POLICY.told(asked)
+    assert told is not None
+    return plan(asked, POLICY, epoch, told)
 
 
 def rights(found: Plan) -> str:
@@ -64,7 +70,9 @@ def test_a_plain_question_may_use_everything() -> None:
         store=True,
         embed=True,
         threshold=0.8,
+        base_threshold=0.8,
         ttl_s=100.0,
+        base_ttl_s=100.0,
         candidates=7,
     )
 
@@ -162,7 +170,7 @@ def test_staleness_is_what_policy_caps_and_the_caller_asks() -> None:
     pack = Pack(schema=1, name="t", description="", default_category="d", categories={"d": rules})
     asked = Controls(max_stale_s=math.inf, stale_if_error_s=5.0)
     expected = Staleness(cap_s=60.0, asked_s=math.inf, asked_on_error_s=5.0, on_error_s=30.0, while_revalidate_s=10.0)
-    assert plan(query(asked), pack, None).stale == expected
+    assert plan(query(asked), Policy.of(pack), None, Classification(category="d")).stale == expected
     assert planned().stale == Staleness()
 
 
@@ -170,3 +178,46 @@ def test_an_unknown_category_is_refused_with_those_that_exist() -> None:
     with pytest.raises(InvalidRequest, match="calling, careful, default, never, new, plain") as refusal:
         planned(Controls(category="nope"))
     assert refusal.value.param == "x-cacheproxy-category"
+
+
+def doubted(second: str, *, category: str = "default", controls: Controls | None = None) -> Plan:
+    told = Classification(category=category, second=second, source="examples")
+    return plan(query(controls), POLICY, EPOCH, told)
+
+
+def test_in_doubt_between_two_categories_the_stricter_rules_of_both_apply() -> None:
+    found = doubted("careful")
+    assert (found.category, found.second) == ("default", "careful")
+    assert (found.threshold, found.ttl_s) == (0.9, 50.0)
+    assert not found.semantic
+    assert found.store
+
+
+def test_in_doubt_a_category_that_is_never_cached_wins() -> None:
+    for category, second in (("default", "never"), ("never", "default")):
+        assert rights(doubted(second, category=category)) == "----"
+    assert doubted("never").reason == "category_in_doubt"
+    assert doubted("default", category="never").reason == "category_not_cached"
+
+
+def test_a_second_category_that_is_gone_does_not_count() -> None:
+    assert doubted("of yesterday") == doubted("")
+
+
+@pytest.mark.parametrize(("load", "threshold", "ttl_s"), [(0.0, 0.9, 100.0), (0.5, 0.88, 150.0), (1.0, 0.87, 200.0)])
+def test_load_lowers_the_threshold_to_its_floor_and_stretches_the_lifetime(
+    load: float, threshold: float, ttl_s: float
+) -> None:
+    rules = Category(semantic=True, ttl_s=100.0, load_threshold_drop=0.04, load_ttl_stretch=1.0)
+    encoder = Encoder(fingerprint=EPOCH, calibrated_on="x", thresholds={"d": 0.9}, floors={"d": 0.87})
+    pack = Pack(
+        schema=1, name="t", description="", default_category="d", categories={"d": rules}, encoders={"e": encoder}
+    )
+    found = plan(query(), Policy.of(pack), EPOCH, Classification(category="d"), load)
+    assert found.threshold == pytest.approx(threshold)
+    assert (found.ttl_s, found.load) == (ttl_s, load)
+    assert (found.base_threshold, found.base_ttl_s) == (0.9, 100.0)
+    asked = plan(
+        query(Controls(threshold=0.95, ttl_s=10.0)), Policy.of(pack), EPOCH, Classification(category="d"), load
+    )
+    assert (asked.threshold, asked.ttl_s) == (0.95, 10.0)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from cacheproxy.model import Reply
+from cacheproxy.model import Entry, Reply
 from cacheproxy.store.codec import VERSION, Decoded, RecordError, decode, decode_vector, encode
 from tests.support.entries import BODY, EPOCH, entry_id, make_entry, same
 
@@ -62,11 +62,22 @@ def test_every_json_value_keeps_its_type_and_digits(value: Any) -> None:
 
 def test_a_record_of_the_first_version_is_an_entry_that_is_never_stale_and_suits_all() -> None:
     entry = replace(make_entry("paris"), stale_until_s=0.0, revalidate_s=0.0, on_error_s=0.0, vary=(), variant=b"")
-    encoded = encode(entry)
-    payload = msgspec.msgpack.encode(msgspec.msgpack.decode(encoded.record[9:])[:15])
-    record = b"cpxe\x01" + zlib.crc32(payload, 1).to_bytes(4, "little") + payload
-    assert same(decode(record, encoded.vector, entry.id).entry, entry)
+    assert same(_as_version(1, 15, entry), entry)
     assert entry.gone_s == entry.expires_s
+
+
+def test_a_record_of_the_second_version_is_an_entry_of_nobody_in_particular() -> None:
+    entry = replace(make_entry("paris"), namespace="n", model="m", user="u", second="s")
+    assert same(_as_version(3, 24, entry), entry)
+    assert same(_as_version(2, 20, entry), replace(entry, namespace="", model="", user="", second=""))
+
+
+def _as_version(version: int, fields: int, entry: Entry) -> Entry:
+    """Return what is read from a record with the first `fields` parts of this build's."""
+    encoded = encode(entry)
+    payload = msgspec.msgpack.encode(msgspec.msgpack.decode(encoded.record[9:])[:fields])
+    record = b"cpxe" + bytes([version]) + zlib.crc32(payload, version).to_bytes(4, "little") + payload
+    return decode(record, encoded.vector, entry.id).entry
 
 
 def test_every_flipped_bit_is_refused() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from cacheproxy.flight import Settlement
-from cacheproxy.http.headers import forwarded_headers, outcome_headers, saved_usd, unanswered_headers, visible
+from cacheproxy.http.headers import forwarded_headers, outcome_headers, unanswered_headers, visible
 from cacheproxy.model import Bypass, Entry, Hit, Lookup, Miss, Partition, Reply, Stale, Tier
 from cacheproxy.policy.pack import Price
+from cacheproxy.policy.price import saved_usd
 from tests.support.cachestatus import Member, parse_cache_status
 
 NOW_S = 1_800_000_000.0

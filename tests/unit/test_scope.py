@@ -4,7 +4,7 @@ import pytest
 
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Scope
-from cacheproxy.query.scope import read_scope
+from cacheproxy.query.scope import read_scope, read_user, user_of
 
 SECRET = b"s" * 32
 KEY = b"sk-live-0123456789"
@@ -99,3 +99,20 @@ def test_the_tenant_is_a_digest_under_the_installs_secret() -> None:
 
 def test_the_namespace_is_kept_beside_the_tenant() -> None:
     assert read_scope([bearer()], SECRET, "team") == Scope(tenant=tenant(bearer()), namespace="team")
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        ({"user": "alice"}, "alice"),
+        ({"safety_identifier": "a1"}, "a1"),
+        ({"safety_identifier": "a1", "user": "alice"}, "a1"),
+        ({"safety_identifier": "  ", "user": " alice "}, "alice"),
+        ({"safety_identifier": 7, "user": "alice"}, "alice"),
+        ({"safety_identifier": None, "user": ["alice"]}, ""),
+        ({}, ""),
+    ],
+)
+def test_an_end_user_is_named_by_the_safety_identifier_or_else_by_user(body: dict[str, object], name: str) -> None:
+    assert read_user(body, SECRET) == user_of(name, SECRET)
+    assert bool(read_user(body, SECRET)) == bool(name)

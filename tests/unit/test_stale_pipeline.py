@@ -13,6 +13,7 @@ import pytest_asyncio
 from cacheproxy.errors import UpstreamBroken, UpstreamError
 from cacheproxy.model import Controls, Hit, Miss, Stale, Tier
 from cacheproxy.pipeline import entry_id
+from cacheproxy.policy.active import Policy
 from cacheproxy.ports import Call
 from cacheproxy.store.codec import encode
 from tests.support.backend import Told
@@ -30,7 +31,7 @@ ASKED_ON_ERROR = Controls(stale_if_error_s=50.0)
 def pack(**keys: float) -> Any:
     category = PACK.categories["default"]
     rules = {name: getattr(category, name) for name in category.__struct_fields__} | {"max_stale_s": 60.0} | keys
-    return lambda: _replaced(rules)
+    return lambda: Policy.of(_replaced(rules))
 
 
 def _replaced(rules: dict[str, Any]) -> Any:
@@ -48,7 +49,7 @@ def varying(text: str, *before: Any, names: str = "x-a") -> Told:
 async def house() -> AsyncIterator[House]:
     async with AsyncExitStack() as stack:
         built = House()
-        built.pipeline.pack = pack()
+        built.pipeline.policy = pack()
         for part in (built.store, built.embedder, built.index, built.supervisor):
             await stack.enter_async_context(part)
         yield built
@@ -87,7 +88,7 @@ async def stale_journey(house: House) -> tuple[Journey, Hit]:
 
 
 async def test_however_many_are_served_stale_one_refresh_is_made(house: House) -> None:
-    house.pipeline.pack = pack(stale_while_revalidate_s=60.0)
+    house.pipeline.policy = pack(stale_while_revalidate_s=60.0)
     await house.answer()
     house.clock.advance(110)
     release = asyncio.Event()
@@ -105,7 +106,7 @@ async def test_however_many_are_served_stale_one_refresh_is_made(house: House) -
 
 
 async def test_who_must_wait_joins_the_refresh(house: House) -> None:
-    house.pipeline.pack = pack(stale_while_revalidate_s=60.0)
+    house.pipeline.policy = pack(stale_while_revalidate_s=60.0)
     await house.answer()
     house.clock.advance(110)
     release = asyncio.Event()
@@ -121,7 +122,7 @@ async def test_who_must_wait_joins_the_refresh(house: House) -> None:
 
 @pytest.mark.parametrize("failure", [told(status=500), told(before=[UpstreamBroken("cut")])], ids=["500", "no head"])
 async def test_a_refresh_that_fails_changes_nothing(house: House, failure: Told) -> None:
-    house.pipeline.pack = pack(stale_while_revalidate_s=60.0)
+    house.pipeline.policy = pack(stale_while_revalidate_s=60.0)
     await house.answer()
     house.clock.advance(110)
     house.backend.always(failure)
@@ -134,7 +135,7 @@ async def test_a_refresh_that_fails_changes_nothing(house: House, failure: Told)
 
 
 async def test_refreshes_in_the_air_are_bounded(house: House) -> None:
-    house.pipeline.pack = pack(stale_while_revalidate_s=60.0)
+    house.pipeline.policy = pack(stale_while_revalidate_s=60.0)
     house.backend.always(told(before=[asyncio.Event()]))
     for number in range(70):
         journey = house.pipeline.set_out(house.query(f"Question number {number}?"))
@@ -144,7 +145,7 @@ async def test_refreshes_in_the_air_are_bounded(house: House) -> None:
 
 
 async def test_a_purge_during_a_refresh_wins(house: House) -> None:
-    house.pipeline.pack = pack(stale_while_revalidate_s=60.0)
+    house.pipeline.policy = pack(stale_while_revalidate_s=60.0)
     await house.answer()
     house.clock.advance(110)
     release = asyncio.Event()

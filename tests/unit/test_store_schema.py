@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PATH = Path("e.db")
-NEXT = (*MIGRATIONS, ("ALTER TABLE entries ADD COLUMN tenant TEXT NOT NULL DEFAULT ''",))
+NEXT = (*MIGRATIONS, ("ALTER TABLE entries ADD COLUMN extra TEXT NOT NULL DEFAULT ''",))
 BROKEN = (*MIGRATIONS, ("CREATE TABLE half (n INTEGER)", "CREATE TABLE half (n INTEGER)"))
 
 
@@ -39,7 +39,7 @@ def test_a_migration_keeps_the_rows(connection: sqlite3.Connection) -> None:
         "VALUES ('a', 'e', 'c', x'00', 1, 2, 1, 10)"
     )
     migrate(connection, version_of(connection, PATH, NEXT), NEXT)
-    assert connection.execute("SELECT id, tenant FROM entries").fetchall() == [("a", "")]
+    assert connection.execute("SELECT id, extra FROM entries").fetchall() == [("a", "")]
     assert version_of(connection, PATH, NEXT) == len(NEXT)
 
 

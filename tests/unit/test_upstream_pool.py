@@ -558,3 +558,37 @@ async def test_with_one_backend_the_list_passes_through_untouched() -> None:
     async with answer:
         assert [chunk async for chunk in answer.chunks()] == [b'{ "data" : 1 }']
     assert here.backends["default"].calls == [LIST]
+
+
+# Telling how busy they are
+
+
+async def test_a_backend_that_is_out_is_not_among_those_that_may_be_asked() -> None:
+    here = world()
+    assert here.pool.backends("m1") == ("a", "b")
+    assert here.pool.backends("other") == ("default",)
+    here.backends["a"].always(status(429, retry_after="5"))
+    await asyncio.gather(*(ask(here, call()) for _ in range(2)))
+    assert here.pool.backends("m1") == ("b",)
+    here.backends["b"].always(status(429, retry_after="5"))
+    await ask(here, call())
+    assert here.pool.backends("m1") == ("a", "b")  # all are out: whoever is asked, it is one of them
+
+
+async def test_recent_latency_is_told_once_enough_answers_came_and_only_for_half_a_minute() -> None:
+    here = world({"a": 1})
+    for _ in range(7):
+        assert await ask(here, call()) == 200
+    assert {state.name: state.p95_ms for state in here.pool.states()}["a"] == 0.0
+    slow = asyncio.Event()
+    here.backends["a"].play(Told(before=[slow], status=200, steps=[b"{}"]))
+    waiting = asyncio.create_task(ask(here, call()))
+    await asyncio.sleep(0)
+    here.clock.advance(3.0)
+    slow.set()
+    assert await waiting == 200
+    found = {state.name: state for state in here.pool.states()}["a"]
+    assert found.p95_ms == pytest.approx(3000.0)
+    assert found.limit == 100
+    here.clock.advance(31.0)
+    assert {state.name: state.p95_ms for state in here.pool.states()}["a"] == 0.0

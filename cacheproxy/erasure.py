@@ -1,0 +1,302 @@
+"""Erasure: what was asked to go is removed everywhere, part by part, and a part that fails is tried again.
+
+An erasure that was begun is written down before anything else, without any text, so that a restart finishes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import os
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import numpy as np
+import structlog
+
+from cacheproxy.errors import EmbedderUnavailable, InvalidRequest, PartUnavailable, StoreUnavailable
+from cacheproxy.model import Selector
+from cacheproxy.ports import EntryCatalogue
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from pathlib import Path
+
+    from cacheproxy.ports import Clock, Embedder, EntryStore
+
+ENTRIES = "entries"
+"""The part that goes first, since it tells the others which entries there were: the store, and the index with it."""
+
+_PART_TIMEOUT_S = 120.0
+_ROWS_AT_ONCE = 512
+_MOST_OWED = 1000
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Something that remembers. `forget` is told the selector and the ids of the entries that went, and counts."""
+
+    name: str
+    forget: Callable[[Selector, Collection[str]], Awaitable[int] | int] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """What one part removed; `failed` says why it is not done yet, "" when it is."""
+
+    part: str
+    removed: int
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erased:
+    """What came of an erasure. `pending` parts are tried again until they are done."""
+
+    ids: tuple[str, ...]
+    parts: tuple[Removed, ...] = ()
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Parts that are not done."""
+        return tuple(done.part for done in self.parts if done.failed)
+
+
+class Erasable(EntryCatalogue, Protocol):
+    """A store that operators remove from."""
+
+    async def purge(self, entry_ids: Collection[str]) -> int:
+        """Remove entries, as `EntryStore.purge`: fills of all others are not touched. Raises StoreUnavailable."""
+        ...
+
+
+class Unindex(Protocol):
+    """Makes entries impossible to find. `scrub`: their vectors go, too, by and by."""
+
+    def __call__(self, entry_ids: Collection[str], *, scrub: bool) -> object:
+        """Forget these; unknown ids are ignored."""
+        ...
+
+
+class Owed(msgspec.Struct, frozen=True, kw_only=True):
+    """An erasure that is not finished: what it means, since when, and in which parts it is left to do."""
+
+    asked_s: float
+    parts: tuple[str, ...]
+    ids: tuple[str, ...]
+    meant: dict[str, str | float | tuple[str, ...] | None]
+
+    def selector(self) -> Selector:
+        """Return what it means: of what is new since it was asked for, nothing."""
+        selector = msgspec.convert(self.meant, Selector)
+        before_s = self.asked_s if selector.before_s is None else min(selector.before_s, self.asked_s)
+        return replace(selector, before_s=before_s)
+
+
+class Erasure:
+    """Removes entries, or all that is remembered of somebody. One at a time."""
+
+    def __init__(
+        self,
+        catalogue: Erasable,
+        unindex: Unindex,
+        parts: Sequence[Part],
+        clock: Clock,
+        journal: Path,
+    ) -> None:
+        """`parts` go after the entries, in this order. The `journal` is read, and what it owes is done by `retry`."""
+        self._catalogue = catalogue
+        self._unindex = unindex
+        self._parts = {part.name: part for part in parts}
+        self._clock = clock
+        self._journal = journal
+        self._lock = asyncio.Lock()
+        self._owed = _read(journal)
+
+    @property
+    def owed(self) -> int:
+        """Erasures that are not finished."""
+        return len(self._owed)
+
+    async def preview(self, selector: Selector) -> list[str]:
+        """Return the entries that are meant, changing nothing. Raises StoreUnavailable."""
+        return await self._catalogue.erase(selector, dry_run=True)
+
+    async def purge(self, selector: Selector) -> Erased:
+        """Remove the entries that are meant: none is served any more. An empty selector removes nothing.
+
+        By ids alone it costs little, waits for no erasure, and no fill of another entry is refused. Raises as `erase`.
+        """
+        if selector and selector == Selector(ids=selector.ids):
+            try:
+                return await self._purge(selector)
+            except StoreUnavailable as exc:
+                log.warning("purge_failed", reason=exc.message)  # so it is owed
+        return await self._begin(selector, ())
+
+    async def erase(self, selector: Selector) -> Erased:
+        """Remove the entries that are meant and everything else that is remembered of them and of whom they are.
+
+        Raises InvalidRequest for a selector with `text`, which is never written down, and PartUnavailable, having done
+        nothing, while a thousand erasures are not finished.
+        """
+        return await self._begin(selector, tuple(self._parts))
+
+    async def retry(self) -> None:
+        """Try again what failed, or what a restart cut short."""
+        for owed in list(self._owed):
+            async with self._lock:
+                if owed not in self._owed:  # done meanwhile, or some of it
+                    continue
+                selector = owed.selector()
+                erased = await self._run(selector, owed.parts, owed.ids)
+                await self._settle(owed, erased)
+            if not erased.pending:
+                log.info("erasure_finished", parts=owed.parts, asked_s=owed.asked_s)
+
+    async def _purge(self, selector: Selector) -> Erased:
+        found: list[str] = []
+        try:
+            found = await self.preview(selector)
+        finally:  # what cannot be listed can be purged
+            try:
+                await self._catalogue.purge(selector.ids)
+            finally:
+                self._unindex(selector.ids, scrub=False)
+        return Erased(ids=tuple(found), parts=(Removed(part=ENTRIES, removed=len(found)),))
+
+    async def _begin(self, selector: Selector, parts: tuple[str, ...]) -> Erased:
+        if not selector:
+            return Erased(ids=())
+        if selector.text:
+            raise InvalidRequest(
+                "words choose nothing to erase: look up the entries with these words, and give their ids"
+            )
+        async with self._lock:
+            if len(self._owed) >= _MOST_OWED:
+                count = len(self._owed)
+                raise PartUnavailable(
+                    f"{count} erasures are not finished, none is begun: see erasure_part_failed in the log"
+                )
+            owed = Owed(
+                asked_s=self._clock.now(),
+                parts=(ENTRIES, *parts),
+                ids=selector.ids,
+                meant={name: getattr(selector, name) for name in Selector.__slots__ if name != "text"},
+            )
+            self._owed.append(owed)
+            await self._write()
+            erased = await self._run(selector, owed.parts, ())
+            await self._settle(owed, erased)
+            return erased
+
+    async def _run(self, selector: Selector, parts: Sequence[str], known: Sequence[str]) -> Erased:
+        """Do these parts. What is done is not done again, unless the entries were not: the others go by their ids."""
+        ids, done = list(known), list[Removed]()
+        if ENTRIES in parts:
+            found, failed = await self._remove(selector, scrub=len(parts) > 1)
+            ids = list(dict.fromkeys((*ids, *found)))
+            done.append(Removed(part=ENTRIES, removed=len(found), failed=failed))
+        for name in parts:
+            if name in self._parts:
+                done.append(await self._do(self._parts[name], selector, ids))
+        if done and done[0].part == ENTRIES and done[0].failed:
+            why = "the entries come first"
+            done[1:] = [replace(one, failed=one.failed or why) for one in done[1:]]
+        return Erased(ids=tuple(ids), parts=tuple(done))
+
+    async def _remove(self, selector: Selector, *, scrub: bool) -> tuple[list[str], str]:
+        found: list[str] = []
+        try:
+            if scrub:  # should it fail half-way, the other parts still go by these
+                found = await self.preview(selector)
+            found = list(dict.fromkeys((*found, *await self._catalogue.erase(selector, scrub=scrub))))
+        except StoreUnavailable as exc:
+            log.warning("erasure_part_failed", part=ENTRIES, reason=exc.message)
+            return found, exc.message
+        finally:
+            self._unindex(found, scrub=scrub)
+        return found, ""
+
+    async def _do(self, part: Part, selector: Selector, ids: Collection[str]) -> Removed:
+        try:
+            async with asyncio.timeout(_PART_TIMEOUT_S):
+                count = part.forget(selector, ids)
+                removed = await count if inspect.isawaitable(count) else count
+        except (PartUnavailable, TimeoutError) as exc:
+            failed = exc.message if isinstance(exc, PartUnavailable) else "it took too long"
+            log.warning("erasure_part_failed", part=part.name, reason=failed)
+            return Removed(part=part.name, removed=0, failed=failed)
+        return Removed(part=part.name, removed=removed)
+
+    async def _settle(self, owed: Owed, erased: Erased) -> None:
+        at = self._owed.index(owed)
+        if erased.pending:
+            self._owed[at] = msgspec.structs.replace(owed, parts=erased.pending, ids=erased.ids)
+        else:
+            del self._owed[at]
+        del self._owed[:-_MOST_OWED]
+        await self._write()
+
+    async def _write(self) -> None:
+        try:
+            await asyncio.to_thread(_save, self._journal, list(self._owed))
+        except OSError as exc:  # what is owed is still done, unless this process ends before
+            log.warning("erasure_journal_failed", reason=exc.strerror)
+
+
+async def near(store: EntryStore, embedder: Embedder, text: str, radius: float) -> list[str]:
+    """Return the entries whose questions are within `radius` of a text: a cosine of at least 1 - radius.
+
+    Of all tenants, and of the encoder's epoch only: others have no vector to compare. Raises EmbedderUnavailable and
+    StoreUnavailable.
+    """
+    vector = (await embedder.embed(text)).vector
+    if not np.isfinite(vector).all():
+        raise EmbedderUnavailable("the encoder returned a vector that is not finite")
+    found: list[str] = []
+    ids, rows = list[str](), list["np.ndarray[tuple[int, ...], np.dtype[np.float32]]"]()
+
+    def compare() -> None:
+        cosines = np.vecdot(np.stack(rows), vector)
+        found.extend(entry_id for entry_id, cosine in zip(ids, cosines.tolist(), strict=True) if cosine >= 1 - radius)
+        ids.clear()
+        rows.clear()
+
+    async for _, entry_id, row in store.scan(embedder.epoch):
+        ids.append(entry_id)
+        rows.append(row)
+        if len(rows) == _ROWS_AT_ONCE:
+            compare()
+            await asyncio.sleep(0)  # rows may come from memory without ever giving way
+    if rows:
+        compare()
+    return found
+
+
+def _read(journal: Path) -> list[Owed]:
+    try:
+        return msgspec.json.decode(journal.read_bytes(), type=list[Owed])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
+        log.error("erasure_journal_unreadable", file=journal.name, reason=type(exc).__name__)  # noqa: TRY400
+        return []
+
+
+def _save(journal: Path, owed: list[Owed]) -> None:
+    if not owed:
+        journal.unlink(missing_ok=True)
+        return
+    draft = journal.with_name(journal.name + ".new")
+    with contextlib.suppress(FileNotFoundError):
+        draft.unlink()
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(msgspec.json.encode(owed))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(journal)

@@ -1,0 +1,261 @@
+"""Lookups: the log of decisions, in memory, from which operators learn what another threshold would have done.
+
+Nothing of it is written to disk: it begins anew with each start, and what a category that is never cached was asked is
+never in it. It holds text of near misses only, of callers who did not forbid storing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from cacheproxy.learn.labels import HALF, Labelled, Labels, Source
+from cacheproxy.learn.nearmisses import NearMiss, NearMisses, trace_of
+from cacheproxy.learn.tally import Tally
+from cacheproxy.learn.traces import Trace, meant
+from cacheproxy.policy.edit import told_by
+from cacheproxy.policy.sweep import Label, Seen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from cacheproxy.model import Looked, Selector
+    from cacheproxy.policy.active import Policy
+    from cacheproxy.policy.pack import Category
+    from cacheproxy.ports import Clock
+    from cacheproxy.telemetry import Telemetry
+
+_MOST_ROWS = 10_000  # of a category; a row is at most 1 kB (measured: 700 bytes)
+
+
+class _Row(NamedTuple):
+    seen: Seen
+    trace: Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """What somebody said of an answer to a question. `similarity` is None where the entry is the question's own."""
+
+    at_s: float
+    tenant: str
+    category: str
+    entry_id: str
+    question: bytes
+    similarity: float | None
+    good: bool
+    user: str = ""
+    age_s: float = 0.0
+    """How old the answer was by then."""
+
+
+class _Page:
+    """What is held of one category."""
+
+    def __init__(self, category: str, telemetry: Telemetry, at_s: float, most: int) -> None:
+        self.tally = Tally(since_s=at_s)
+        self.near = NearMisses()
+        self.labels = Labels()
+        self.rows: deque[_Row] = deque(maxlen=most)
+        self.similarity = telemetry.similarity.labels(category)
+        self.near_misses = telemetry.near_misses.labels(category)
+        self.saved_ms = telemetry.saved_seconds.labels(category)
+        self.saved_usd = telemetry.category_saved_usd.labels(category)
+
+
+class LookupLog:
+    """`ports.LookupLog`: counts every decision, keeps the latest of each category, near misses apart, and labels.
+
+    `policy` is the one in force: sums of a category begin anew when its rules or its threshold change.
+    """
+
+    def __init__(
+        self,
+        policy: Callable[[], Policy],
+        telemetry: Telemetry,
+        clock: Clock,
+        epoch: str | None,
+        *,
+        most: int = _MOST_ROWS,
+    ) -> None:
+        self._read_policy = policy
+        self._policy = policy()
+        self._telemetry = telemetry
+        self._clock = clock
+        self._epoch = epoch
+        self._most = most
+        self._serial = 0
+        self._pages: dict[str, _Page] = {}
+
+    def note(self, looked: Looked) -> None:
+        """Take one decision into account; not where its category is not cached any more."""
+        self.policy_changed()
+        if not self._cached(looked.category):
+            return
+        page = self._page(looked.category)
+        page.tally.total.note(looked)
+        page.tally.of(looked.model).note(looked)
+        hit, similarity = looked.outcome == "hit", looked.similarity
+        if hit:
+            page.saved_usd.inc(looked.saved_usd)
+            page.saved_ms.inc(max(0.0, looked.fill_ms - looked.lookup_ms) / 1000)
+        elif similarity is not None and _near(similarity, looked.threshold, self._band(looked.category)):
+            page.tally.near_misses += 1
+            page.near_misses.inc()
+            self._serial += 1
+            page.near.keep(looked, self._serial)
+        if similarity is not None and math.isfinite(similarity):
+            page.similarity.observe(similarity)
+            seen = Seen(hit=hit, similarity=similarity, threshold=looked.threshold)
+        else:
+            seen = Seen(hit=hit, similarity=None, threshold=None)
+        row = _Row(seen=seen, trace=trace_of(looked))
+        page.rows.append(row)
+
+    def filled(self, category: str, model: str, fill_ms: float) -> None:
+        """Take into account how long the backend took to answer a miss."""
+        self.policy_changed()
+        if not self._cached(category):
+            return
+        tally = self._page(category).tally
+        tally.total.filled(fill_ms)
+        tally.of(model).filled(fill_ms)
+
+    def heard(self, heard: Heard) -> None:
+        """Take what a caller said of an answer as a label; of the question's own answer it is a complaint, or nothing.
+
+        Where the similarity is not known (it is NaN after a restart), the log may know it; else nothing is learnt.
+        """
+        self.policy_changed()
+        if not self._cached(heard.category):
+            return
+        page, similarity = self._page(heard.category), heard.similarity
+        if similarity is None:
+            if not heard.good:
+                page.labels.complaint_ages_s.append(max(0.0, heard.age_s))
+            return
+        if not math.isfinite(similarity):
+            rows = (row.seen.similarity for row in reversed(page.rows) if _same(row.trace, heard))
+            similarity = next(rows, None)
+        if similarity is not None:
+            trace = Trace(
+                at_s=heard.at_s,
+                tenant=heard.tenant,
+                entry_id=heard.entry_id,
+                question=heard.question[:HALF],
+                category=heard.category,
+                user=heard.user,
+            )
+            page.labels.say(Labelled(trace=trace, similarity=similarity, good=heard.good, source=Source.FEEDBACK))
+
+    def promoted(self, near_miss: NearMiss) -> None:
+        """Take a promotion as a label; the near miss is none any more."""
+        looked = near_miss.looked
+        page = self._page(looked.category)
+        page.near.drop(near_miss.id)
+        if looked.similarity is not None:
+            trace, similarity = trace_of(looked)._replace(at_s=self._clock.now()), looked.similarity
+            page.labels.say(Labelled(trace=trace, similarity=similarity, good=True, source=Source.PROMOTED))
+
+    # What is known
+
+    def seen(self, category: str) -> list[Seen]:
+        """Return the logged lookups of a category."""
+        page = self._pages.get(category)
+        return [row.seen for row in page.rows] if page else []
+
+    def labels(self, category: str) -> list[Label]:
+        """Return the labels of a category."""
+        page = self._pages.get(category)
+        return page.labels.all() if page else []
+
+    def complaint_ages_s(self, category: str) -> list[float]:
+        """Return how old answers were of which their own askers said that they are wrong."""
+        page = self._pages.get(category)
+        return list(page.labels.complaint_ages_s) if page else []
+
+    def tally(self, category: str) -> Tally:
+        """Return the sums of a category; empty ones for a category without lookups."""
+        self.policy_changed()
+        page = self._pages.get(category)
+        return page.tally if page else Tally(since_s=self._clock.now())
+
+    def near_misses(self, category: str = "") -> list[NearMiss]:
+        """Return the near misses of a category, or of all, the latest first."""
+        self.policy_changed()
+        pages = self._pages.values() if not category else [page for page in (self._pages.get(category),) if page]
+        return sorted((one for page in pages for one in page.near.latest()), key=lambda one: -one.serial)
+
+    def near_miss(self, near_miss_id: str) -> NearMiss | None:
+        """Return one of them, or None."""
+        self.policy_changed()
+        return next((found for page in self._pages.values() if (found := page.near.get(near_miss_id))), None)
+
+    # What must go
+
+    def forget(self, selector: Selector, erased: Collection[str] = ()) -> int:
+        """Forget what `traces.meant` says that an erasure means; return how much there was. Sums tell of nobody."""
+        is_meant = partial(meant, selector, frozenset(erased))
+        count = 0
+        for page in self._pages.values():
+            kept = deque((row for row in page.rows if not is_meant(row.trace)), maxlen=self._most)
+            count += len(page.rows) - len(kept)
+            page.rows = kept
+            count += page.near.forget(is_meant) + page.labels.forget(is_meant)
+        return count
+
+    def policy_changed(self) -> None:
+        """Forget all of a category that the policy in force does not cache; begin sums anew where its rules changed.
+
+        It is noticed with the next decision, too. Where categories are told apart otherwise than before, all near
+        misses go: one may be of a category that is never cached.
+        """
+        policy = self._read_policy()
+        if policy is self._policy:
+            return
+        before, self._policy = self._policy, policy
+        told_otherwise = told_by(before.pack) != told_by(policy.pack)
+        for category, page in list(self._pages.items()):
+            if not self._cached(category):
+                del self._pages[category]
+                continue
+            if told_otherwise:
+                page.near = NearMisses()
+            if _rules(before, category, self._epoch) != _rules(policy, category, self._epoch):
+                page.tally = Tally(since_s=self._clock.now())
+                page.labels.complaint_ages_s.clear()  # they speak of the lifetime that was
+
+    async def follow(self, *_: Policy) -> None:
+        """Act on a change of policy at once: a listener of the policy book."""
+        self.policy_changed()
+
+    # Within
+
+    def _cached(self, category: str) -> bool:
+        rules = self._policy.pack.categories.get(category)
+        return rules is not None and rules.allow_caching
+
+    def _band(self, category: str) -> float:
+        return self._policy.pack.categories[category].near_miss_band
+
+    def _page(self, category: str) -> _Page:
+        page = self._pages.get(category)
+        if page is None:
+            page = self._pages[category] = _Page(category, self._telemetry, self._clock.now(), self._most)
+        return page
+
+
+def _near(similarity: float, threshold: float | None, band: float) -> bool:
+    return threshold is not None and threshold - band <= similarity < threshold
+
+
+def _rules(policy: Policy, category: str, epoch: str | None) -> tuple[Category | None, float | None]:
+    pack = policy.pack
+    return pack.categories.get(category), pack.threshold(category, epoch) if epoch is not None else None
+
+
+def _same(trace: Trace, heard: Heard) -> bool:
+    return (trace.tenant, trace.entry_id, trace.question) == (heard.tenant, heard.entry_id, heard.question[:HALF])

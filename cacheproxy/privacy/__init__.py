@@ -1,0 +1,1 @@
+"""What must not be kept: personal data in questions and answers."""

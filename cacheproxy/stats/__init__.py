@@ -1,0 +1,1 @@
+"""What operators see of each category and backend, and what the log of lookups recommends changing."""

@@ -1,0 +1,206 @@
+"""The reader of all figures: each is read from the part that counts it, when it is asked for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cacheproxy.policy.adapt import effective_threshold, effective_ttl
+from cacheproxy.policy.breakeven import balance
+from cacheproxy.policy.recommend import Evidence, Recommendation, recommend
+from cacheproxy.policy.sweep import false_hits, sweep
+from cacheproxy.stats.told import (
+    BackendStats,
+    CategoryStats,
+    Effective,
+    Swept,
+    false_hits_of,
+    swept_of,
+    verdict_on,
+    worth_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from cacheproxy.learn.lookups import LookupLog
+    from cacheproxy.model import Holding
+    from cacheproxy.policy.active import Policy
+    from cacheproxy.policy.evict import Cause
+    from cacheproxy.policy.pack import Pack
+
+
+class BackendState(Protocol):
+    """What a pool says of one backend (`upstream.backend.State`)."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """`ok`, `cooling`, `ejected` or `unreachable`."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Requests it answers."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Requests in its queue."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """How many may run at once."""
+        ...
+
+    @property
+    def first_byte_ms(self) -> float:
+        """Moving average."""
+        ...
+
+    @property
+    def p95_ms(self) -> float:
+        """Of the recent ones."""
+        ...
+
+    @property
+    def shed(self) -> int:
+        """Requests refused for want of room."""
+        ...
+
+    @property
+    def ejections(self) -> int:
+        """Times it was taken out."""
+        ...
+
+    @property
+    def retries(self) -> int:
+        """Second attempts."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the figures come from, each read when asked."""
+
+    lookups: LookupLog
+    policy: Callable[[], Policy]
+    epoch: str
+    backends: Callable[[], Sequence[BackendState]]
+    load: Callable[[str], float]
+    """Of a backend, by its name."""
+    holdings: Callable[[], Sequence[Holding]]
+    evictions: Callable[[], Mapping[tuple[str, Cause], int]]
+    """By category and cause."""
+
+
+class Stats:
+    """The figures of one proxy."""
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+
+    def categories(self) -> list[CategoryStats]:
+        """Return every category of the policy in force."""
+        pack = self._sources.policy().pack
+        held: dict[str, tuple[int, int]] = {}
+        for one in self._sources.holdings():
+            entries, size = held.get(one.category, (0, 0))
+            held[one.category] = entries + one.entries, size + one.size_bytes
+        return [self._category(name, pack, *held.get(name, (0, 0))) for name in pack.categories]
+
+    def backends(self) -> list[BackendStats]:
+        """Return every backend."""
+        return [
+            BackendStats(
+                name=one.name,
+                state=one.state,
+                breaker="open" if one.state in ("ejected", "unreachable") else "closed",
+                in_flight=one.running,
+                waiting=one.waiting,
+                limit=one.limit,
+                first_byte_ms=one.first_byte_ms,
+                p95_ms=one.p95_ms,
+                load=self._sources.load(one.name),
+                shed=one.shed,
+                ejections=one.ejections,
+                retries=one.retries,
+            )
+            for one in self._sources.backends()
+        ]
+
+    def sweep(self, category: str, thresholds: Sequence[float]) -> tuple[int, list[Swept]]:
+        """Return how many lookups of a category are logged, and what each threshold would have done with them."""
+        lookups, band = self._sources.lookups, self._sources.policy().pack.categories[category].near_miss_band
+        seen = lookups.seen(category)
+        return len(seen), [swept_of(at) for at in sweep(seen, lookups.labels(category), thresholds, band)]
+
+    def recommendations(self, pack: Pack | None = None) -> list[Recommendation]:
+        """Return what the log speaks for, given a pack; without one, the pack in force."""
+        pack = pack or self._sources.policy().pack
+        return [found for name in pack.categories for found in recommend(self._evidence(name, pack))]
+
+    def _category(self, name: str, pack: Pack, entries: int, size_bytes: int) -> CategoryStats:
+        sources, rules = self._sources, pack.categories[name]
+        tally, threshold = sources.lookups.tally(name), pack.threshold(name, sources.epoch)
+        effective = self._effective(name, pack)
+        lowest = min((one.threshold for one in effective.values() if one.threshold is not None), default=threshold)
+        wrong = false_hits(sources.lookups.labels(name), math.inf if lowest is None else lowest)
+        total = worth_of(tally.total, wrong, rules.false_hit_cost)
+        return CategoryStats(
+            category=name,
+            verdict=verdict_on(total, rules),
+            since_s=tally.since_s,
+            total=total,
+            exact_hits=tally.total.exact,
+            semantic_hits=tally.total.semantic,
+            near_misses=tally.near_misses,
+            near_misses_kept=len(sources.lookups.near_misses(name)),
+            false_hits=false_hits_of(wrong),
+            threshold=threshold if rules.semantic else None,
+            ttl_s=rules.ttl_s,
+            effective=effective,
+            entries=entries,
+            size_bytes=size_bytes,
+            evictions={
+                cause.value: count for (category, cause), count in sources.evictions().items() if category == name
+            },
+            models={model: worth_of(sums, wrong, rules.false_hit_cost) for model, sums in tally.models.items()},
+        )
+
+    def _effective(self, name: str, pack: Pack) -> dict[str, Effective]:
+        sources, rules = self._sources, pack.categories[name]
+        threshold, floor = pack.threshold(name, sources.epoch), pack.floor(name, sources.epoch)
+        found = {}
+        for backend in sources.backends():
+            load = sources.load(backend.name)
+            lowered = None
+            if rules.semantic and threshold is not None:
+                lowered = effective_threshold(threshold, floor, rules.load_threshold_drop, load)
+            ttl_s = effective_ttl(rules.ttl_s, rules.load_ttl_stretch, load)
+            found[backend.name] = Effective(load=load, threshold=lowered, ttl_s=ttl_s)
+        return found
+
+    def _evidence(self, name: str, pack: Pack) -> Evidence:
+        lookups, epoch, rules = self._sources.lookups, self._sources.epoch, pack.categories[name]
+        threshold, tally, labels = pack.threshold(name, epoch), lookups.tally(name), lookups.labels(name)
+        wrong = false_hits(labels, threshold if threshold is not None else math.inf)
+        encoders = (encoder for encoder, table in pack.encoders.items() if table.fingerprint == epoch)
+        return Evidence(
+            category=name,
+            rules=rules,
+            encoder=next(encoders, ""),
+            threshold=threshold,
+            floor=pack.floor(name, epoch),
+            seen=lookups.seen(name),
+            labels=labels,
+            balance=balance(tally.total.measured, wrong, rules.false_hit_cost),
+            lookups=tally.total.lookups,
+            complaint_ages_s=lookups.complaint_ages_s(name),
+        )
