@@ -244,7 +244,7 @@ async def test_check_names_file_line_and_key_of_what_is_wrong(tmp_path: Path) ->
     (pack / "policy.toml").write_text("\n".join(lines))
     failed = await cacheproxy("check", "mine", cwd=tmp_path)
     assert (failed.code, failed.err) == (1, "")
-    told = f"mine/policy.toml:{at + 1}: categories.default.max_temperature must be in [0, inf), got -1"
+    told = f"mine/policy.toml:{at + 1}: categories.default.max_temperature must be in [0, 3.2e+09], got -1"
     assert failed.out.splitlines()[0] == told
 
 
