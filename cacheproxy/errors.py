@@ -271,6 +271,12 @@ class StoreUnavailable(PartUnavailable):
     part = "store"
 
 
+class VerifierUnavailable(PartUnavailable):
+    """The verifier cannot judge: nothing is served by similarity."""
+
+    part = "verifier"
+
+
 class PiiUnavailable(PartUnavailable):
     """What an answer holds could not be looked through for personal data; it is not kept."""
 

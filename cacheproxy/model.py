@@ -215,6 +215,10 @@ class Plan:
     """How loaded the query's backend is, 0 to 1, as the two values above took it."""
     check_pii: tuple[str, ...] = ()
     """Kinds of personal data that forbid keeping an answer; empty asks nothing."""
+    verify: bool = False
+    """Whether a candidate must be verified to be served; `threshold` is then only where asking the verifier begins."""
+    min_probability: float = 1.0
+    """With `verify`: the probability, that its answer is right, from which on a candidate is served."""
 
     @property
     def lookup(self) -> bool:
@@ -245,6 +249,31 @@ class Candidate:
 
     entry_id: str
     similarity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asking:
+    """A question as a verifier reads it: its text, and what was said before it, oldest first.
+
+    `vector` is the encoder's, of shape (dim,), where there is one. `chain` alternates user and assistant and ends with
+    the assistant; it is empty for a question that stands alone.
+    """
+
+    text: str = field(repr=False)
+    vector: NDArray[np.float32] | None = None
+    chain: tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """Whether the answer of one asking is right for another one, as a verifier sees it.
+
+    `veto` names the rule that forbids it, "" for none. `steps` are (name, value) of each step, for `explain`.
+    """
+
+    probability: float
+    veto: str = ""
+    steps: tuple[tuple[str, float], ...] = ()
 
 
 ALIAS_TAG = "alias-of:"
@@ -406,6 +435,8 @@ class Judgement:
     served: bool
     reason: str
     stale: Stale = Stale.NO
+    verified: Verification | None = None
+    """What the verifier said, where it was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -414,6 +445,8 @@ class Lookup:
 
     similarity: float | None = None
     threshold: float | None = None
+    probability: float | None = None
+    """That the entry served, or else the most probable one, is right; None where no verifier was asked."""
     judgements: tuple[Judgement, ...] = ()
     lookup_ms: float = 0.0
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from cacheproxy.model import (
+        Asking,
         Candidate,
         Embedding,
         Entry,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         Query,
         Reply,
         Selector,
+        Verification,
         Wire,
     )
     from cacheproxy.settings import Secret
@@ -89,6 +91,30 @@ class VectorIndex(Protocol):
 
     def __len__(self) -> int:
         """Count live entries over all partitions."""
+        ...
+
+
+class Verifier(Protocol):
+    """The second factor of similarity hits: whether the answer of one question may be served to another."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything its probabilities depend on."""
+        ...
+
+    def covers(self, epoch: str) -> bool:
+        """Whether it was calibrated for similarities of this encoder epoch; otherwise it is not asked."""
+        ...
+
+    async def verify(self, asked: Asking, kept: Sequence[tuple[Asking, float]]) -> list[Verification]:
+        """Return a verification for each kept asking, given with its similarity, in the same order.
+
+        What no verdict can be given on within the time has probability 0. Raises VerifierUnavailable.
+        """
+        ...
+
+    def health(self) -> str:
+        """Return "" when able to serve, else what is wrong."""
         ...
 
 

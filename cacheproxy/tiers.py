@@ -7,9 +7,21 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cacheproxy.errors import EmbedderUnavailable, IndexUnavailable, PartUnavailable
+from cacheproxy.errors import EmbedderUnavailable, IndexUnavailable, PartUnavailable, VerifierUnavailable
 from cacheproxy.flight import Settlement
-from cacheproxy.model import Classification, Destination, Entry, Hit, Judgement, Lookup, Miss, Partition, Stale, Tier
+from cacheproxy.model import (
+    Asking,
+    Classification,
+    Destination,
+    Entry,
+    Hit,
+    Judgement,
+    Lookup,
+    Miss,
+    Partition,
+    Stale,
+    Tier,
+)
 from cacheproxy.policy.decide import exact_reason, judge, near_enough
 from cacheproxy.policy.freshness import freshness
 from cacheproxy.policy.jitter import jittered
@@ -20,10 +32,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from cacheproxy.flight import Flights
-    from cacheproxy.model import Candidate, Embedding, Plan, Query
+    from cacheproxy.model import Candidate, Embedding, Plan, Query, Verification
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.admit import Keep
-    from cacheproxy.ports import Clock, Embedder, EntryStore, Feedback, LookupLog, PiiGate, Upstream, VectorIndex
+    from cacheproxy.ports import (
+        Clock,
+        Embedder,
+        EntryStore,
+        Feedback,
+        LookupLog,
+        PiiGate,
+        Upstream,
+        VectorIndex,
+        Verifier,
+    )
     from cacheproxy.telemetry import Telemetry
 
 log = structlog.get_logger()
@@ -48,6 +70,7 @@ class Parts:
     feedback: Feedback | None = None
     lookups: LookupLog | None = None
     pii: PiiGate | None = None
+    verifier: Verifier | None = None
     load: Callable[[str], float] = field(default=lambda model: 0.0)
     """How loaded the backend of a model is, 0 to 1."""
     resolve: Callable[[str], Destination] = field(default=lambda model: Destination(model=model))
@@ -170,13 +193,14 @@ class Tiers:
             hit, judgements = await self._judge_all(journey, embedding, candidates)
         except PartUnavailable as exc:
             return self.miss(journey, self.failed(exc))
-        similarity = judgements[0].candidate.similarity if judgements else None
-        evidence = Lookup(similarity=similarity, judgements=judgements)
+        best = hit[1] if hit else _most_telling(judgements)
+        evidence = Lookup(judgements=judgements)
+        if best is not None:
+            probability = best.verified.probability if best.verified else None
+            evidence = replace(evidence, similarity=best.candidate.similarity, probability=probability)
         if hit is not None:
-            entry, judgement = hit
-            evidence = replace(evidence, similarity=judgement.candidate.similarity)
-            return self._hit(journey, entry, Tier.SEMANTIC, "similar", evidence, judgement.stale)
-        reason = judgements[0].reason if judgements else "no_candidate"
+            return self._hit(journey, hit[0], Tier.SEMANTIC, "similar", evidence, hit[1].stale)
+        reason = best.reason if best else "no_candidate"
         return self.miss(journey, found.reason if found.reason in _TELLING else reason, evidence)
 
     async def keep(self, journey: Journey, kept: Keep, *, fence: int, fill_ms: float) -> Settlement:
@@ -355,36 +379,69 @@ class Tiers:
     async def _judge_all(
         self, journey: Journey, embedding: Embedding, candidates: Sequence[tuple[Candidate, Partition]]
     ) -> tuple[tuple[Entry, Judgement] | None, tuple[Judgement, ...]]:
-        """Judge the nearest first, up to the first that is served; a fresh one goes before a nearer stale one."""
-        judgements: list[Judgement] = []
-        stale: tuple[Entry, Judgement] | None = None
-        for candidate, partition in candidates:
-            near = near_enough(candidate, journey.plan)
-            entry = await self._parts.store.get(candidate.entry_id) if near else None
-            if entry is not None and self.quarantined(entry, journey.query.fingerprint):
-                judgements.append(Judgement(candidate=candidate, served=False, reason="quarantined"))
-                continue
-            judgement = judge(
-                candidate,
-                entry,
-                query=journey.query,
-                plan=journey.plan,
-                partition=partition,
-                embedding=embedding,
-                now_s=self._parts.clock.now(),
-            )
-            if judgement.served and entry is not None and await self._orphaned(entry):
-                judgement = replace(judgement, served=False, reason="source_removed")
-            judgements.append(judgement)
-            if judgement.served and entry is not None:
-                if judgement.stale is Stale.NO:
-                    return (entry, judgement), tuple(judgements)
-                stale = stale or (entry, judgement)
+        """Judge what was found; return what is served, a fresh entry before a stale one, then the most probable one."""
+        found = [await self._document(journey, candidate) for candidate, _ in candidates]
+        judged = [
+            await self._judged(journey, embedding, *one, entry) for one, entry in zip(candidates, found, strict=True)
+        ]
+        unsure = [place for place, judgement in enumerate(judged) if judgement.reason == "not_verified"]
+        if unsure:
+            words = await self._verified(journey, embedding, [(found[at], judged[at].candidate) for at in unsure])
+            for at, verified in zip(unsure, words, strict=True):
+                judged[at] = await self._judged(journey, embedding, *candidates[at], found[at], verified)
+        for judgement in judged:
             if judgement.reason == "document_missing":
-                self._parts.index.remove([candidate.entry_id])
+                self._parts.index.remove([judgement.candidate.entry_id])
                 self._parts.telemetry.repairs.inc()
             self._count_violation(judgement.reason)
-        return stale, tuple(judgements)
+        servable = [(entry, one) for entry, one in zip(found, judged, strict=True) if one.served and entry is not None]
+        best = max(servable, key=lambda one: (one[1].stale is Stale.NO, _rank(one[1])), default=None)
+        return best, tuple(judged)
+
+    async def _document(self, journey: Journey, candidate: Candidate) -> Entry | None:
+        return await self._parts.store.get(candidate.entry_id) if near_enough(candidate, journey.plan) else None
+
+    async def _judged(
+        self,
+        journey: Journey,
+        embedding: Embedding,
+        candidate: Candidate,
+        partition: Partition,
+        entry: Entry | None,
+        verified: Verification | None = None,
+    ) -> Judgement:
+        if entry is not None and self.quarantined(entry, journey.query.fingerprint):
+            return Judgement(candidate=candidate, served=False, reason="quarantined", verified=verified)
+        judgement = judge(
+            candidate,
+            entry,
+            query=journey.query,
+            plan=journey.plan,
+            partition=partition,
+            embedding=embedding,
+            now_s=self._parts.clock.now(),
+            verified=verified,
+        )
+        if judgement.served and entry is not None and await self._orphaned(entry):
+            return replace(judgement, served=False, reason="source_removed")
+        return judgement
+
+    async def _verified(
+        self, journey: Journey, embedding: Embedding, kept: Sequence[tuple[Entry | None, Candidate]]
+    ) -> list[Verification]:
+        """Return what the verifier says of entries. Raises VerifierUnavailable."""
+        verifier = self._parts.verifier
+        if verifier is None:
+            raise VerifierUnavailable("there is no verifier")
+        asked = Asking(text=journey.query.text, vector=embedding.vector)
+        return await verifier.verify(
+            asked,
+            [
+                (Asking(text=entry.text, vector=entry.vector), candidate.similarity)
+                for entry, candidate in kept
+                if entry is not None
+            ],
+        )
 
     def _hit(self, journey: Journey, entry: Entry, tier: Tier, reason: str, evidence: Lookup, stale: Stale) -> Hit:
         return Hit(
@@ -413,3 +470,14 @@ class Tiers:
 def entry_id(fingerprint: bytes) -> str:
     """Return the id of the entry that answers exactly this request: opaque, since its scope is keyed by the install."""
     return fingerprint[:16].hex()
+
+
+def _rank(judgement: Judgement) -> tuple[float, float]:
+    probability = judgement.verified.probability if judgement.verified else 0.0
+    return probability, judgement.candidate.similarity
+
+
+def _most_telling(judgements: Sequence[Judgement]) -> Judgement | None:
+    """Return the candidate that says most about why nothing is served: the most probable one, else the nearest."""
+    verified = [judgement for judgement in judgements if judgement.verified]
+    return max(verified, key=_rank) if verified else next(iter(judgements), None)

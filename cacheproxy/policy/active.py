@@ -37,6 +37,8 @@ class Policy:
     version: int = 0
     classify: Classify | None = None
     """None where no category has examples, or no encoder made vectors of them."""
+    verifies: bool = False
+    """Whether there is a verifier that knows the encoder."""
     by_examples: tuple[str, ...] = field(init=False)
     """The categories a query may turn out to be of once its text is embedded; none without a classifier."""
     cautious: frozenset[str] = field(init=False)
@@ -139,6 +141,8 @@ def _stricter(one: Category, other: Category) -> Category:
         ttl_jitter=max(one.ttl_jitter, other.ttl_jitter),
         load_threshold_drop=min(one.load_threshold_drop, other.load_threshold_drop),
         load_ttl_stretch=min(one.load_ttl_stretch, other.load_ttl_stretch),
+        verify=one.verify or other.verify,
+        min_probability=max(one.min_probability, other.min_probability),
         near_miss_band=one.near_miss_band,
         pii=tuple(dict.fromkeys((*one.pii, *other.pii))),
     )
@@ -160,4 +164,6 @@ def _wider(one: Category, other: Category) -> Category:
         stale_while_revalidate_s=max(one.stale_while_revalidate_s, other.stale_while_revalidate_s),
         tool_calls=one.tool_calls or other.tool_calls,
         structured_output=one.structured_output or other.structured_output,
+        verify=one.verify and other.verify,
+        min_probability=min(one.min_probability, other.min_probability),
     )

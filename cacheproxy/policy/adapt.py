@@ -27,6 +27,11 @@ def effective_threshold(threshold: float, floor: float | None, drop: float, load
     return min(threshold, max(floor, threshold - drop * load))
 
 
+def effective_probability(probability: float, drop: float, load: float) -> float:
+    """Return the probability to be reached at a load of 0 to 1: at most `drop` lower, never below an even chance."""
+    return min(probability, max(0.5, probability - drop * load))
+
+
 def effective_ttl(ttl_s: float, stretch: float, load: float) -> float:
     """Return the lifetime at a load of 0 to 1: at full load longer by `stretch` times itself."""
     return ttl_s * (1.0 + stretch * load)

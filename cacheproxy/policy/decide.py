@@ -10,7 +10,7 @@ from cacheproxy.policy.whole import calls_tools
 from cacheproxy.query.variant import variant
 
 if TYPE_CHECKING:
-    from cacheproxy.model import Candidate, Embedding, Entry, Partition, Plan, Query
+    from cacheproxy.model import Candidate, Embedding, Entry, Partition, Plan, Query, Verification
 
 
 def near_enough(candidate: Candidate, plan: Plan) -> bool:
@@ -39,17 +39,30 @@ def judge(
     partition: Partition,
     embedding: Embedding,
     now_s: float,
+    verified: Verification | None = None,
 ) -> Judgement:
     """Judge a candidate on its document, read just now; `entry` is None when there is none.
 
-    Scope, compatibility, category and epoch are checked again here although the index was searched by them: the index
-    is a hint.
+    Where the plan wants it verified and nothing else forbids it, it is served only once `verified` is there and says
+    so: "not_verified" asks for it. Scope, compatibility, category and epoch are checked again here although the index
+    was searched by them: the index is a hint.
     """
-    reason = _refusal(candidate, entry, query, plan, partition, embedding, now_s)
+    reason = _refusal(candidate, entry, query, plan, partition, embedding, now_s) or _doubt(verified, plan)
     if reason or entry is None:
-        return Judgement(candidate=candidate, served=False, reason=reason)
+        return Judgement(candidate=candidate, served=False, reason=reason, verified=verified)
     stale = freshness(entry, plan, now_s).stale
-    return Judgement(candidate=candidate, served=True, reason="similar", stale=stale)
+    return Judgement(candidate=candidate, served=True, reason="similar", stale=stale, verified=verified)
+
+
+def _doubt(verified: Verification | None, plan: Plan) -> str:
+    """Return why a verifier's word is not enough to serve, or "". Written so that NaN never is."""
+    if not plan.verify:
+        return ""
+    if verified is None:
+        return "not_verified"
+    if verified.veto:
+        return f"veto_{verified.veto}"
+    return "" if verified.probability >= plan.min_probability else "improbable"
 
 
 def _refusal(

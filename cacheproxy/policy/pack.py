@@ -82,6 +82,11 @@ class Category(_Table, frozen=True):
     """How far the threshold falls when the backend is fully loaded (never below the encoder's floor)."""
     load_ttl_stretch: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 0.0
     """How much longer lifetimes get then: 1 doubles them."""
+    verify: bool = True
+    """Whether an answer is served by similarity only once a verifier finds it right for the question. Without it, or
+    where no verifier knows the encoder, the encoder's threshold decides alone."""
+    min_probability: Annotated[float, msgspec.Meta(ge=0.5, lt=1.0)] = 0.9
+    """How probable it must be, to the verifier, that the answer is right."""
     near_miss_band: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.05
     """How far below the threshold a similarity still counts as a near miss."""
     false_hit_budget: Share = 0.05
@@ -101,6 +106,8 @@ class Encoder(_Table, frozen=True):
     """By category: cosine at or above which an entry may be served."""
     floors: dict[str, Threshold] = {}
     """By category: below it load never lowers a threshold. Without one load changes no threshold."""
+    verify_from: Threshold | None = None
+    """Cosine from which on the verifier is asked. Without it the thresholds hold for verified categories, too."""
 
 
 class Classifier(_Table, frozen=True):
@@ -138,6 +145,13 @@ class Pack(_Table, frozen=True):
             if encoder.fingerprint == epoch:
                 return encoder.thresholds.get(category)
         return None
+
+    def verify_from(self, category: str, epoch: str) -> float | None:
+        """Return the cosine from which on a category's candidates are verified; None where thresholds alone decide."""
+        if not self.categories[category].verify:
+            return None
+        found = (one.verify_from for one in self.encoders.values() if one.fingerprint == epoch)
+        return next(found, None)
 
     def floor(self, category: str, epoch: str) -> float | None:
         """Return the lowest threshold that load may bring a category to; None where load changes none."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Plan, Staleness, Tier, Trait
 from cacheproxy.policy.active import stricter
-from cacheproxy.policy.adapt import effective_threshold, effective_ttl
+from cacheproxy.policy.adapt import effective_probability, effective_threshold, effective_ttl
 
 if TYPE_CHECKING:
     from cacheproxy.model import Classification, Controls, Query
@@ -36,12 +36,16 @@ _EXACT_ONLY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Terms:
-    """The rules that apply to a query, and the threshold that its encoder calls for (None: nothing by similarity)."""
+    """The rules that apply to a query, and the threshold that its encoder calls for (None: nothing by similarity).
+
+    With `verify` the threshold is only where asking the verifier begins.
+    """
 
     category: str
     rules: Category
     threshold: float | None
     floor: float | None
+    verify: bool
     second: str = ""
     refusal: str = "category_not_cached"
     """The reason where the rules allow no caching."""
@@ -63,9 +67,10 @@ def plan(query: Query, policy: Policy, epoch: str | None, told: Classification, 
 def possible(query: Query, policy: Policy, epoch: str | None) -> Plan:
     """Return what may still become of a query whose category is not known yet: the least narrow of its plans."""
     pack = policy.pack
-    thresholds = [] if epoch is None else [pack.threshold(name, epoch) for name in policy.by_examples]
-    threshold = min((one for one in thresholds if one is not None), default=None)
-    terms = _Terms(category=pack.default_category, rules=policy.widest, threshold=threshold, floor=None)
+    thresholds = [_threshold(policy, name, epoch) for name in policy.by_examples]
+    threshold = min((one for one, _ in thresholds if one is not None), default=None)
+    verify = bool(thresholds) and all(verified for _, verified in thresholds)
+    terms = _Terms(category=pack.default_category, rules=policy.widest, threshold=threshold, floor=None, verify=verify)
     return _plan(query, terms, epoch, 0.0)
 
 
@@ -77,16 +82,26 @@ def _terms(policy: Policy, epoch: str | None, told: Classification) -> _Terms:
         names = list(policy.by_examples) or names
     elif told.second in pack.categories:
         names.append(told.second)
-    thresholds = [None if epoch is None else pack.threshold(name, epoch) for name in names]
-    floors = [None if epoch is None else pack.floor(name, epoch) for name in names]
+    found = [_threshold(policy, name, epoch) for name in names]
+    thresholds, verify = [one for one, _ in found], any(verified for _, verified in found)
+    floors = [None if epoch is None or verify else pack.floor(name, epoch) for name in names]
     return _Terms(
         category=told.category,
         rules=stricter(pack.categories[name] for name in names),
         threshold=None if None in thresholds else max(t for t in thresholds if t is not None),
         floor=None if None in floors else max(f for f in floors if f is not None),
+        verify=verify,
         second=names[1] if len(names) == 2 and told.source != "unknown" else "",
         refusal="category_in_doubt" if pack.categories[told.category].allow_caching else "category_not_cached",
     )
+
+
+def _threshold(policy: Policy, category: str, epoch: str | None) -> tuple[float | None, bool]:
+    """Return the cosine from which on an entry of a category is served, or, where that is True, verified."""
+    if epoch is None:
+        return None, False
+    verified = policy.pack.verify_from(category, epoch) if policy.verifies else None
+    return (policy.pack.threshold(category, epoch), False) if verified is None else (verified, True)
 
 
 def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
@@ -118,6 +133,8 @@ def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
         stale=_staleness(controls, rules),
         keep_tool_calls=rules.tool_calls and Trait.TOOLS in query.traits,
         check_pii=rules.pii,
+        verify=terms.verify,
+        min_probability=effective_probability(rules.min_probability, rules.load_threshold_drop, load),
     )
 
 
