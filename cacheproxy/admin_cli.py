@@ -189,8 +189,8 @@ def stats(admin: Admin, as_json: bool) -> None:
 
 
 _STATS = (
-    *("category", "lookups", "hits", "hit_rate", "break_even", "near_misses", "false_hits", "threshold", "entries"),
-    *("saved_ms", "saved_usd", "verdict"),
+    *("category", "lookups", "hits", "hit_rate", "break_even", "near_misses", "false_hits", "threshold"),
+    *("min_probability", "entries", "saved_ms", "saved_usd", "verdict"),
 )
 
 
@@ -201,19 +201,31 @@ def _stats_row(told: dict[str, Any]) -> dict[str, Any]:
 @click.command()
 @asks
 @click.argument("category")
-@click.argument("thresholds", nargs=-1, required=True, type=click.FloatRange(0, 1, min_open=True))
-def sweep(admin: Admin, as_json: bool, category: str, thresholds: tuple[float, ...]) -> None:
-    """Estimate from logged lookups what other THRESHOLDS would have done in a CATEGORY.
+@click.argument("thresholds", nargs=-1, type=click.FloatRange(0, 1, min_open=True))
+@click.option(
+    *("-p", "--probability", "probabilities"),
+    multiple=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="A least probability, where a verifier decides; may be repeated.",
+)
+def sweep(
+    admin: Admin, as_json: bool, category: str, thresholds: tuple[float, ...], probabilities: tuple[float, ...]
+) -> None:
+    """Estimate from logged lookups what other THRESHOLDS, or least probabilities, would have done in a CATEGORY.
 
     \b
-    Example:
+    Examples:
+      cacheproxy sweep support -p 0.80 -p 0.90 -p 0.95
       cacheproxy sweep support 0.80 0.85 0.90
     """
-    found = admin.call("POST", "sweep", {"category": category, "thresholds": list(thresholds)})
+    asked = {"thresholds": list(thresholds), "probabilities": list(probabilities)}
+    found = admin.call("POST", "sweep", {"category": category, **asked})
     if as_json:
         show_json(found)
         return
-    click.echo(f"{found['lookups']} lookups logged; threshold in force {cell(found['threshold'])}")
+    least = found["min_probability"]
+    verified = "" if least is None else f", least probability {cell(least)}"
+    click.echo(f"{found['lookups']} lookups logged; in force: threshold {cell(found['threshold'])}{verified}")
     rows = [_flat(row) for row in found["swept"]]
     show_table(rows, tuple(rows[0]) if rows else (), "nothing to show")
 
@@ -244,7 +256,7 @@ def list_near_misses(admin: Admin, as_json: bool, category: str, limit: int) -> 
         for row in rows:
             show_json(row)
         return
-    columns = ("id", "category", "times", "similarity", "threshold", "text", "entry_text")
+    columns = ("id", "category", "times", "similarity", "threshold", "probability", "text", "entry_text")
     show_table(rows, columns, "no near misses")
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
+from cacheproxy.access.inserts import InsertRate
 from cacheproxy.access.keeper import open_keeper
 from cacheproxy.access.meter import MeteredUpstream
 from cacheproxy.access.names import Names
@@ -43,8 +46,12 @@ from cacheproxy.http.openapi import PATH as OPENAPI_PATH
 from cacheproxy.http.openapi import DocumentRoute
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.install import claim, install_secret, open_data_dir
+from cacheproxy.learn import shadow as learning
+from cacheproxy.learn.budget import Budget
 from cacheproxy.learn.feedback import Feedback
 from cacheproxy.learn.lookups import LookupLog
+from cacheproxy.learn.meter import LearningMeter
+from cacheproxy.learn.shadow import Shadow
 from cacheproxy.learn.verdicts import Verdicts
 from cacheproxy.pipeline import Parts, Pipeline
 from cacheproxy.policy.adapt import LoadWatch
@@ -52,12 +59,14 @@ from cacheproxy.policy.evict import quotas
 from cacheproxy.policy.loader import find_pack, load_pack
 from cacheproxy.policy.prepare import fitted
 from cacheproxy.privacy.gate import PresidioGate
+from cacheproxy.promote import promote_judged
 from cacheproxy.query.chat import read_chat
 from cacheproxy.query.completions import read_completion
 from cacheproxy.query.responses import read_responses
-from cacheproxy.query.scope import read_scope
+from cacheproxy.query.scope import common_of, read_scope
 from cacheproxy.query.scope import tenant_of as tenant_of_label
 from cacheproxy.reconcile import Reconciler
+from cacheproxy.sharing import Sharing, SharingMeans
 from cacheproxy.stats.reader import Sources, Stats
 from cacheproxy.store.open import open_store
 from cacheproxy.supervise import Supervisor
@@ -65,6 +74,8 @@ from cacheproxy.telemetry import Telemetry
 from cacheproxy.upkeep import Snapshots, Upkeep
 from cacheproxy.upstream.local.process import LocalModel
 from cacheproxy.upstream.open import open_pool
+from cacheproxy.verify.verifier import ThreadedVerifier
+from cacheproxy.verifying import open_verifier
 from cacheproxy.warming import Warming
 
 if TYPE_CHECKING:
@@ -80,6 +91,7 @@ if TYPE_CHECKING:
     Read = Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]
 
 _SNAPSHOTS = "index"
+_BUDGET_INTERVAL_S = 2.0
 
 
 @asynccontextmanager
@@ -126,6 +138,7 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
             warming=_warming(ground, line),
             load=backends.load,
             lookups=line.lookups,
+            sharing=line.sharing,
             stats=stats,
         )
 
@@ -161,13 +174,25 @@ async def _kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     partitions = PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch)
     index = await stack.enter_async_context(partitions)
     await index.restore(data_dir / _SNAPSHOTS, store.scan(embedder.epoch))
+    verifier = await _verifier(settings, embedder.epoch, stack)
     records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
-    book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder)), clock)
+    book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder, verifier)), clock)
     await book.open()
-    return Kept(store=store, embedder=embedder, index=index, book=book)
+    return Kept(store=store, embedder=embedder, index=index, verifier=verifier, book=book)
 
 
-def _means(ground: Ground, embedder: MicroBatcher) -> Means:
+async def _verifier(settings: Settings, epoch: str, stack: AsyncExitStack) -> ThreadedVerifier | None:
+    chosen = settings.verifier
+    scorer = await asyncio.to_thread(open_verifier, settings)
+    if scorer is None:
+        return None
+    live = ThreadedVerifier(
+        scorer, [epoch], threads=chosen.threads, timeout_s=chosen.timeout_ms / 1000, queue=chosen.queue
+    )
+    return await stack.enter_async_context(live)
+
+
+def _means(ground: Ground, embedder: MicroBatcher, verifier: ThreadedVerifier | None) -> Means:
     chosen = ground.settings.encoder.cache_dir
     folder = Path(chosen).expanduser() if chosen else ground.data_dir / "encoders"
     return Means(
@@ -175,6 +200,7 @@ def _means(ground: Ground, embedder: MicroBatcher) -> Means:
         tenant_of=partial(tenant_of_label, secret=ground.secret),
         embed_all=Examples(embedder, folder / "examples.sqlite3"),
         fit=fitted,
+        verifier=verifier.scorer if verifier else None,
     )
 
 
@@ -212,12 +238,28 @@ async def _line(ground: Ground, kept: Kept, backends: Backends, stack: AsyncExit
         supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
     )
     lookups = LookupLog(kept.book, ground.telemetry, clock, kept.embedder.epoch)
-    feedback = Feedback(verdicts, clock, lookups)
+    fingerprint = kept.verifier.fingerprint if kept.verifier else ""
+    budget = await stack.enter_async_context(Budget(ground.data_dir / "budget.sqlite3", fingerprint, clock))
+    feedback = Feedback(verdicts, clock, lookups, budget)
     crowded = asyncio.Event()
+    sharing = Sharing(
+        SharingMeans(
+            store=kept.store,
+            catalogue=kept.store,
+            index=kept.index,
+            pii=gate,
+            feedback=feedback,
+            clock=clock,
+            telemetry=ground.telemetry,
+            common=common_of(ground.secret),
+            spawn=supervisor.spawn,
+        )
+    )
     parts = Parts(
         store=kept.store,
         index=kept.index,
         embedder=kept.embedder,
+        verifier=kept.verifier,
         upstream=backends.upstream,
         clock=clock,
         telemetry=ground.telemetry,
@@ -226,15 +268,21 @@ async def _line(ground: Ground, kept: Kept, backends: Backends, stack: AsyncExit
         lookups=lookups,
         resolve=pool.resolve,
         pii=gate,
+        budget=budget,
+        sharing=sharing,
+        may_keep=InsertRate(settings.store.max_inserts_per_minute, clock),
         load=lambda model: watch.least(pool.backends(model)),
     )
+    parts = replace(parts, learning=_learning(ground, kept, parts, budget, feedback, lookups, supervisor))
     return Line(
+        budget=budget,
         gate=gate,
         threads=threads,
         supervisor=supervisor,
         flights=flights,
         lookups=lookups,
         feedback=feedback,
+        sharing=sharing,
         crowded=crowded,
         pipeline=Pipeline(
             parts,
@@ -244,6 +292,34 @@ async def _line(ground: Ground, kept: Kept, backends: Backends, stack: AsyncExit
             coalesce_timeout_s=settings.flight.coalesce_timeout_s,
         ),
     )
+
+
+def _learning(
+    ground: Ground,
+    kept: Kept,
+    parts: Parts,
+    budget: Budget,
+    feedback: Feedback,
+    lookups: LookupLog,
+    supervisor: Supervisor,
+) -> Shadow:
+    means = learning.Means(
+        store=kept.store,
+        embedder=kept.embedder,
+        upstream=parts.upstream,
+        budget=budget,
+        meter=LearningMeter(ground.clock),
+        lookups=lookups,
+        telemetry=ground.telemetry,
+        clock=ground.clock,
+        random=Random(),
+        policy=kept.book,
+        load=parts.load,
+        spawn=supervisor.spawn,
+        quarantine=feedback.found_wrong,
+        promote=lambda looked, source_id: promote_judged(parts, kept.book(), looked, source_id),
+    )
+    return Shadow(means, ground.settings.learn)
 
 
 def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
@@ -258,7 +334,8 @@ def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
     }
     cached["/v1/embeddings"] = EmbeddingsRoute(pipeline, settings, secret, line.threads)
     parts = {"store": kept.store, "encoder": kept.embedder, "index": kept.index, "policies": kept.book}
-    ready = Readiness({**parts, **({"local_model": backends.model} if backends.model else {})})
+    optional = {name: part for name, part in (("local_model", backends.model), ("verifier", kept.verifier)) if part}
+    ready = Readiness({**parts, **optional})
     edge = Edge(
         backends.upstream,
         ground.telemetry,
@@ -285,6 +362,7 @@ def _stats(kept: Kept, backends: Backends, line: Line) -> Stats:
             load=backends.load.lam,
             holdings=kept.store.holdings,
             evictions=lambda: kept.store.evictions,
+            standing=line.budget.standing,
         )
     )
 
@@ -295,6 +373,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
     # In this order: what remembers texts first, snapshots last, when the index no longer holds anything.
     remembering = [
         Part(name="feedback", forget=line.feedback.forget),
+        Part(name="budget", forget=line.budget.forget),
         Part(name="lookups", forget=line.lookups.forget),
         Part(name="questions", forget=lambda *_: line.pipeline.forget_questions()),
         Part(name="embeddings", forget=lambda *_: kept.embedder.forget()),
@@ -320,6 +399,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
     kept.book.on_change(upkeep.policy_changed)
     kept.book.on_change(Reconciler(kept.store, kept.embedder, upkeep.erase))
     upkeep.start(line.supervisor)
+    line.supervisor.every(_BUDGET_INTERVAL_S, line.budget.tend, "budget")
     stack.push_async_callback(snapshots.save_last)
     return erasure
 

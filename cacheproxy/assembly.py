@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cacheproxy.http.edge import Edge
     from cacheproxy.index.partitioned import PartitionedIndex
     from cacheproxy.install import Claim
+    from cacheproxy.learn.budget import Budget
     from cacheproxy.learn.feedback import Feedback
     from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.model import Scope
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from cacheproxy.ports import Clock, Upstream
     from cacheproxy.privacy.gate import PresidioGate
     from cacheproxy.settings import Settings
+    from cacheproxy.sharing import Sharing
     from cacheproxy.store.memory import MemoryStore
     from cacheproxy.store.sqlite import SqliteStore
     from cacheproxy.supervise import Supervisor
     from cacheproxy.telemetry import Telemetry
     from cacheproxy.upstream.local.process import LocalModel
     from cacheproxy.upstream.pool import UpstreamPool
+    from cacheproxy.verify.verifier import ThreadedVerifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +63,7 @@ class Kept:
     store: SqliteStore | MemoryStore
     embedder: MicroBatcher
     index: PartitionedIndex
+    verifier: ThreadedVerifier | None
     book: PolicyBook
 
 
@@ -78,6 +82,7 @@ class Backends:
 class Line:
     """What a request walks, and the tasks beside it."""
 
+    budget: Budget
     gate: PresidioGate
     threads: Executor
     """Understands large bodies."""
@@ -85,6 +90,7 @@ class Line:
     flights: Flights
     lookups: LookupLog
     feedback: Feedback
+    sharing: Sharing
     crowded: asyncio.Event
     pipeline: Pipeline
 

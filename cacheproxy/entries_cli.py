@@ -102,6 +102,26 @@ def delete_entry(admin: Admin, as_json: bool, entry_id: str, dry_run: bool) -> N
     _show_purged(done, as_json=as_json)
 
 
+@entries.command(name="share")
+@asks
+@click.argument("entry_id", metavar="ID")
+@DRY_RUN
+def share_entry(admin: Admin, as_json: bool, entry_id: str, dry_run: bool) -> None:
+    """Let all tenants with virtual keys have this entry's answer to the very same request, until it expires.
+
+    Exit code 1 where it may not be shared.
+
+    \b
+    Example:
+      cacheproxy entries share 0123456789abcdef0123456789abcdef
+    """
+    done = admin.call("POST", f"entries/{segment(entry_id)}/share", query={"dry_run": "true" if dry_run else ""})
+    if as_json:
+        show_json(done)
+        return
+    click.echo(f"{entry_id} {'would be' if dry_run else 'is'} shared as {done['entry']}")
+
+
 @click.command()
 @asks
 @click.option("--id", "ids", multiple=True, metavar="ID", help="This entry; may be repeated.")
@@ -116,6 +136,7 @@ def delete_entry(admin: Admin, as_json: bool, entry_id: str, dry_run: bool) -> N
 )
 @click.option("--similar-to", metavar="TEXT", help="Questions like this one, within --radius.")
 @click.option("--radius", type=click.FloatRange(0, 1), help="Cosine distance: 0.1 means a similarity of 0.9 or more.")
+@click.option("--descendants", is_flag=True, help="Also remove what was made of them: promoted and shared entries.")
 @click.option("--erase", is_flag=True, help="Also remove what else is remembered of these entries.")
 @DRY_RUN
 def purge(

@@ -17,7 +17,8 @@ import numpy as np
 import structlog
 
 from cacheproxy.errors import EmbedderUnavailable, InvalidRequest, PartUnavailable, StoreUnavailable
-from cacheproxy.model import Selector
+from cacheproxy.model import PRINCIPAL_TAG, Selector
+from cacheproxy.policy.share import principal
 from cacheproxy.ports import EntryCatalogue
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ ENTRIES = "entries"
 _PART_TIMEOUT_S = 120.0
 _ROWS_AT_ONCE = 512
 _MOST_OWED = 1000
+_PARENTS_AT_ONCE = 10_000
 
 log = structlog.get_logger()
 
@@ -89,6 +91,7 @@ class Owed(msgspec.Struct, frozen=True, kw_only=True):
     parts: tuple[str, ...]
     ids: tuple[str, ...]
     meant: dict[str, str | float | tuple[str, ...] | None]
+    descendants: bool = False
 
     def selector(self) -> Selector:
         """Return what it means: of what is new since it was asked for, nothing."""
@@ -122,29 +125,32 @@ class Erasure:
         """Erasures that are not finished."""
         return len(self._owed)
 
-    async def preview(self, selector: Selector) -> list[str]:
-        """Return the entries that are meant, changing nothing. Raises StoreUnavailable."""
-        return await self._catalogue.erase(selector, dry_run=True)
+    async def preview(self, selector: Selector, *, descendants: bool = False) -> list[str]:
+        """Return the entries that are meant, and what was made of them; nothing changes. Raises StoreUnavailable."""
+        found = await self._catalogue.erase(selector, dry_run=True)
+        return [*found, *await self._descendants(selector, found)] if descendants else found
 
-    async def purge(self, selector: Selector) -> Erased:
+    async def purge(self, selector: Selector, *, descendants: bool = False) -> Erased:
         """Remove the entries that are meant: none is served any more. An empty selector removes nothing.
 
-        By ids alone it costs little, waits for no erasure, and no fill of another entry is refused. Raises as `erase`.
+        With `descendants` everything that was made of them goes, too: promoted and shared entries, and what was made
+        of these. Without, and by ids alone, it costs little, waits for no erasure, and no fill of another entry is
+        refused. Raises as `erase`.
         """
-        if selector and selector == Selector(ids=selector.ids):
+        if selector and not descendants and selector == Selector(ids=selector.ids):
             try:
                 return await self._purge(selector)
             except StoreUnavailable as exc:
                 log.warning("purge_failed", reason=exc.message)  # so it is owed
-        return await self._begin(selector, ())
+        return await self._begin(selector, (), descendants=descendants)
 
     async def erase(self, selector: Selector) -> Erased:
-        """Remove the entries that are meant and everything else that is remembered of them and of whom they are.
+        """Remove the entries that are meant, what was made of them, and all else that is remembered of them.
 
         Raises InvalidRequest for a selector with `text`, which is never written down, and PartUnavailable, having done
         nothing, while a thousand erasures are not finished.
         """
-        return await self._begin(selector, tuple(self._parts))
+        return await self._begin(selector, tuple(self._parts), descendants=True)
 
     async def retry(self) -> None:
         """Try again what failed, or what a restart cut short."""
@@ -153,7 +159,7 @@ class Erasure:
                 if owed not in self._owed:  # done meanwhile, or some of it
                     continue
                 selector = owed.selector()
-                erased = await self._run(selector, owed.parts, owed.ids)
+                erased = await self._run(selector, owed.parts, owed.ids, descendants=owed.descendants)
                 await self._settle(owed, erased)
             if not erased.pending:
                 log.info("erasure_finished", parts=owed.parts, asked_s=owed.asked_s)
@@ -169,7 +175,7 @@ class Erasure:
                 self._unindex(selector.ids, scrub=False)
         return Erased(ids=tuple(found), parts=(Removed(part=ENTRIES, removed=len(found)),))
 
-    async def _begin(self, selector: Selector, parts: tuple[str, ...]) -> Erased:
+    async def _begin(self, selector: Selector, parts: tuple[str, ...], *, descendants: bool) -> Erased:
         if not selector:
             return Erased(ids=())
         if selector.text:
@@ -187,18 +193,21 @@ class Erasure:
                 parts=(ENTRIES, *parts),
                 ids=selector.ids,
                 meant={name: getattr(selector, name) for name in Selector.__slots__ if name != "text"},
+                descendants=descendants,
             )
             self._owed.append(owed)
             await self._write()
-            erased = await self._run(selector, owed.parts, ())
+            erased = await self._run(selector, owed.parts, (), descendants=descendants)
             await self._settle(owed, erased)
             return erased
 
-    async def _run(self, selector: Selector, parts: Sequence[str], known: Sequence[str]) -> Erased:
+    async def _run(
+        self, selector: Selector, parts: Sequence[str], known: Sequence[str], *, descendants: bool
+    ) -> Erased:
         """Do these parts. What is done is not done again, unless the entries were not: the others go by their ids."""
         ids, done = list(known), list[Removed]()
         if ENTRIES in parts:
-            found, failed = await self._remove(selector, scrub=len(parts) > 1)
+            found, failed = await self._remove(selector, scrub=len(parts) > 1, descendants=descendants)
             ids = list(dict.fromkeys((*ids, *found)))
             done.append(Removed(part=ENTRIES, removed=len(found), failed=failed))
         for name in parts:
@@ -209,11 +218,15 @@ class Erasure:
             done[1:] = [replace(one, failed=one.failed or why) for one in done[1:]]
         return Erased(ids=tuple(ids), parts=tuple(done))
 
-    async def _remove(self, selector: Selector, *, scrub: bool) -> tuple[list[str], str]:
+    async def _remove(self, selector: Selector, *, scrub: bool, descendants: bool) -> tuple[list[str], str]:
         found: list[str] = []
         try:
-            if scrub:  # should it fail half-way, the other parts still go by these
+            if scrub or descendants:  # should it fail half-way, the other parts still go by these
                 found = await self.preview(selector)
+            if descendants and (made := await self._descendants(selector, found)):
+                # Before their parents, by which alone they are found again after a crash.
+                found += made
+                await self._catalogue.erase(Selector(ids=tuple(made)), scrub=scrub)
             found = list(dict.fromkeys((*found, *await self._catalogue.erase(selector, scrub=scrub))))
         except StoreUnavailable as exc:
             log.warning("erasure_part_failed", part=ENTRIES, reason=exc.message)
@@ -221,6 +234,28 @@ class Erasure:
         finally:
             self._unindex(found, scrub=scrub)
         return found, ""
+
+    async def _descendants(self, selector: Selector, entry_ids: Sequence[str]) -> list[str]:
+        """Return what was made of entries, and of what was made of them. Raises StoreUnavailable.
+
+        Of a tenant also the shared entries that it took part in whose parents are gone already.
+        """
+        known, made = set(entry_ids), list[str]()
+        ahead = list(entry_ids)
+        if selector.tenant and not (selector.ids or selector.tag or selector.user):
+            tag = f"{PRINCIPAL_TAG}{principal(selector.tenant)}"
+            shared = await self._catalogue.erase(replace(selector, tenant="", tag=tag), dry_run=True)
+            made = [one for one in shared if one not in known]
+            known.update(made)
+            ahead += made
+        while ahead:
+            some, ahead = ahead[:_PARENTS_AT_ONCE], ahead[_PARENTS_AT_ONCE:]
+            found = await self._catalogue.erase(Selector(parents=tuple(some)), dry_run=True)
+            new = [one for one in dict.fromkeys(found) if one not in known]
+            known.update(new)
+            made += new
+            ahead += new
+        return made
 
     async def _do(self, part: Part, selector: Selector, ids: Collection[str]) -> Removed:
         try:

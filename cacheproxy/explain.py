@@ -19,8 +19,9 @@ from cacheproxy.query.responses import read_responses
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from cacheproxy.model import Controls, Entry, Outcome, Query, Scope
+    from cacheproxy.model import Controls, Entry, Judgement, Outcome, Query, Scope
     from cacheproxy.pipeline import Journey, Pipeline
+    from cacheproxy.ports import Budget
 
 _NEAREST = 3
 
@@ -39,13 +40,27 @@ class ExplainRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return f"ExplainRequest(model={self.model!r}, category={self.category!r})"
 
 
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a verification and its value: a probability, log-odds, or how much a rule objects."""
+
+    name: str
+    value: float
+
+
 class Near(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry near the question; `verdict` says why it is or is not served."""
+    """One entry near the question; `verdict` says why it is or is not served.
+
+    `probability` (that its answer is right), `veto` (the rule that forbids it) and `steps` (what each step of the
+    verification said) are there where the verifier was asked.
+    """
 
     entry: str
     similarity: float
     text: str
     verdict: str
+    probability: float | None = None
+    veto: str = ""
+    steps: list[Step] = []
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,11 +89,16 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     threshold: float | None
     base_threshold: float | None
     """Before load lowered it and the caller raised it."""
+    min_probability: float | None
+    """Where a verifier decides: the least that is served; `threshold` is then only where it begins to be asked."""
+    served_from: float | None
+    """The same, as the error budget leaves it by now."""
     ttl_s: float
     base_ttl_s: float
     encoder: str
     unseen_text: bool
     similarity: float | None
+    probability: float | None
     entry: str
     lookup_ms: float
     candidates: list[Near]
@@ -115,7 +135,7 @@ async def explain(
         reason=outcome.reason,
         candidates=candidates,
         elsewhere=await _elsewhere(pipeline, journey, {near.entry for near in candidates}),
-        **_evidence(query, journey, outcome, pipeline.epoch or ""),
+        **_evidence(query, journey, outcome, pipeline.epoch or "", pipeline.parts.budget),
     )
 
 
@@ -143,6 +163,12 @@ def render(explanation: Explanation) -> str:
         + (f"; because {e.plan_reason}" if e.plan_reason else ""),
         f"threshold  {threshold} for encoder {e.encoder or '(none)'}; entries live {e.ttl_s:g} s",
     ]
+    if e.min_probability is not None:
+        lines.append(
+            f"verified   entries from the threshold on; one is served if its answer is right with a probability of "
+            f"{e.min_probability:.3f} or more"
+            + (f"; the error budget leaves {e.served_from:.3f}" if (e.served_from or 0.0) > e.min_probability else "")
+        )
     if e.category_scores:
         shown = ", ".join(f"{name or '(none of them)'} {score:.2f}" for name, score in e.category_scores.items())
         lines.insert(3, f"near to    {shown}")
@@ -160,10 +186,15 @@ def render(explanation: Explanation) -> str:
 
 
 def _line(label: str, near: Near) -> str:
-    return f"{label}  {near.similarity:.4f}  {near.entry}  {near.verdict}: {near.text[:80]!r}"
+    line = f"{label}  {near.similarity:.4f}  {near.entry}  {near.verdict}: {near.text[:80]!r}"
+    if near.probability is None:
+        return line
+    steps = "".join(f", {step.name} {step.value:.3g}" for step in near.steps)
+    veto = f", forbidden by the rule {near.veto!r}" if near.veto else ""
+    return f"{line}\n{'':11}probability {near.probability:.4f}{veto}{steps}"
 
 
-def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str) -> dict[str, Any]:
+def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str, budget: Budget | None) -> dict[str, Any]:
     plan, embedding = journey.plan, journey.embedding
     found, told, seen = getattr(outcome, "evidence", None), journey.told, journey.seen or journey.told
     return {
@@ -183,11 +214,14 @@ def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str) -> d
         "plan_reason": plan.reason,
         "threshold": plan.threshold if plan.semantic else None,
         "base_threshold": plan.base_threshold if plan.semantic else None,
+        "min_probability": plan.min_probability if plan.verify and plan.semantic else None,
+        "served_from": budget.least(plan) if budget and plan.verify and plan.semantic else None,
         "ttl_s": plan.ttl_s,
         "base_ttl_s": plan.base_ttl_s,
         "encoder": epoch,
         "unseen_text": bool(embedding and embedding.unseen),
         "similarity": found.similarity if found else None,
+        "probability": found.probability if found else None,
         "entry": outcome.entry.id if isinstance(outcome, Hit) else "",
         "lookup_ms": found.lookup_ms if found else 0.0,
     }
@@ -195,15 +229,20 @@ def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str) -> d
 
 async def _candidates(pipeline: Pipeline, outcome: Outcome) -> list[Near]:
     found = getattr(outcome, "evidence", None)
-    return [
-        Near(
-            entry=judgement.candidate.entry_id,
-            similarity=judgement.candidate.similarity,
-            text=entry.text if (entry := await _entry(pipeline, judgement.candidate.entry_id)) else "",
-            verdict=judgement.reason,
-        )
-        for judgement in (found.judgements if found else ())
-    ]
+    return [await _near(pipeline, judgement) for judgement in (found.judgements if found else ())]
+
+
+async def _near(pipeline: Pipeline, judgement: Judgement) -> Near:
+    entry, verified = await _entry(pipeline, judgement.candidate.entry_id), judgement.verified
+    return Near(
+        entry=judgement.candidate.entry_id,
+        similarity=judgement.candidate.similarity,
+        text=entry.text if entry else "",
+        verdict=judgement.reason,
+        probability=verified.probability if verified else None,
+        veto=verified.veto if verified else "",
+        steps=[Step(name=name, value=value) for name, value in verified.steps] if verified else [],
+    )
 
 
 async def _elsewhere(pipeline: Pipeline, journey: Journey, known: set[str]) -> list[Near]:

@@ -59,6 +59,16 @@ class Counted:
             category_false_hits_upper={
                 one.category: one.false_hits.high for one in categories if one.false_hits.labelled
             },
+            category_served_from={one.category: one.budget.served_from for one in categories if one.budget},
+            category_wrong_hits={
+                one.category: one.budget.wrong.rate
+                for one in categories
+                if one.budget and one.budget.wrong.rate is not None
+            },
+            category_wrong_hits_upper={
+                one.category: one.budget.wrong.high for one in categories if one.budget and one.budget.wrong.labelled
+            },
+            category_delta={one.category: one.budget.delta for one in categories if one.budget},
             upstream_shed={backend.name: backend.shed for backend in backends},
             upstream_ejections={backend.name: backend.ejections for backend in backends},
             upstream_retries={backend.name: backend.retries for backend in backends},

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cacheproxy.policy.adapt import LoadWatch
     from cacheproxy.ports import EntryCatalogue
     from cacheproxy.settings import Settings
+    from cacheproxy.sharing import Sharing
     from cacheproxy.stats.reader import Stats
     from cacheproxy.warming import Warming
 
@@ -75,6 +76,8 @@ class House:
     """How loaded each backend counts as."""
     lookups: LookupLog
     """What was decided."""
+    sharing: Sharing
+    """What lets answers go beyond their tenant."""
     stats: Stats
     """What operators see of it all."""
 

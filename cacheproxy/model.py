@@ -46,6 +46,7 @@ class Trait(StrEnum):
     LOGPROBS = "logprobs"
     RESPONSE_FORMAT = "response_format"
     LAST_MESSAGE = "last_message_not_user"
+    ASKED_AGAIN = "asked_again"
     NO_TEXT = "no_text"
     MIXED_CONTENT = "mixed_content"
     MANY_PROMPTS = "prompts"
@@ -67,6 +68,18 @@ class Scope:
 
     tenant: str
     namespace: str = ""
+    common: str = ""
+    """The scope in which answers of several tenants may meet, keyed by the install (hex); "" where the operator does
+    not vouch for the tenant: whoever can invent credentials could be as many tenants as it takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What a request is in the scope that tenants share: its fingerprints with that scope in the tenant's place."""
+
+    tenant: str
+    compatibility: bytes
+    fingerprint: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +116,7 @@ class Query:
     """One request, understood: who asks, what must be equal, and which text may be matched by similarity.
 
     `fingerprint` (32 bytes) covers scope and the whole body; `compatibility` (32 bytes) the same with the last user
-    text left out. Both ignore the wire form.
+    text left out, and of a `chain` all texts. Both ignore the wire form.
     """
 
     dialect: str
@@ -124,10 +137,15 @@ class Query:
     """The system or developer instructions, for policy's rules; both fingerprints cover them anyway."""
     earlier: tuple[str, ...] = field(default=(), repr=False)
     """The last questions before it in the conversation, at most four."""
+    chain: tuple[str, ...] = field(default=(), repr=False)
+    """What was said before it, oldest first, user and assistant in turns ("" for one not taken), ending with the
+    assistant; empty for a question that stands alone, and where the history must be equal (query/chain.py)."""
     inputs: tuple[str, ...] = field(default=(), repr=False)
     """The distinct texts of a list that is answered input by input, for policy's rules; then `text` is ""."""
     user: str = ""
     """An HMAC of the end user that the body names (hex), for erasure; "" when it names none."""
+    common: Common | None = None
+    """Where answers may be shared between tenants; None where they never are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +178,18 @@ class Staleness:
     """Policy's, without being asked, when the backend fails."""
     while_revalidate_s: float = 0.0
     """Policy's, while a newer answer is fetched in the background."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """On what terms answers go beyond their tenant: docs/decisions/0036-sharing.md."""
+
+    principals: int
+    """How many other tenants must have got agreeing answers."""
+    agreed: bool
+    """Whether that is enough; otherwise an operator must approve."""
+    most: float
+    """Share of the category's shared entries that one tenant may have taken part in, once there are many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,6 +235,14 @@ class Plan:
     """Whether an answer that calls tools may be kept, for the very same request."""
     second: str = ""
     """A further category whose entries are searched, see `Classification.second`."""
+    nearby: tuple[str, ...] = ()
+    """With `verify`: categories next to it, whose entries are verified as well; their rules are no stricter."""
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The categories whose entries may be served by similarity."""
+        return (self.category, *((self.second,) if self.second else ()), *self.nearby)
+
     base_threshold: float = 0.0
     """The threshold before load lowered it and the caller raised it."""
     base_ttl_s: float = 0.0
@@ -219,6 +257,16 @@ class Plan:
     """Whether a candidate must be verified to be served; `threshold` is then only where asking the verifier begins."""
     min_probability: float = 1.0
     """With `verify`: the probability, that its answer is right, from which on a candidate is served."""
+    delta: float = 1.0
+    """Share of wrong answers among similarity hits that is tolerated."""
+    shadow_rate: float = 0.0
+    """Share of similarity hits whose question also goes to the backend, unseen."""
+    explore_rate: float = 0.0
+    """Share of questions, refused for too low a probability only, whose answer is compared with the one refused."""
+    judge: str = "off"
+    """Whether a model is asked what comparing cannot tell: `off`, `async` or `inline`."""
+    shared: Shared | None = None
+    """On what terms answers may be shared between tenants; None: never."""
 
     @property
     def lookup(self) -> bool:
@@ -279,6 +327,18 @@ class Verification:
 ALIAS_TAG = "alias-of:"
 """Begins a tag of every promoted entry; what follows is the id of the entry that gave it its answer."""
 
+COMMON_TAG = "common:"
+"""Begins a tag of an entry that may be shared; what follows is `Common.fingerprint` in hex."""
+
+SHARED_TAG = "shared"
+"""A tag of every entry that tenants share."""
+
+PRINCIPAL_TAG = "principal:"
+"""Begins a tag of a shared entry for each of its principals; what follows is the principal."""
+
+OPERATOR = "operator"
+"""Stands among an entry's principals where an operator had it shared."""
+
 PLAIN_STREAM = "plain_stream"
 """The source of a reply without usage that was folded from a stream for which nobody had asked for it."""
 
@@ -331,6 +391,20 @@ class Entry:
     """`Query.user` of the request that it answered."""
     second: str = ""
     """`Classification.second` of it: switching that category off removes this entry, too."""
+    chain: tuple[str, ...] = field(default=(), repr=False)
+    """`Query.chain` of it, where it may be found by similarity; `vector` is then of the question in its context."""
+    origin: str = "backend"
+    """Where its answer is from: `backend`, `promoted` (another entry), `shared` (several tenants' entries) or `warmed`
+    (an operator). What model gave it, the answer tells."""
+    policy: int = 0
+    """The version of the policy it was kept under; 0 where that is not known."""
+    principals: tuple[str, ...] = ()
+    """Of a shared entry: digests of the tenants whose backend gave this answer, or one that agrees."""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The entries that it was made from; the first one gave it its answer."""
+        return tuple(tag.removeprefix(ALIAS_TAG) for tag in self.tags if tag.startswith(ALIAS_TAG))
 
     @property
     def alias_of(self) -> str:
@@ -351,6 +425,8 @@ class Selector:
     """
 
     ids: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    """Made of one of these entries."""
     tenant: str = ""
     namespace: str = ""
     category: str = ""
@@ -365,8 +441,8 @@ class Selector:
 
     def __bool__(self) -> bool:
         return bool(
-            self.ids or self.tenant or self.namespace or self.category or self.model or self.tag or self.user
-            or self.before_s is not None or self.text
+            self.ids or self.parents or self.tenant or self.namespace or self.category or self.model or self.tag
+            or self.user or self.before_s is not None or self.text
         )  # fmt: skip
 
 
@@ -414,6 +490,7 @@ class Looked:
     similarity: float | None
     """Of the best candidate that the semantic tier found, served or not; None where it was not asked."""
     threshold: float | None
+    """Where `min_probability` is there: only from where on the verifier is asked."""
     entry_id: str
     """That candidate, or the entry served; "" without one."""
     lookup_ms: float
@@ -425,6 +502,14 @@ class Looked:
     saved_usd: float = 0.0
     user: str = ""
     """`Query.user` of it, for erasure."""
+    chain: tuple[str, ...] = field(default=(), repr=False)
+    """`Query.chain` of it, () where the caller forbade storing; `embedding` is then of the question in its context."""
+    probability: float | None = None
+    """That the best candidate is right, as the verifier sees it; None where it was not asked."""
+    min_probability: float | None = None
+    """The lowest that is served; None where similarity alone decides."""
+    refusal: str = ""
+    """Why the best candidate was not served, whatever else made it a miss; "" for a hit, and without a candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

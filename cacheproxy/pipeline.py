@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, TypeVar
 
 from cacheproxy.errors import LookupTooSlow, UpstreamError
 from cacheproxy.flight import Head, Settlement
-from cacheproxy.model import Bypass, Hit, Looked, Miss, Stale
+from cacheproxy.model import Bypass, Hit, Looked, Miss, Reply, Stale
 from cacheproxy.policy.admit import Keep, Refuse, admit, vary_names
 from cacheproxy.policy.edit import told_by
 from cacheproxy.policy.freshness import may_rescue, prefers_stale
 from cacheproxy.policy.plan import plan as plan_query
 from cacheproxy.policy.plan import possible
 from cacheproxy.policy.price import saved_usd
+from cacheproxy.ports import Answered
 from cacheproxy.query.recent import RecentQuestions
 from cacheproxy.query.variant import selectable, variant, variant_key
 from cacheproxy.refusals import Refusals
-from cacheproxy.tiers import Journey, Parts, Tiers, entry_id
+from cacheproxy.tiers import Journey, Parts, Tiers, entry_id, most_telling
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
@@ -142,7 +143,8 @@ class Pipeline:
             if not (journey.plan.lookup or journey.plan.store):
                 return Bypass(category=journey.plan.category, reason=journey.plan.reason)
             outcome = self.tiers.miss(journey, outcome.reason, outcome.evidence)
-        return await self.tiers.semantic(journey, outcome)
+        found = await self.tiers.semantic(journey, outcome)
+        return found if isinstance(found, Hit) else await self.tiers.shared(journey, found)
 
     def note(self, journey: Journey, outcome: Outcome) -> None:
         """Log a decision for those who tune policy; of what is not cached nothing is noted."""
@@ -150,33 +152,39 @@ class Pipeline:
         if lookups is None or isinstance(outcome, Bypass) or not (plan.lookup or plan.store):
             return
         evidence, hit = outcome.evidence, outcome if isinstance(outcome, Hit) else None
-        best = evidence.judgements[0].candidate.entry_id if evidence.judgements else ""
+        best = most_telling(evidence.judgements)
         unseen = query.controls.no_store or not self.still_kept(journey)
         price = journey.policy.pack.price(str(hit.entry.reply.body.get("model") or "")) if hit else None
-        lookups.note(
-            Looked(
-                at_s=self.parts.clock.now(),
-                tenant=query.scope.tenant,
-                namespace=query.scope.namespace,
-                category=plan.category,
-                model=query.model,
-                outcome="hit" if hit else "miss",
-                tier=hit.tier.value if hit else "",
-                reason=outcome.reason,
-                question=query.fingerprint,
-                text="" if unseen else query.text,
-                similarity=evidence.similarity,
-                threshold=evidence.threshold,
-                entry_id=hit.entry.id if hit else best,
-                user=query.user,
-                lookup_ms=evidence.lookup_ms,
-                load=plan.load,
-                embedding=None if unseen else journey.embedding,
-                compatibility=query.compatibility,
-                fill_ms=hit.entry.fill_ms if hit else 0.0,
-                saved_usd=saved_usd(hit, price) if hit else 0.0,
-            )
+        verified = [one.verified for one in evidence.judgements if one.verified is not None and not one.verified.veto]
+        if verified and self.parts.budget is not None:
+            self.parts.budget.saw(plan, max(verified, key=lambda one: one.probability))
+        journey.looked = Looked(
+            at_s=self.parts.clock.now(),
+            tenant=query.scope.tenant,
+            namespace=query.scope.namespace,
+            category=plan.category,
+            model=query.model,
+            outcome="hit" if hit else "miss",
+            tier=hit.tier.value if hit else "",
+            reason=outcome.reason,
+            question=query.fingerprint,
+            text="" if unseen else query.text,
+            similarity=evidence.similarity,
+            threshold=evidence.threshold,
+            probability=evidence.probability,
+            min_probability=plan.min_probability if plan.verify and plan.semantic else None,
+            refusal=best.reason if best and not hit else "",
+            entry_id=hit.entry.id if hit else best.candidate.entry_id if best else "",
+            user=query.user,
+            lookup_ms=evidence.lookup_ms,
+            load=plan.load,
+            embedding=None if unseen else journey.placed or journey.embedding,
+            chain=() if unseen else query.chain,
+            compatibility=query.compatibility,
+            fill_ms=hit.entry.fill_ms if hit else 0.0,
+            saved_usd=saved_usd(hit, price) if hit else 0.0,
         )
+        lookups.note(journey.looked)
 
     async def fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
         """Have the backend answer a miss and keep the answer, together with everybody who asks the same meanwhile.
@@ -186,6 +194,7 @@ class Pipeline:
         caller got a byte.
         """
         try:
+            journey.missed = miss
             flown = await self._fly(journey, miss, call, dialect)
         except UpstreamError:
             rescue = await self._rescue(journey, miss, None)
@@ -374,6 +383,22 @@ class Pipeline:
                 settlement = await self.tiers.keep(journey, kept, fence=fence, fill_ms=fill_s * 1000)
         parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
         flight.settle(settlement)
+        if parts.learning is not None and journey.missed is not None:
+            whole = reply if settlement.stored and isinstance(reply, Reply) else None
+            parts.learning.answered(
+                Answered(
+                    query=journey.query,
+                    plan=journey.plan,
+                    miss=journey.missed,
+                    reply=whole,
+                    call=call,
+                    looked=journey.looked,
+                )
+            )
+
+    async def approved(self, journey: Journey, miss: Miss, entry_id: str) -> Hit | None:
+        """Return the hit that a judge's approval makes of a refused candidate, or None."""
+        return await self.tiers.approved(journey, miss, entry_id)
 
     def still_kept(self, journey: Journey) -> bool:
         """Whether the policy in force by now lets an answer be kept that was asked for under an earlier one.

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
         Candidate,
         Embedding,
         Entry,
+        Hit,
         Holding,
         Looked,
         Lookup,
+        Miss,
         Partition,
+        Plan,
         Query,
         Reply,
         Selector,
@@ -232,6 +235,65 @@ class LookupLog(Protocol):
 
     def filled(self, category: str, model: str, fill_ms: float) -> None:
         """Take into account how long the backend took to answer a miss. Never raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What came of a miss: the answer that was kept, or None, and the decision as it was logged."""
+
+    query: Query
+    plan: Plan
+    miss: Miss
+    reply: Reply | None
+    call: Call
+    looked: Looked | None = None
+
+
+class Budget(Protocol):
+    """What the labels of a category leave to be risked; everything here is in memory and at once."""
+
+    def allows(self, plan: Plan, entry_id: str, verified: Verification) -> bool:
+        """Whether an entry may be served, as far as the error budget goes. Never raises."""
+        ...
+
+    def least(self, plan: Plan) -> float:
+        """Return the lowest probability that is served of an entry without labels. Never raises."""
+        ...
+
+    def saw(self, plan: Plan, verified: Verification) -> None:
+        """Count a candidate that was verified without a veto: decisions to come are planned by such. Never raises."""
+        ...
+
+
+class Learning(Protocol):
+    """Finds out, beside the answers, whether what was served was right. Nothing here waits or raises."""
+
+    def draws(self, query: Query, plan: Plan, hit: Hit) -> bool:
+        """Whether this hit is one of those to be compared with a fresh answer."""
+        ...
+
+    def fetch(self, query: Query, plan: Plan, hit: Hit, call: Call, dialect: Dialect) -> None:
+        """Have the backend answer this hit's question, with its caller's own credentials, and compare both answers."""
+        ...
+
+    def answered(self, answered: Answered) -> None:
+        """Compare the backend's answer with that of the candidate that was refused, where there is one to learn of."""
+        ...
+
+    async def approves(self, query: Query, plan: Plan, miss: Miss, call: Call) -> str:
+        """Return the entry of the grey zone that a judge finds right for the question, "" for none, within a deadline.
+
+        Never raises: no word is no approval.
+        """
+        ...
+
+
+class Sharing(Protocol):
+    """Lets an answer that several tenants got be served to others. Nothing here waits or raises."""
+
+    def kept(self, query: Query, plan: Plan, entry: Entry) -> None:
+        """Take note of an answer that was just kept."""
         ...
 
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from cacheproxy.errors import NotFound, NotPromoted
-from cacheproxy.model import ALIAS_TAG, Partition
+from cacheproxy.errors import NotFound, NotPromoted, PartUnavailable
+from cacheproxy.learn.nearmisses import NearMiss
+from cacheproxy.model import ALIAS_TAG, COMMON_TAG, Partition
 from cacheproxy.policy.whole import calls_tools
 from cacheproxy.tiers import entry_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cacheproxy.learn.nearmisses import NearMiss
     from cacheproxy.model import Entry, Looked
     from cacheproxy.policy.active import Policy
     from cacheproxy.tiers import Parts
@@ -64,6 +64,22 @@ async def promote(parts: Parts, policy: Policy, near_miss: NearMiss, fence: int)
     if parts.store.over_cap:
         parts.make_room()
     return made
+
+
+async def promote_judged(parts: Parts, policy: Policy, looked: Looked, source_id: str) -> bool:
+    """Give a question the answer of an entry that a judge found right for it; return whether that was done.
+
+    Not where the question has an entry of its own: the backend's answer to it is as good, and newer.
+    """
+    near_miss = NearMiss(id="", serial=0, times=1, looked=replace(looked, entry_id=source_id))
+    fence = parts.store.fence
+    try:
+        if (await promotion(parts, policy, near_miss)).replaces:
+            return False
+        await promote(parts, policy, near_miss, fence)
+    except (NotFound, NotPromoted, PartUnavailable):
+        return False
+    return True
 
 
 def _against(parts: Parts, policy: Policy, looked: Looked, source: Entry) -> str:
@@ -117,9 +133,12 @@ def _alias(parts: Parts, policy: Policy, looked: Looked, source: Entry) -> Entry
             category=looked.category, compatibility=looked.compatibility, epoch=embedder.epoch if embedder else ""
         ),
         text=looked.text,
+        chain=looked.chain,
         expires_s=min(source.expires_s, parts.clock.now() + lifetime_s),
         unseen=embedding.unseen if embedding else b"",
         vector=embedding.vector if embedding else None,
         user=looked.user or source.user,
-        tags=(*(tag for tag in source.tags if not tag.startswith(ALIAS_TAG)), f"{ALIAS_TAG}{source.id}"),
+        tags=(*(tag for tag in source.tags if not tag.startswith((ALIAS_TAG, COMMON_TAG))), f"{ALIAS_TAG}{source.id}"),
+        origin="promoted",
+        policy=policy.version,
     )

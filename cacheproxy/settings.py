@@ -156,6 +156,21 @@ class Load(_Section, frozen=True):
     """How long the average must have been lower before the load in force falls; it rises at once."""
 
 
+class Learn(_Section, frozen=True):
+    """What the proxy finds out about its own hits, beside the answers; how much of it, a category's pack says."""
+
+    shadow: bool = True
+    """Whether hits and refusals are compared with fresh answers, and judged, where a category asks for it."""
+    queue: Count = 64
+    """Most comparisons at a time; more are not begun."""
+    timeout_s: Positive = 60.0
+    """Longest time one comparison may take."""
+    judge_model: str = ""
+    """The model that judges; empty means the one that was asked."""
+    judge_timeout_ms: Count = 1500
+    """Longest wait for a judge before an answer is served; then it is a miss."""
+
+
 class Store(_Section, frozen=True):
     """Documents."""
 
@@ -167,6 +182,8 @@ class Store(_Section, frozen=True):
     """The same for bytes of records and vectors."""
     max_entry_bytes: Count = 1024 * 1024
     """Largest answer kept."""
+    max_inserts_per_minute: Annotated[int, msgspec.Meta(ge=0)] = 60_000
+    """Most answers kept a minute for one tenant; what comes beyond is answered, and not kept. 0 is no limit."""
     hot_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
     """Decoded documents held in memory in front of the file."""
     busy_timeout_ms: Count = 100
@@ -192,6 +209,20 @@ class Encoder(_Section, frozen=True):
     """Where exported encoders are kept; empty means `encoders` in the data directory."""
     timeout_ms: Count = 2000
     """Longest wait for an embedding before the request goes on as a miss."""
+
+
+class Verifier(_Section, frozen=True):
+    """What decides whether a similar question's answer is right (docs/verification.md)."""
+
+    path: str = ""
+    """A directory made by `cacheproxy verifier train`; empty means the shipped one; `off` means none: thresholds decide
+    alone."""
+    threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+    """Worker threads of one core each."""
+    queue: Count = 256
+    """Most questions waiting to be verified; above it a request goes on as a miss."""
+    timeout_ms: Count = 250
+    """Longest wait for the verifier before the request goes on as a miss."""
 
 
 class Index(_Section, frozen=True):
@@ -275,8 +306,10 @@ class Settings(_Section, frozen=True):
     upstreams: dict[str, NamedUpstream] = msgspec.field(default_factory=dict)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)
     load: Load = Load()
+    learn: Learn = Learn()
     store: Store = Store()
     encoder: Encoder = Encoder()
+    verifier: Verifier = Verifier()
     index: Index = Index()
     flight: Flight = Flight()
     policies: Policies = Policies()

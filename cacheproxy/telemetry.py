@@ -100,6 +100,34 @@ class Figures:
             "category",
         ),
     ]
+    category_served_from: Annotated[
+        dict[str, float],
+        _Gauge(
+            "cacheproxy_category_served_from",
+            "Lowest probability served of an entry without labels, as the error budget leaves it; verified ones only.",
+            "category",
+        ),
+    ]
+    category_wrong_hits: Annotated[
+        dict[str, float],
+        _Gauge(
+            "cacheproxy_category_wrong_hits",
+            "Share of wrong ones among hits compared with fresh answers; missing without any.",
+            "category",
+        ),
+    ]
+    category_wrong_hits_upper: Annotated[
+        dict[str, float],
+        _Gauge(
+            "cacheproxy_category_wrong_hits_upper",
+            "Upper end of its exact 95 % interval; missing without any.",
+            "category",
+        ),
+    ]
+    category_delta: Annotated[
+        dict[str, float],
+        _Gauge("cacheproxy_category_delta", "Share of wrong hits that is tolerated; verified ones only.", "category"),
+    ]
     upstream_shed: Annotated[
         dict[str, int],
         _Total("cacheproxy_upstream_shed_total", "Requests its queue refused, or let go after the wait.", "upstream"),
@@ -240,6 +268,18 @@ class Telemetry:
         )
         self.feedback = Counter(
             "cacheproxy_feedback_total", "Words of callers on served answers.", ("verdict",), registry=r
+        )
+        self.learning = Counter(
+            "cacheproxy_learning_total",
+            "Comparisons made to learn, by why (shadow, explored, judge) and what came of them.",
+            ("source", "came"),
+            registry=r,
+        )
+        self.shared = Counter(
+            "cacheproxy_shared_total",
+            "Answers that several tenants may come to share, by result.",
+            ("result",),
+            registry=r,
         )
         self.near_misses = Counter(
             "cacheproxy_near_misses_total",

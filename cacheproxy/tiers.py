@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cacheproxy.contexts import Contexts
 from cacheproxy.errors import EmbedderUnavailable, IndexUnavailable, PartUnavailable, VerifierUnavailable
 from cacheproxy.flight import Settlement
 from cacheproxy.model import (
@@ -22,26 +23,32 @@ from cacheproxy.model import (
     Stale,
     Tier,
 )
+from cacheproxy.policy.active import may_be_private, of_conversation
 from cacheproxy.policy.decide import exact_reason, judge, near_enough
 from cacheproxy.policy.freshness import freshness
 from cacheproxy.policy.jitter import jittered
 from cacheproxy.policy.plan import plan as plan_query
+from cacheproxy.policy.share import common_tag, in_common, visible
+from cacheproxy.query.chain import leading_questions
 from cacheproxy.query.variant import variant, variant_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from cacheproxy.flight import Flights
-    from cacheproxy.model import Candidate, Embedding, Plan, Query, Verification
+    from cacheproxy.model import Candidate, Embedding, Looked, Plan, Query, Verification
     from cacheproxy.policy.active import Policy
-    from cacheproxy.policy.admit import Keep
+    from cacheproxy.policy.admit import Keep, Lifetime
     from cacheproxy.ports import (
+        Budget,
         Clock,
         Embedder,
         EntryStore,
         Feedback,
+        Learning,
         LookupLog,
         PiiGate,
+        Sharing,
         Upstream,
         VectorIndex,
         Verifier,
@@ -71,6 +78,11 @@ class Parts:
     lookups: LookupLog | None = None
     pii: PiiGate | None = None
     verifier: Verifier | None = None
+    budget: Budget | None = None
+    learning: Learning | None = None
+    sharing: Sharing | None = None
+    may_keep: Callable[[str], bool] = field(default=lambda tenant: True)
+    """Takes one of the answers that a tenant may have kept a minute; False when there is none left."""
     load: Callable[[str], float] = field(default=lambda model: 0.0)
     """How loaded the backend of a model is, 0 to 1."""
     resolve: Callable[[str], Destination] = field(default=lambda model: Destination(model=model))
@@ -95,9 +107,17 @@ class Journey:
     seen: Classification | None = None
     """What its text turned out to be near to, where it was looked at."""
     embedding: Embedding | None = None
+    placed: Embedding | None = None
+    """The embedding in its conversation, where it has one: what it is looked for by, and kept under."""
     embeddable: bool = True
     """False once the embedder failed on it: the answer is then kept for exact matches, without trying again."""
     variant_key: bytes | None = None
+    looked: Looked | None = None
+    """The decision, as it was logged."""
+    missed: Miss | None = None
+    """What the backend was asked for."""
+    origin: str = "backend"
+    """Where the answer that is kept is from, as `Entry.origin`."""
 
     def settle(self, told: Classification, epoch: str | None) -> None:
         """Take a category for good, and the plan that goes with it."""
@@ -117,6 +137,7 @@ class Tiers:
         self._parts = parts
         self._flights = flights
         self._settle_timeout_s = settle_timeout_s
+        self._contexts = Contexts(parts.embedder, parts.verifier)
 
     @property
     def _epoch(self) -> str | None:
@@ -185,15 +206,15 @@ class Tiers:
             return found
         partitions = {
             category: Partition(category=category, compatibility=journey.query.compatibility, epoch=embedder.epoch)
-            for category in filter(None, (plan.category, plan.second))
+            for category in plan.searched
         }
         try:
-            embedding = await self._embedded(journey)
+            embedding = await self._placed(journey)
             candidates = await self._near(partitions, embedding, plan.candidates)
             hit, judgements = await self._judge_all(journey, embedding, candidates)
         except PartUnavailable as exc:
             return self.miss(journey, self.failed(exc))
-        best = hit[1] if hit else _most_telling(judgements)
+        best = hit[1] if hit else most_telling(judgements)
         evidence = Lookup(judgements=judgements)
         if best is not None:
             probability = best.verified.probability if best.verified else None
@@ -203,16 +224,71 @@ class Tiers:
         reason = best.reason if best else "no_candidate"
         return self.miss(journey, found.reason if found.reason in _TELLING else reason, evidence)
 
+    async def approved(self, journey: Journey, miss: Miss, entry_id: str) -> Hit | None:
+        """Return the hit that a judge's approval makes of a refused candidate; it is looked at once more for that."""
+        judgement = next((one for one in miss.evidence.judgements if one.candidate.entry_id == entry_id), None)
+        if judgement is None or judgement.verified is None or judgement.verified.veto:
+            return None
+        plan = replace(journey.plan, min_probability=0.0)
+        try:
+            entry = await self._parts.store.get(entry_id)
+            if entry is None or entry.partition.category not in plan.searched:
+                return None
+            embedding = await self._placed(journey)
+            refusal = judge(
+                judgement.candidate,
+                entry,
+                query=journey.query,
+                plan=plan,
+                partition=replace(entry.partition, compatibility=journey.query.compatibility),
+                embedding=embedding,
+                now_s=self._parts.clock.now(),
+                verified=judgement.verified,
+            )
+            if not refusal.served or self.quarantined(entry, journey.query.fingerprint) or await self._orphaned(entry):
+                return None
+        except PartUnavailable as exc:
+            self.failed(exc)
+            return None
+        return self._hit(journey, entry, Tier.SEMANTIC, "judged", miss.evidence, refusal.stale)
+
+    async def shared(self, journey: Journey, found: Miss) -> Hit | Miss:
+        """Look for what tenants share, where there is nothing of the caller's own; `found` tells why there is not.
+
+        It is looked for as the caller's own is, in the scope that tenants share, and checked once more by itself.
+        """
+        query, terms = in_common(journey.query), journey.plan.shared
+        if query is None or terms is None or found.reason in _TELLING:
+            return found
+        common = replace(journey, query=query, variant_key=None)
+        hit = await self.exact(common)
+        if isinstance(hit, Miss) and journey.placed is not None:
+            hit = await self.semantic(common, hit)
+        if isinstance(hit, Miss):
+            return found
+        entry = hit.entry
+        if entry.tenant != query.scope.tenant or entry.origin != "shared":
+            self._count_violation("scope_violation")
+            return found
+        # What the caller said of it is kept under the caller's own tenant and question.
+        said = self.quarantined(replace(entry, tenant=journey.query.scope.tenant), journey.query.fingerprint)
+        if said or not visible(entry, journey.query.scope.tenant, terms):
+            return found
+        similarity = 1.0 if hit.evidence.similarity is None else hit.evidence.similarity
+        return replace(hit, reason="shared", evidence=replace(hit.evidence, similarity=similarity))
+
     async def keep(self, journey: Journey, kept: Keep, *, fence: int, fill_ms: float) -> Settlement:
         """Store first, then index: an id without a document would be a hint to nothing."""
         query, plan, parts, life = journey.query, journey.plan, self._parts, kept.life
         embedder = parts.embedder
+        if not parts.may_keep(query.scope.tenant):
+            return Settlement(stored=False, reason="insert_rate", model=str(kept.reply.body.get("model") or ""))
         if plan.check_pii and (refusal := await self._private(journey, kept)):
             return Settlement(stored=False, reason=refusal, model=str(kept.reply.body.get("model") or ""))
         embedding = None
         if plan.embed and journey.embeddable and embedder is not None:
             try:
-                embedding = await self._embedded(journey)
+                embedding = await self._placed(journey)
             except PartUnavailable as exc:
                 self.failed(exc)
         now_s = parts.clock.now()
@@ -242,11 +318,14 @@ class Tiers:
                 fill_ms=fill_ms,
                 unseen=embedding.unseen if embedding else b"",
                 vector=embedding.vector if embedding else None,
-                tags=query.controls.tags,
+                tags=(*query.controls.tags, *_sharable(journey, life, embedding)),
                 namespace=query.scope.namespace,
                 model=query.model,
                 user=query.user,
                 second=plan.second,
+                chain=query.chain if embedding else (),
+                origin=journey.origin,
+                policy=journey.policy.version,
             )
             if not await parts.store.put(entry, fence):
                 return Settlement(stored=False, reason="purged_meanwhile", model=model)
@@ -260,6 +339,8 @@ class Tiers:
             return Settlement(stored=stored, reason=self.failed(exc), entry_id=kept_id if stored else "", model=model)
         if parts.feedback is not None:
             parts.feedback.kept(str(kept.reply.body.get("id") or ""), query, entry)
+        if parts.sharing is not None:
+            parts.sharing.kept(query, plan, entry)
         return Settlement(stored=True, reason="kept", entry_id=entry.id, model=model)
 
     def quarantined(self, entry: Entry, question: bytes) -> bool:
@@ -328,6 +409,12 @@ class Tiers:
             journey.embeddable = True
         return journey.embedding
 
+    async def _placed(self, journey: Journey) -> Embedding:
+        """Return the embedding of the question in its conversation, made once. Raises EmbedderUnavailable."""
+        if journey.placed is None:
+            journey.placed = await self._contexts.placed(journey.query, await self._embedded(journey))
+        return journey.placed
+
     async def _seen(self, journey: Journey, texts: Sequence[str]) -> list[Classification]:
         """Return what each text is near to; the question's own embedding is kept for the lookup."""
         embedder, classify, query = self._parts.embedder, journey.policy.classify, journey.query
@@ -338,14 +425,17 @@ class Tiers:
             own = text == query.text
             embedding = await (self._embedded(journey) if own else embedder.embed(text, scope=query.scope.tenant))
             seen.append(classify(embedding.vector))
+        if query.chain and query.text.strip():
+            whole = classify(await self._contexts.about(query, await self._embedded(journey)))
+            seen = [of_conversation(whole, seen[0]), whole, *seen]
         return seen
 
     def _forget_private(self, journey: Journey, texts: Iterable[str]) -> None:
         """Keep no embedding of what turned out not to be cached."""
         embedder = self._parts.embedder
         if embedder is not None and not (journey.plan.lookup or journey.plan.store):
-            journey.embedding = None
-            for text in texts:
+            journey.embedding = journey.placed = None
+            for text in {*texts, *leading_questions(journey.query.chain)}:
                 embedder.drop(text, scope=journey.query.scope.tenant)
 
     def _filed(self, policy: Policy, entry: Entry) -> Classification:
@@ -371,7 +461,8 @@ class Tiers:
         if self._parts.pii is None:
             return "pii_unavailable"
         try:
-            kinds = await self._parts.pii.find((journey.query.text, kept.reply.body), journey.plan.check_pii)
+            told = (journey.query.text, journey.query.chain if journey.plan.embed else (), kept.reply.body)
+            kinds = await self._parts.pii.find(told, journey.plan.check_pii)
         except PartUnavailable as exc:
             return self.failed(exc)
         return "pii" if kinds else ""
@@ -381,6 +472,10 @@ class Tiers:
     ) -> tuple[tuple[Entry, Judgement] | None, tuple[Judgement, ...]]:
         """Judge what was found; return what is served, a fresh entry before a stale one, then the most probable one."""
         found = [await self._document(journey, candidate) for candidate, _ in candidates]
+        if journey.query.chain and not journey.plan.verify:
+            candidates = [
+                (await self._plainly(journey, *one), one[0][1]) for one in zip(candidates, found, strict=True)
+            ]
         judged = [
             await self._judged(journey, embedding, *one, entry) for one, entry in zip(candidates, found, strict=True)
         ]
@@ -400,6 +495,13 @@ class Tiers:
 
     async def _document(self, journey: Journey, candidate: Candidate) -> Entry | None:
         return await self._parts.store.get(candidate.entry_id) if near_enough(candidate, journey.plan) else None
+
+    async def _plainly(self, journey: Journey, found: tuple[Candidate, Partition], entry: Entry | None) -> Candidate:
+        """Return a candidate as near as its own question is: thresholds are of questions, not of conversations."""
+        if entry is None or entry.chain != journey.query.chain:
+            return found[0]
+        near = await self._contexts.plainly(journey.query, await self._embedded(journey), entry)
+        return replace(found[0], similarity=near)
 
     async def _judged(
         self,
@@ -424,6 +526,10 @@ class Tiers:
         )
         if judgement.served and entry is not None and await self._orphaned(entry):
             return replace(judgement, served=False, reason="source_removed")
+        budget = self._parts.budget
+        if judgement.served and verified is not None and budget is not None:
+            allowed = budget.allows(journey.plan, candidate.entry_id, verified)
+            return judgement if allowed else replace(judgement, served=False, reason="over_budget")
         return judgement
 
     async def _verified(
@@ -433,6 +539,9 @@ class Tiers:
         verifier = self._parts.verifier
         if verifier is None:
             raise VerifierUnavailable("there is no verifier")
+        if journey.query.chain:
+            pairs = [(entry, candidate) for entry, candidate in kept if entry is not None]
+            return await self._contexts.verified(journey.query, pairs, journey.plan.threshold)
         asked = Asking(text=journey.query.text, vector=embedding.vector)
         return await verifier.verify(
             asked,
@@ -472,12 +581,20 @@ def entry_id(fingerprint: bytes) -> str:
     return fingerprint[:16].hex()
 
 
+def _sharable(journey: Journey, life: Lifetime, embedding: Embedding | None) -> tuple[str, ...]:
+    """Return the tag of an answer that tenants may come to share, or nothing: where it may be private, above all."""
+    common, seen = journey.query.common, journey.seen
+    if journey.plan.shared is None or common is None or embedding is None or life.vary:
+        return ()
+    return () if seen is not None and may_be_private(journey.policy, seen) else (common_tag(common),)
+
+
 def _rank(judgement: Judgement) -> tuple[float, float]:
     probability = judgement.verified.probability if judgement.verified else 0.0
     return probability, judgement.candidate.similarity
 
 
-def _most_telling(judgements: Sequence[Judgement]) -> Judgement | None:
+def most_telling(judgements: Sequence[Judgement]) -> Judgement | None:
     """Return the candidate that says most about why nothing is served: the most probable one, else the nearest."""
     verified = [judgement for judgement in judgements if judgement.verified]
     return max(verified, key=_rank) if verified else next(iter(judgements), None)

@@ -11,6 +11,7 @@ import structlog
 
 from cacheproxy.errors import IndexUnavailable, PiiUnavailable, StoreUnavailable
 from cacheproxy.policy.adapt import Sample
+from cacheproxy.policy.kinds import PII_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
@@ -189,6 +190,8 @@ class Upkeep:
     async def prepare(self, pack: Pack) -> None:
         """Load the recognisers that a pack asks for; without the library nothing is kept where one is asked for."""
         kinds = {kind for category in pack.categories.values() for kind in category.pii}
+        if any(category.share == "agreed" for category in pack.categories.values()):
+            kinds.update(PII_KINDS)
         if kinds:
             try:
                 await self.gate.prepare(kinds)

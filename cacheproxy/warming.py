@@ -136,7 +136,9 @@ class Warming:
             raise InvalidRequest("name the model that was asked", param="model")
         variant = self._pipeline.parts.resolve(model).variant(model)
         query = reader_of(body)(body, scope, controls, variant)
-        return self._pipeline.set_out(query, (), read_user(body, self._secret)), item.answer
+        journey = self._pipeline.set_out(query, (), read_user(body, self._secret))
+        journey.origin = "warmed"
+        return journey, item.answer
 
     def _scope(self, item: WarmItem) -> Scope:
         if bool(item.key) == bool(item.tenant):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.evaluate.vectors import TextEncoder
     from cacheproxy.model import Classification
+    from cacheproxy.policy.pairrule import Verify
     from cacheproxy.policy.probes import ClassifiedResult, ProbeResult
 
 
@@ -34,8 +35,10 @@ class CheckReport:
         return not self.problems
 
 
-def check_pack(directory: Path, open_encoder: Callable[[], TextEncoder]) -> CheckReport:
-    """Validate a pack, then run its probes. The encoder is opened only for a valid pack that has probes.
+def check_pack(
+    directory: Path, open_encoder: Callable[[], TextEncoder], open_verifier: Callable[[], Verify | None] = lambda: None
+) -> CheckReport:
+    """Validate a pack, then run its probes. Encoder and verifier are opened only for a valid pack that has probes.
 
     Never raises PackError: an invalid pack is a report with problems. Raises what the encoder raises.
     """
@@ -47,7 +50,7 @@ def check_pack(directory: Path, open_encoder: Callable[[], TextEncoder]) -> Chec
     if not len(probes):
         return CheckReport(directory=directory)
     encoder = open_encoder()
-    results, classified = run_probes(pack, probes, encoder.encode, encoder.fingerprint)
+    results, classified = run_probes(pack, probes, encoder.encode, encoder.fingerprint, open_verifier())
     failures = [
         f"{probes.file}:{line}: probes[{at}] expected a {result.probe.expect}: {_evidence(result)}; {result.probe.why}"
         for at, (line, result) in enumerate(zip(probes.lines, results, strict=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from cacheproxy.flight import Settlement
     from cacheproxy.model import Embedding, Entry, Miss, Outcome
     from cacheproxy.policy.active import Policy
+    from cacheproxy.ports import Budget, Verifier
     from cacheproxy.tiers import Journey
 
 _START_S = 1_700_000_000.0
@@ -164,12 +166,26 @@ class Replay:
                 counts[category] = counts.get(category, 0) + count
         return counts
 
-    async def look_up(self, asked: Asked, at_s: float) -> tuple[Journey, Outcome]:
-        """Decide on a question at a moment: seconds since the start, never before the last one."""
+    async def look_up(self, asked: Asked, at_s: float, category: str | None = None) -> tuple[Journey, Outcome]:
+        """Decide on a question at a moment: seconds since the start, never before the last one.
+
+        `category`, "" for none, overrides the question's own.
+        """
         await self._pass_time(at_s)
+        named = asked.category if category is None else category
         body = {"model": _MODEL, "messages": [{"role": "user", "content": asked.text}]}
-        journey = self._pipeline.set_out(read_chat(body, _CALLER, Controls(category=asked.category or None)))
+        journey = self._pipeline.set_out(read_chat(body, _CALLER, Controls(category=named or None)))
         return journey, await self._pipeline.look_up(journey)
+
+    async def expires_s(self, settlement: Settlement) -> float:
+        """Return when what was kept expires, in seconds since the start; minus infinity where nothing was kept."""
+        entry = await self._store.get(settlement.entry_id) if settlement.stored else None
+        return entry.expires_s - _START_S if entry is not None else -math.inf
+
+    async def told(self, entry_id: str) -> str:
+        """Return the id of the answer that an entry holds; "" where there is none any more."""
+        entry = await self._store.get(entry_id) if entry_id else None
+        return answer_of(entry) if entry is not None else ""
 
     async def answer(self, journey: Journey, miss: Miss, asked: Asked, at_s: float) -> Settlement | None:
         """Have the oracle answer a miss, at a moment as for `look_up`, and keep its answer as the proxy would.
@@ -208,8 +224,14 @@ async def open_replay(
     vectors: KnownVectors,
     config: settings.Settings,
     load: Callable[[str], float] = lambda model: 0.0,
+    *,
+    verifier: Verifier | None = None,
+    budget: Budget | None = None,
 ) -> AsyncIterator[Replay]:
-    """Open a replay with the store's caps and the index's shape of these settings; nothing is written to disk."""
+    """Open a replay with the store's caps and the index's shape of these settings; nothing is written to disk.
+
+    A policy that verifies needs the `verifier`.
+    """
     async with AsyncExitStack() as stack:
         clock, room = ReplayClock(), (config.store.max_entries, config.store.max_bytes)
         store = MemoryStore(config.store, clock, quotas=lambda: quotas(policy().pack, *room))
@@ -225,6 +247,8 @@ async def open_replay(
             telemetry=Telemetry(),
             make_room=lambda: None,
             load=load,
+            verifier=verifier,
+            budget=budget,
         )
         flights = Flights(supervisor.spawn, window_bytes=config.flight.window_bytes, keep_bytes=1_000_000)
         pipeline = Pipeline(parts, policy, flights, lookup_timeout_s=_NEVER_S, coalesce_timeout_s=_NEVER_S)

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from cacheproxy.errors import ConfigError, PackError
+from cacheproxy.evaluate.course import Course, Item
 from cacheproxy.evaluate.lines import read_rows
-from cacheproxy.evaluate.progress import progress
-from cacheproxy.evaluate.replay import Asked, KnownVectors, answer_of, open_replay
+from cacheproxy.evaluate.plot import plot
+from cacheproxy.evaluate.replay import Asked, KnownVectors
+from cacheproxy.evaluate.streamscore import CategoryScore, StreamIntervals, StreamScore
 from cacheproxy.evaluate.vectors import embed_texts, remembering
-from cacheproxy.model import Bypass, Hit, Miss, Tier
-from cacheproxy.policy.calibrate import Interval, ratio, wilson
+from cacheproxy.evaluate.vetoes import Refused, refused_of
 from cacheproxy.policy.prepare import prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from cacheproxy import settings
-    from cacheproxy.evaluate.replay import Replay
+    from cacheproxy.evaluate.course import Ran
     from cacheproxy.evaluate.vectors import TextEncoder
-    from cacheproxy.model import Outcome
+    from cacheproxy.evaluate.verdicts import Scorer
     from cacheproxy.policy.pack import Pack
 
 _FORM = '{"text": text, "answer_id": id, "category"?: name, "t"?: seconds}'
+_APART_S = 1.0
+"""Between questions whose lines say no time."""
+_DEFAULT = 0.8
+"""The threshold that caches without a calibration commonly ship; only the baseline uses it."""
+_GRID = tuple(round(0.66 + 0.02 * step, 2) for step in range(17))
+"""Thresholds that the baseline is tuned over."""
 
 
 class _Row(msgspec.Struct):
@@ -37,115 +44,50 @@ class _Row(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One line of a stream; `at_s` is seconds since its start, the last one's where the line says none."""
+class Ask:
+    """How a stream is to be replayed.
 
-    asked: Asked
-    at_s: float
-
-
-class StreamScore(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a stream's questions. An undefined ratio (0/0) is None.
-
-    A hit is false when its entry holds another answer than the question's own. It is stale, too, when the right answer
-    is known to have taken that one's place: some question had the one first and the other later. `repeated` questions
-    have an answer that was given before: a perfect cache without limits would hit these and no others. `hit_rate` is
-    hits / n, `false_hit_rate` false hits / hits, `error_rate` false hits / n. `evictions` count the entries that went
-    before their time: because the store was full, or their category or tenant held too much of it.
+    `category` overrides the lines' own. `delta` takes the place of every category's error budget, and `labels` of the
+    share of hits, and of doubtful misses, of which the oracle tells the budget whether they were right. `plot` names a
+    file to draw precision against hit rate into.
     """
 
-    n: int
-    hits: int
-    false_hits: int
-    stale_hits: int
-    evictions: int
-    exact_hits: int
-    bypasses: int
-    repeated: int
-    hit_rate: float | None
-    false_hit_rate: float | None
-    error_rate: float | None
+    category: str | None = None
+    delta: float | None = None
+    labels: float | None = None
+    baseline: bool = False
+    plot: Path | None = None
 
 
-class StreamIntervals(msgspec.Struct, frozen=True, kw_only=True):
-    """95 % Wilson intervals; None where the ratio is undefined. They take questions for independent of each other."""
+class StreamScoreAt(StreamScore, frozen=True, kw_only=True):
+    """A score, and the threshold of plain cosine behind it."""
 
-    hit_rate: Interval | None
-    false_hit_rate: Interval | None
-    error_rate: Interval | None
+    threshold: float
 
 
-class CategoryScore(StreamScore, frozen=True, kw_only=True):
-    """The same of one category, with its intervals."""
+class StreamBaseline(msgspec.Struct, frozen=True, kw_only=True):
+    """Plain cosine on the same stream, through the same line. The tuned ones are tuned on it, which flatters them."""
 
-    intervals: StreamIntervals
+    default: StreamScoreAt
+    tuned_f1: StreamScoreAt
+    tuned_f05: StreamScoreAt
 
 
 class StreamReport(StreamScore, frozen=True, kw_only=True):
-    """What `eval stream --json` prints."""
+    """What `eval stream --json` prints. `vetoes` count candidates near enough to serve that were refused, by reason.
+
+    `labels` is of how many answers the error budget was told whether they are right.
+    """
 
     encoder: str
     policies: str
+    verifier: str
+    labels: int
     by_category: dict[str, CategoryScore]
+    vetoes: dict[str, int]
+    by_veto: dict[str, Refused]
     intervals: StreamIntervals
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """Counts as questions pass."""
-
-    n: int = 0
-    hits: int = 0
-    false_hits: int = 0
-    stale_hits: int = 0
-    exact_hits: int = 0
-    bypasses: int = 0
-    repeated: int = 0
-
-    def count(self, outcome: Outcome, *, repeated: bool, false: bool, stale: bool) -> None:
-        """Count one question."""
-        self.n += 1
-        self.repeated += repeated
-        self.bypasses += isinstance(outcome, Bypass)
-        if isinstance(outcome, Hit):
-            self.hits += 1
-            self.exact_hits += outcome.tier is Tier.EXACT
-            self.false_hits += false
-            self.stale_hits += stale
-
-    @classmethod
-    def total(cls, tallies: Iterable[Tally]) -> Tally:
-        """Return the sum of several."""
-        total = cls()
-        for tally in tallies:
-            for name, count in asdict(tally).items():
-                setattr(total, name, getattr(total, name) + count)
-        return total
-
-
-class Truth:
-    """Which answers were right once, learnt from the stream as it passes."""
-
-    def __init__(self) -> None:
-        self._given: set[str] = set()
-        self._of_text: dict[str, list[str]] = {}
-        self._replaced: set[tuple[str, str]] = set()
-
-    def take(self, asked: Asked) -> bool:
-        """Take a question with its right answer; return whether that answer was given before."""
-        repeated = asked.answer_id in self._given
-        self._given.add(asked.answer_id)
-        answers = self._of_text.setdefault(asked.text, [])
-        if asked.answer_id in answers:
-            answers.remove(asked.answer_id)
-        self._replaced.update((old, asked.answer_id) for old in answers)
-        self._replaced.difference_update((asked.answer_id, old) for old in answers)
-        answers.append(asked.answer_id)
-        return repeated
-
-    def superseded(self, served: str, right: str) -> bool:
-        """Whether the right answer has taken the place of the one that was served."""
-        return (served, right) in self._replaced
+    baseline: StreamBaseline | msgspec.UnsetType = msgspec.UNSET
 
 
 async def evaluate_stream(
@@ -155,43 +97,43 @@ async def evaluate_stream(
     cache_dir: Path | None,
     config: settings.Settings,
     *,
-    category: str | None = None,
+    scorer: Scorer | None = None,
+    ask: Ask | None = None,
 ) -> StreamReport:
     """Replay a stream with the store's caps of these settings, and compare what was served with what was right.
 
-    A line's own category counts when the pack has it; else each question is classified as the proxy would. `category`
-    overrides both. Raises ConfigError for a bad file, PackError for an unknown `category`.
+    A line's own category counts when the pack has it; else each question is classified as the proxy would. `scorer`
+    is the verifier's; without it the pack's thresholds decide. Raises ConfigError for a bad file, PackError for an
+    unknown category.
     """
-    if category is not None and category not in pack.categories:
-        raise PackError(f"pack {pack.name}: no category {category!r}; known: {', '.join(pack.categories)}")
+    ask = ask or Ask()
+    if ask.category is not None and ask.category not in pack.categories:
+        raise PackError(f"pack {pack.name}: no category {ask.category!r}; known: {', '.join(pack.categories)}")
     items = read_stream(file)
     known = embed_texts((item.asked.text for item in items), encoder, cache_dir)
-    policy = prepared(pack, remembering(encoder, cache_dir))
-    async with open_replay(lambda: policy, KnownVectors(known, encoder.fingerprint), config) as replay:
-        tallies = await _replay(replay, items, pack, category)
-        evictions = replay.evictions
-    by_category = {name: tallies[name] for name in sorted(tallies)}
-    return StreamReport(
-        **_score(Tally.total(by_category.values()), sum(evictions.values())),
-        encoder=encoder.fingerprint,
-        policies=pack.name,
-        by_category={
-            name: CategoryScore(**_score(tally, evictions.get(name, 0)), intervals=intervals(tally))
-            for name, tally in by_category.items()
-        },
-        intervals=intervals(Tally.total(by_category.values())),
-    )
+    vectors = KnownVectors(known, encoder.fingerprint)
+    course = Course(items=items, vectors=vectors, config=config, category=ask.category)
+    policy = prepared(_with_delta(pack, ask.delta), remembering(encoder, cache_dir))
+    ran = await course.run(replace(policy, verifies=scorer is not None), scorer, ask.labels)
+    ttl_s = pack.categories[pack.default_category].ttl_s
+    thresholds = _GRID if ask.baseline else (_DEFAULT,) if ask.plot else ()
+    cosines = {threshold: await course.plain(threshold, ttl_s) for threshold in thresholds}
+    if ask.plot is not None:
+        named = "verified" if scorer is not None else f"pack {pack.name}"
+        lines = [ran.total.line(named), cosines[_DEFAULT].total.line(f"cosine, {_DEFAULT:g} served")]
+        plot(lines, f"{file.name}: {ran.total.n:,} questions, each as if asked alone", ask.plot)
+    return _report(ran, pack, scorer, encoder.fingerprint, cosines if ask.baseline else {})
 
 
 def read_stream(file: Path) -> list[Item]:
     """Read every question of a stream, at least one. Raises ConfigError as `file:line: what is wrong`.
 
-    Time never goes back: a moment before the last one counts as that.
+    Time never goes back: a moment before the last one counts as that. A line without a moment comes a second later.
     """
     items: list[Item] = []
-    at_s = 0.0
     for _, row in read_rows(file, _Row, _FORM):
-        at_s = max(at_s, row.t) if row.t is not None else at_s
+        last_s = items[-1].at_s if items else 0.0
+        at_s = max(last_s, row.t) if row.t is not None else last_s + _APART_S * bool(items)
         asked = Asked(text=row.text, answer_id=str(row.answer_id), category=row.category or "")
         items.append(Item(asked=asked, at_s=at_s))
     if not items:
@@ -199,43 +141,42 @@ def read_stream(file: Path) -> list[Item]:
     return items
 
 
-async def _replay(replay: Replay, items: Sequence[Item], pack: Pack, category: str | None) -> dict[str, Tally]:
-    """Ask every question; return the tallies by the category asked for, or the one that policy told."""
-    truth, tallies = Truth(), dict[str, Tally]()
-    with progress("replaying", len(items)) as advance:
-        for item in items:
-            asked = item.asked
-            named = category or (asked.category if asked.category in pack.categories else "")
-            journey, outcome = await replay.look_up(replace(asked, category=named), item.at_s)
-            repeated = truth.take(asked)
-            served = answer_of(outcome.entry) if isinstance(outcome, Hit) else asked.answer_id
-            tally = tallies.setdefault(category or asked.category or outcome.category, Tally())
-            tally.count(
-                outcome,
-                repeated=repeated,
-                false=served != asked.answer_id,
-                stale=truth.superseded(served, asked.answer_id),
-            )
-            if isinstance(outcome, Miss):
-                await replay.answer(journey, outcome, asked, item.at_s)
-            advance(1)
-    return tallies
+def _with_delta(pack: Pack, delta: float | None) -> Pack:
+    if delta is None:
+        return pack
+    changed = {name: msgspec.structs.replace(rules, delta=delta) for name, rules in pack.categories.items()}
+    return msgspec.structs.replace(pack, categories=changed)
 
 
-def _score(tally: Tally, evictions: int) -> dict[str, Any]:
-    return {
-        **asdict(tally),
-        "evictions": evictions,
-        "hit_rate": ratio(tally.hits, tally.n),
-        "false_hit_rate": ratio(tally.false_hits, tally.hits),
-        "error_rate": ratio(tally.false_hits, tally.n),
+def _report(ran: Ran, pack: Pack, scorer: Scorer | None, epoch: str, cosines: dict[float, Ran]) -> StreamReport:
+    total = ran.total
+    reasons: Counter[str] = Counter()
+    for (reason, _), count in total.refused.items():
+        reasons[reason] += count
+    return StreamReport(
+        **total.score(sum(ran.evictions.values())),
+        encoder=epoch,
+        policies=pack.name,
+        verifier=scorer.fingerprint if scorer is not None else "",
+        labels=ran.labels,
+        by_category={
+            name: CategoryScore(**tally.score(ran.evictions.get(name, 0)), intervals=tally.intervals())
+            for name, tally in sorted(ran.tallies.items())
+        },
+        vetoes=dict(sorted(reasons.items())),
+        by_veto=refused_of(total.refused),
+        intervals=total.intervals(),
+        baseline=_baseline(cosines) if cosines else msgspec.UNSET,
+    )
+
+
+def _baseline(cosines: dict[float, Ran]) -> StreamBaseline:
+    scored = {
+        threshold: StreamScoreAt(**ran.total.score(sum(ran.evictions.values())), threshold=threshold)
+        for threshold, ran in cosines.items()
     }
-
-
-def intervals(tally: Tally) -> StreamIntervals:
-    """Return the intervals of a tally's ratios."""
-    return StreamIntervals(
-        hit_rate=wilson(tally.hits, tally.n),
-        false_hit_rate=wilson(tally.false_hits, tally.hits),
-        error_rate=wilson(tally.false_hits, tally.n),
+    return StreamBaseline(
+        default=scored[_DEFAULT],
+        tuned_f1=max(scored.values(), key=lambda one: one.f1 or 0.0),
+        tuned_f05=max(scored.values(), key=lambda one: one.f05 or 0.0),
     )

@@ -85,6 +85,7 @@ class PolicyBook:
         """Take the pack's name or directory. `open` must follow before anything is asked."""
         self.source = source
         self.epoch = maker.epoch
+        self.verifier = maker.verifier
         self._versions, self._audit = records.versions, records.audit
         self._maker = maker
         self._clock = clock

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cacheproxy.model import Embedding
     from cacheproxy.policy.active import Classify
     from cacheproxy.policy.pack import Pack
+    from cacheproxy.policy.pairrule import Verify
 
     EmbedAll = Callable[[Sequence[str]], Awaitable[Sequence[Embedding]]]
     Fit = Callable[[Pack, Mapping[str, Sequence[NDArray[np.float32]]]], Classify | None]
@@ -38,6 +39,8 @@ class Means:
     tenant_of: Callable[[str], str]
     embed_all: EmbedAll
     fit: Fit
+    verifier: Verify | None = None
+    """What verifies hits, where it knows this encoder."""
 
 
 class PolicyMaker:
@@ -45,6 +48,7 @@ class PolicyMaker:
 
     def __init__(self, means: Means) -> None:
         self.epoch = means.epoch
+        self.verifier = means.verifier
         self._means = means
         self._memo: dict[str, Embedding] = {}
         self._fitted: tuple[object, Classify | None] = (None, None)
@@ -54,20 +58,22 @@ class PolicyMaker:
         rules = Rules(pack.categories, self._means.tenant_of)
         examples = {name: category.examples for name, category in pack.categories.items() if category.examples}
         if not examples:
-            return Policy(pack=pack, rules=rules, version=version)
+            return Policy(pack=pack, rules=rules, version=version, verifies=self.verifier is not None)
         never = [name for name, category in pack.categories.items() if not category.allow_caching]
         fitted_on = (examples, never, [*pack.categories], pack.default_category, pack.classifier)
         if fitted_on != self._fitted[0]:
             seen = await self.embed([text for texts in examples.values() for text in texts])
             vectors = {name: [seen[text].vector for text in texts] for name, texts in examples.items()}
             self._fitted = fitted_on, await asyncio.to_thread(self._means.fit, pack, vectors)
-        return Policy(pack=pack, rules=rules, version=version, classify=self._fitted[1])
+        classify, verifies = self._fitted[1], self.verifier is not None
+        return Policy(pack=pack, rules=rules, version=version, classify=classify, verifies=verifies)
 
     def unknowing(self, pack: Pack, version: int) -> Policy:
         """Return a pack as a policy that knows of no text which category it is of: any, so the strictest applies."""
         unknown = Classification(category=pack.default_category, source="unknown")
         rules = Rules(pack.categories, self._means.tenant_of)
-        return Policy(pack=pack, rules=rules, version=version, classify=lambda _: unknown)
+        verifies = self.verifier is not None
+        return Policy(pack=pack, rules=rules, version=version, classify=lambda _: unknown, verifies=verifies)
 
     async def embed(self, texts: Sequence[str]) -> dict[str, Embedding]:
         """Return the embedding of each text. Raises EmbedderUnavailable."""

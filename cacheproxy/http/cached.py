@@ -54,11 +54,14 @@ class CachedRoute(Route["Query"]):
             await self.refuse(exchange, exc)
             return
         outcome = await self._pipeline.look_up(journey)
+        if isinstance(outcome, Miss) and journey.plan.judge == "inline":
+            outcome = await self._approved(exchange, journey, outcome, understood) or outcome
         self._pipeline.note(journey, outcome)
         if isinstance(outcome, Hit):
             if outcome.stale is Stale.REVALIDATING:
                 await self._refresh(exchange, journey, understood)
             await self._replay(exchange, journey, outcome)
+            await self._shadow(exchange, journey, outcome, understood)
         elif journey.plan.only_if_cached:
             error = NotCached(f"only-if-cached: nothing may be served ({outcome.reason})")
             await self._refuse(exchange, error, outcome, journey.query.model)
@@ -87,6 +90,32 @@ class CachedRoute(Route["Query"]):
         """Have a newer answer fetched behind a stale one; not where the caller's key has nothing left to spend."""
         with contextlib.suppress(RateLimited):
             self._pipeline.refresh(journey, await self._asking(exchange, journey, understood), self._dialect)
+
+    async def _shadow(self, exchange: Exchange, journey: Journey, hit: Hit, understood: Understood[Query]) -> None:
+        """Have this hit compared with a fresh answer, if it is drawn; its caller has its own answer by now.
+
+        It is not charged to a virtual key: nobody asked for it.
+        """
+        learning = self._pipeline.parts.learning
+        if learning is None or not learning.draws(journey.query, journey.plan, hit):
+            return
+        with contextlib.suppress(RateLimited):
+            call = await self._asking(exchange, journey, understood)
+            if call.repeatable:
+                learning.fetch(journey.query, journey.plan, hit, replace(call, charge=None), self._dialect)
+
+    async def _approved(
+        self, exchange: Exchange, journey: Journey, miss: Miss, understood: Understood[Query]
+    ) -> Hit | None:
+        """Ask the judge about the grey zone before anything is sent; None where it does not approve."""
+        learning = self._pipeline.parts.learning
+        if learning is None or not journey.plan.store:
+            return None
+        with contextlib.suppress(RateLimited):
+            call = replace(await self._asking(exchange, journey, understood), charge=None)
+            entry_id = await learning.approves(journey.query, journey.plan, miss, call)
+            return await self._pipeline.approved(journey, miss, entry_id) if entry_id else None
+        return None
 
     async def _asking(self, exchange: Exchange, journey: Journey, understood: Understood[Query]) -> Call:
         write = partial(self._dialect.request, understood.body, journey.query.wire)

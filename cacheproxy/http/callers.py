@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from cacheproxy.errors import RequestError
 from cacheproxy.model import Scope
 from cacheproxy.query.canonical import decode
-from cacheproxy.query.scope import ACCOUNTS, CREDENTIALS, read_scope
+from cacheproxy.query.scope import ACCOUNTS, CREDENTIALS, common_of, read_scope
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ def scope_of(exchange: Exchange, secret: bytes, namespace: str = "") -> Scope:
     """
     if exchange.caller is None:
         return read_scope(exchange.headers, secret, namespace)
-    return Scope(tenant=exchange.caller.tenant, namespace=namespace)
+    return Scope(tenant=exchange.caller.tenant, namespace=namespace, common=common_of(secret))
 
 
 def withheld(exchange: Exchange) -> tuple[bytes, ...]:

@@ -141,4 +141,6 @@ def _common(kind: str, category: str, reason: str, evidence: Lookup | None, save
         headers.append((b"x-cacheproxy-similarity", b"%.4f" % evidence.similarity))
     if evidence is not None and evidence.threshold is not None:
         headers.append((b"x-cacheproxy-threshold", b"%.4f" % evidence.threshold))
+    if evidence is not None and evidence.probability is not None:
+        headers.append((b"x-cacheproxy-probability", b"%.4f" % evidence.probability))
     return headers

@@ -66,7 +66,14 @@ _TOLD: dict[str, tuple[str, Schema]] = {
     "x-cacheproxy-tier": ("Which tier hit.", {"enum": ["exact", "semantic"]}),
     "x-cacheproxy-category": ("The policy category.", {"type": "string"}),
     "x-cacheproxy-similarity": ("Similarity of the nearest entry.", {"type": "number", "minimum": -1, "maximum": 1}),
-    "x-cacheproxy-threshold": ("The similarity a hit needed.", {"type": "number"}),
+    "x-cacheproxy-threshold": (
+        "The similarity a hit needed; with a probability, only the one from which on the verifier was asked.",
+        {"type": "number"},
+    ),
+    "x-cacheproxy-probability": (
+        "That the nearest answer is right, as the verifier sees it.",
+        {"type": "number", "minimum": 0, "maximum": 1},
+    ),
     "x-cacheproxy-entry": ("Opaque id of the stored answer.", {"type": "string"}),
     "x-cacheproxy-reason": ("Why.", {"type": "string"}),
     "x-cacheproxy-lookup-ms": ("Time of the lookup.", {"type": "number", "minimum": 0}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cacheproxy.learn.budget import Label
 from cacheproxy.learn.lookups import Heard
 from cacheproxy.learn.serves import Serve, Serves, short
 from cacheproxy.learn.traces import Trace, meant
@@ -13,6 +14,7 @@ from cacheproxy.learn.verdicts import Verdict, Verdicts, Word
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from cacheproxy.learn.budget import Budget
     from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.model import Entry, Lookup, Query, Selector
     from cacheproxy.ports import Clock
@@ -35,8 +37,11 @@ class Said:
 class Feedback:
     """`ports.Feedback` on a file of verdicts and the serves this process remembers; `lookups` takes words as labels."""
 
-    def __init__(self, verdicts: Verdicts, clock: Clock, lookups: LookupLog | None = None) -> None:
+    def __init__(
+        self, verdicts: Verdicts, clock: Clock, lookups: LookupLog | None = None, budget: Budget | None = None
+    ) -> None:
         self._verdicts = verdicts
+        self._budget = budget
         self._clock = clock
         self._lookups = lookups
         self._serves = Serves()
@@ -73,6 +78,7 @@ class Feedback:
                 category=entry.partition.category,
                 similarity=evidence.similarity if evidence else None,
                 threshold=evidence.threshold if evidence else None,
+                probability=evidence.probability if evidence else None,
                 user=query.user,
             ),
         )
@@ -105,6 +111,26 @@ class Feedback:
             )
         )
 
+    async def found_wrong(self, query: Query, entry: Entry, similarity: float, probability: float | None) -> None:
+        """Quarantine an entry for a question that it was compared on and found wrong. Raises FeedbackUnavailable."""
+        texts = not query.controls.no_store and short(query.text) and short(entry.text)
+        await self._verdicts.record(
+            Verdict(
+                at_s=self._clock.now(),
+                tenant=query.scope.tenant,
+                entry_id=entry.id,
+                question=query.fingerprint[:_QUESTION_BYTES],
+                word=Word.BAD,
+                category=entry.partition.category,
+                similarity=similarity,
+                threshold=probability,
+                entry_text=entry.text if texts else "",
+                question_text=query.text if texts else "",
+                comment="",
+                user=query.user,
+            )
+        )
+
     async def forget(self, selector: Selector, erased: Collection[str] = ()) -> int:
         """Forget serves and verdicts that a selector means, or that are about the entries `erased`; return how many.
 
@@ -119,6 +145,19 @@ class Feedback:
         return self._serves.forget(is_meant) + await self._verdicts.forget(selector, ids)
 
     def _label(self, said: Said, serve: Serve, entry: Entry | None) -> None:
+        if self._budget is not None and serve.similarity is not None:
+            self._budget.hear(
+                Label(
+                    source="feedback",
+                    tenant=said.tenant,
+                    category=serve.category,
+                    entry_id=serve.entry_id,
+                    question=serve.question,
+                    probability=serve.probability,
+                    right=said.word is Word.GOOD,
+                    user=serve.user,
+                )
+            )
         if self._lookups is None:
             return
         now_s = self._clock.now()
@@ -131,6 +170,7 @@ class Feedback:
                 question=serve.question,
                 user=serve.user,
                 similarity=serve.similarity,
+                probability=serve.probability,
                 good=said.word is Word.GOOD,
                 age_s=now_s - entry.created_s if entry else 0.0,
             )

@@ -40,6 +40,7 @@ class Labelled:
     similarity: float
     good: bool
     source: Source
+    probability: float | None = None
 
 
 class Labels:
@@ -65,7 +66,10 @@ class Labels:
 
     def all(self) -> list[Label]:
         """Return every label."""
-        return [Label(similarity=said.similarity, good=said.good) for said in self._kept.values()]
+        return [
+            Label(similarity=said.similarity, good=said.good, probability=said.probability)
+            for said in self._kept.values()
+        ]
 
     def forget(self, meant: Callable[[Trace], bool]) -> int:
         """Keep no longer what is meant; return how many there were."""

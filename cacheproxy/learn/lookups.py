@@ -17,7 +17,8 @@ from cacheproxy.learn.nearmisses import NearMiss, NearMisses, trace_of
 from cacheproxy.learn.tally import Tally
 from cacheproxy.learn.traces import Trace, meant
 from cacheproxy.policy.edit import told_by
-from cacheproxy.policy.sweep import Label, Seen
+from cacheproxy.policy.plan import threshold_of
+from cacheproxy.policy.sweep import DOUBTED, Label, Seen
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -50,6 +51,8 @@ class Heard:
     user: str = ""
     age_s: float = 0.0
     """How old the answer was by then."""
+    probability: float | None = None
+    """What the verifier said of it, as far as that is known."""
 
 
 class _Page:
@@ -102,18 +105,14 @@ class LookupLog:
         if hit:
             page.saved_usd.inc(looked.saved_usd)
             page.saved_ms.inc(max(0.0, looked.fill_ms - looked.lookup_ms) / 1000)
-        elif similarity is not None and _near(similarity, looked.threshold, self._band(looked.category)):
+        elif _near(looked, self._policy.pack.categories[looked.category]):
             page.tally.near_misses += 1
             page.near_misses.inc()
             self._serial += 1
             page.near.keep(looked, self._serial)
         if similarity is not None and math.isfinite(similarity):
             page.similarity.observe(similarity)
-            seen = Seen(hit=hit, similarity=similarity, threshold=looked.threshold)
-        else:
-            seen = Seen(hit=hit, similarity=None, threshold=None)
-        row = _Row(seen=seen, trace=trace_of(looked))
-        page.rows.append(row)
+        page.rows.append(_Row(seen=_seen(looked), trace=trace_of(looked)))
 
     def filled(self, category: str, model: str, fill_ms: float) -> None:
         """Take into account how long the backend took to answer a miss."""
@@ -132,14 +131,14 @@ class LookupLog:
         self.policy_changed()
         if not self._cached(heard.category):
             return
-        page, similarity = self._page(heard.category), heard.similarity
+        page, similarity, probability = self._page(heard.category), heard.similarity, heard.probability
         if similarity is None:
             if not heard.good:
                 page.labels.complaint_ages_s.append(max(0.0, heard.age_s))
             return
         if not math.isfinite(similarity):
-            rows = (row.seen.similarity for row in reversed(page.rows) if _same(row.trace, heard))
-            similarity = next(rows, None)
+            seen = next((row.seen for row in reversed(page.rows) if _same(row.trace, heard)), None)
+            similarity, probability = (seen.similarity, seen.probability) if seen else (None, None)
         if similarity is not None:
             trace = Trace(
                 at_s=heard.at_s,
@@ -149,7 +148,15 @@ class LookupLog:
                 category=heard.category,
                 user=heard.user,
             )
-            page.labels.say(Labelled(trace=trace, similarity=similarity, good=heard.good, source=Source.FEEDBACK))
+            page.labels.say(
+                Labelled(
+                    trace=trace,
+                    similarity=similarity,
+                    good=heard.good,
+                    source=Source.FEEDBACK,
+                    probability=probability,
+                )
+            )
 
     def promoted(self, near_miss: NearMiss) -> None:
         """Take a promotion as a label; the near miss is none any more."""
@@ -158,7 +165,15 @@ class LookupLog:
         page.near.drop(near_miss.id)
         if looked.similarity is not None:
             trace, similarity = trace_of(looked)._replace(at_s=self._clock.now()), looked.similarity
-            page.labels.say(Labelled(trace=trace, similarity=similarity, good=True, source=Source.PROMOTED))
+            page.labels.say(
+                Labelled(
+                    trace=trace,
+                    similarity=similarity,
+                    good=True,
+                    source=Source.PROMOTED,
+                    probability=looked.probability,
+                )
+            )
 
     # What is known
 
@@ -238,9 +253,6 @@ class LookupLog:
         rules = self._policy.pack.categories.get(category)
         return rules is not None and rules.allow_caching
 
-    def _band(self, category: str) -> float:
-        return self._policy.pack.categories[category].near_miss_band
-
     def _page(self, category: str) -> _Page:
         page = self._pages.get(category)
         if page is None:
@@ -248,13 +260,34 @@ class LookupLog:
         return page
 
 
-def _near(similarity: float, threshold: float | None, band: float) -> bool:
-    return threshold is not None and threshold - band <= similarity < threshold
+def _near(looked: Looked, rules: Category) -> bool:
+    """Whether a miss is a near one: refused for its probability, or its similarity, and for nothing else."""
+    if looked.min_probability is not None:
+        place = looked.probability
+        return (
+            place is not None and looked.refusal in DOUBTED and place >= looked.min_probability - rules.probability_band
+        )
+    place, threshold = looked.similarity, looked.threshold
+    return place is not None and threshold is not None and threshold - rules.near_miss_band <= place < threshold
+
+
+def _seen(looked: Looked) -> Seen:
+    hit, similarity = looked.outcome == "hit", looked.similarity
+    if similarity is None or not math.isfinite(similarity):
+        return Seen(hit=hit, similarity=None, threshold=None)
+    return Seen(
+        hit=hit,
+        similarity=similarity,
+        threshold=looked.threshold,
+        verified=looked.min_probability is not None,
+        probability=looked.probability,
+        forbidden=not hit and looked.refusal != "improbable",
+    )
 
 
 def _rules(policy: Policy, category: str, epoch: str | None) -> tuple[Category | None, float | None]:
-    pack = policy.pack
-    return pack.categories.get(category), pack.threshold(category, epoch) if epoch is not None else None
+    known = policy.pack.categories.get(category)
+    return known, threshold_of(policy, category, epoch)[0] if known is not None else None
 
 
 def _same(trace: Trace, heard: Heard) -> bool:

@@ -105,4 +105,4 @@ def _id(looked: Looked) -> str:
 def _footprint_bytes(looked: Looked) -> int:
     vector = looked.embedding.vector.nbytes if looked.embedding is not None else 0
     names = sum(map(sys.getsizeof, (looked.namespace, looked.model)))
-    return _OVERHEAD_BYTES + vector + sys.getsizeof(looked.text) + names
+    return _OVERHEAD_BYTES + vector + sys.getsizeof(looked.text) + sum(map(sys.getsizeof, looked.chain)) + names

@@ -33,6 +33,8 @@ class Serve:
     category: str
     similarity: float | None = None
     threshold: float | None = None
+    probability: float | None = None
+    """What the verifier said of it; None where it was not asked."""
     user: str = ""
     """`Query.user` of the request, for erasure."""
 

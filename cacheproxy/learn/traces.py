@@ -29,7 +29,8 @@ def meant(selector: Selector, erased: frozenset[str], trace: Trace) -> bool:
     """
     if trace.entry_id in erased or trace.question[:_HALF].hex() in erased:
         return True
-    of_entries = selector.ids or selector.tag or selector.text or selector.namespace or selector.model
+    named = selector.ids or selector.parents
+    of_entries = named or selector.tag or selector.text or selector.namespace or selector.model
     return (
         bool(selector)
         and not of_entries

@@ -112,6 +112,15 @@ class Policy:
         return Classification(category=self.pack.default_category, source="unknown")
 
 
+def of_conversation(whole: Classification, own: Classification) -> Classification:
+    """Return the category of a question in its conversation: the conversation's, since "Who won?" has none of its own.
+
+    A question that is beyond doubt of another one brings that one's rules along: the stricter of both apply.
+    """
+    doubtless = own.source == "examples" and not own.second and own.category not in (whole.category, "")
+    return replace(whole, second=own.category) if doubtless else whole
+
+
 def may_be_private(policy: Policy, seen: Classification) -> bool:
     """Whether a text that is near to this may be of a category that is never cached."""
     return seen.source == "unknown" or seen.category in policy.cautious or seen.second in policy.cautious
@@ -144,6 +153,15 @@ def _stricter(one: Category, other: Category) -> Category:
         verify=one.verify or other.verify,
         min_probability=max(one.min_probability, other.min_probability),
         near_miss_band=one.near_miss_band,
+        probability_band=one.probability_band,
+        delta=min(one.delta, other.delta),
+        shadow_rate=min(one.shadow_rate, other.shadow_rate),
+        explore_rate=min(one.explore_rate, other.explore_rate),
+        judge=min(one.judge, other.judge, key=("off", "async", "inline").index),
+        learning_calls_per_hour=min(one.learning_calls_per_hour, other.learning_calls_per_hour),
+        learning_usd_per_day=min(one.learning_usd_per_day, other.learning_usd_per_day),
+        share=min(one.share, other.share, key=("never", "approved", "agreed").index),
+        share_principals=max(one.share_principals, other.share_principals),
         pii=tuple(dict.fromkeys((*one.pii, *other.pii))),
     )
 

@@ -82,6 +82,8 @@ def _refusal(
         return "scope_violation"
     if entry.partition != partition:
         return "other_category" if entry.partition.category != partition.category else "other_epoch"
+    if len(entry.chain) != len(query.chain) or not (plan.verify or entry.chain == query.chain):
+        return "other_context"
     if entry.unseen != embedding.unseen:
         return "unseen_text_differs"
     return _unsuitable(entry, query, plan, now_s)

@@ -88,11 +88,29 @@ class Category(_Table, frozen=True):
     min_probability: Annotated[float, msgspec.Meta(ge=0.5, lt=1.0)] = 0.9
     """How probable it must be, to the verifier, that the answer is right."""
     near_miss_band: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.05
-    """How far below the threshold a similarity still counts as a near miss."""
-    false_hit_budget: Share = 0.05
-    """Share of false ones among similarity hits above which a higher threshold is recommended."""
+    """How far below the threshold a similarity still counts as a near miss, where similarity decides."""
+    probability_band: Annotated[float, msgspec.Meta(ge=0.0, le=0.9)] = 0.4
+    """How far below `min_probability` a probability still counts as a near miss, where a verifier decides."""
+    delta: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 0.05
+    """Share of wrong answers among similarity hits that is tolerated."""
+    shadow_rate: Share = 0.0
+    """Share of similarity hits whose question also goes to the backend, unseen, so that its answer can be compared."""
+    explore_rate: Share = 0.0
+    """Share of questions, refused for too low a probability only, whose answer is compared with the one refused."""
+    judge: Literal["off", "async", "inline"] = "off"
+    """Whether a model is asked what comparing cannot tell. `async`: afterwards; a near miss found right is promoted.
+    `inline`: also before an answer of the grey zone is served."""
+    learning_calls_per_hour: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 60
+    """Most calls of the backend made to learn: shadow samples and judging."""
+    learning_usd_per_day: NotNegative = 1.0
+    """Most that these calls may cost, at the pack's prices."""
     false_hit_cost: NotNegative = 2.0
     """How many right hits one false hit undoes, where its worth is told in money."""
+    share: Literal["never", "approved", "agreed"] = "never"
+    """Whether an answer may be served to other tenants. `approved`: where an operator said so. `agreed`: also where
+    several tenants, for the very same request, got answers that agree. Only between callers with virtual keys."""
+    share_principals: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 2
+    """How many tenants must have got agreeing answers, besides the one that asks."""
     pii: tuple[Text, ...] = ()
     """Kinds of personal data, by the names of the detector, that forbid keeping an answer. Empty: not looked for."""
 
@@ -106,8 +124,8 @@ class Encoder(_Table, frozen=True):
     """By category: cosine at or above which an entry may be served."""
     floors: dict[str, Threshold] = {}
     """By category: below it load never lowers a threshold. Without one load changes no threshold."""
-    verify_from: Threshold | None = None
-    """Cosine from which on the verifier is asked. Without it the thresholds hold for verified categories, too."""
+    verify_from: Share = 0.0
+    """Cosine from which on the verifier is asked. 0: the thresholds hold for verified categories, too."""
 
 
 class Classifier(_Table, frozen=True):
@@ -151,7 +169,7 @@ class Pack(_Table, frozen=True):
         if not self.categories[category].verify:
             return None
         found = (one.verify_from for one in self.encoders.values() if one.fingerprint == epoch)
-        return next(found, None)
+        return next(found, 0.0) or None
 
     def floor(self, category: str, epoch: str) -> float | None:
         """Return the lowest threshold that load may bring a category to; None where load changes none."""

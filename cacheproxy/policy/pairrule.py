@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -26,7 +27,9 @@ from cacheproxy.policy.decide import exact_reason, judge
 from cacheproxy.policy.plan import plan
 
 if TYPE_CHECKING:
-    from cacheproxy.model import Embedding, Plan
+    from collections.abc import Iterable
+
+    from cacheproxy.model import Embedding, Judgement, Plan, Verification
     from cacheproxy.policy.active import Policy
 
 _NOW_S = 0.0
@@ -55,14 +58,28 @@ class Ruling:
     category: str
     similarity: float
     threshold: float | None
+    verified: Verification | None = None
+    """What the verifier said, where it was asked."""
+
+
+class Verify(Protocol):
+    """What tells how probable it is that a kept answer is right."""
+
+    def verify(self, asked: str, kept: Iterable[tuple[str, float]]) -> list[Verification]:
+        """Return a verification for each kept text, given with its cosine."""
+        ...
 
 
 class PairRule:
-    """One policy's rule for one encoder, over pairs of requests that differ in their last user text only."""
+    """One policy's rule for one encoder, over pairs of requests that differ in their last user text only.
 
-    def __init__(self, policy: Policy, epoch: str) -> None:
+    `verifier` is asked where the policy `verifies`; several threads may rule at once.
+    """
+
+    def __init__(self, policy: Policy, epoch: str, verifier: Verify | None = None) -> None:
         self._policy = policy
         self._epoch = epoch
+        self._verifier = verifier
 
     def classify(self, asked: Text, category: str = "") -> Classification:
         """Return the category of a question: the one given, else what rules and examples say, as for a request.
@@ -89,7 +106,7 @@ class PairRule:
         allowed = plan(query, self._policy, self._epoch, told)
         entry = self._entry(cached, self.classify(cached, category))
         similarity = float(np.dot(cached.embedding.vector, asked.embedding.vector))
-        tier, reason = None, allowed.reason
+        tier, reason, verified = None, allowed.reason, None
         if entry is None:
             reason = reason or "answer_not_kept"
         elif allowed.exact and not exact_reason(entry, query, allowed, _NOW_S):
@@ -97,7 +114,8 @@ class PairRule:
         elif allowed.semantic and entry.vector is None:
             reason = "not_in_index"
         elif allowed.semantic:
-            tier, reason = self._similar(entry, query, allowed, asked.embedding, similarity)
+            tier, judgement = self._similar(entry, query, allowed, asked.embedding, similarity)
+            reason, verified = judgement.reason, judgement.verified
         return Ruling(
             served=tier is not None,
             tier=tier,
@@ -105,14 +123,16 @@ class PairRule:
             category=told.category,
             similarity=similarity,
             threshold=allowed.threshold if allowed.semantic else None,
+            verified=verified,
         )
 
     def _similar(
         self, entry: Entry, query: Query, allowed: Plan, embedding: Embedding, similarity: float
-    ) -> tuple[Tier | None, str]:
-        searched = entry.partition.category in (allowed.category, allowed.second)
+    ) -> tuple[Tier | None, Judgement]:
+        searched = entry.partition.category in allowed.searched
         partition = entry.partition if searched else replace(entry.partition, category=allowed.category)
-        judgement = judge(
+        ruled = partial(
+            judge,
             Candidate(entry.id, similarity),
             entry,
             query=query,
@@ -121,7 +141,10 @@ class PairRule:
             embedding=embedding,
             now_s=_NOW_S,
         )
-        return (Tier.SEMANTIC if judgement.served else None), judgement.reason
+        judgement = ruled()
+        if judgement.reason == "not_verified" and self._verifier is not None:
+            judgement = ruled(verified=self._verifier.verify(query.text, [(entry.text, similarity)])[0])
+        return (Tier.SEMANTIC if judgement.served else None), judgement
 
     def _entry(self, cached: Text, told: Classification) -> Entry | None:
         """Return what the cache would keep of a question's answer; None for nothing."""

@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import InvalidRequest
-from cacheproxy.model import Plan, Staleness, Tier, Trait
+from cacheproxy.model import Plan, Shared, Staleness, Tier, Trait
 from cacheproxy.policy.active import stricter
 from cacheproxy.policy.adapt import effective_probability, effective_threshold, effective_ttl
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cacheproxy.model import Classification, Controls, Query
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.pack import Category
 
 # Requests that the cache leaves alone: the answer depends on who or when, or cannot be kept whole.
 _BYPASS = (Trait.UNREADABLE, Trait.ANONYMOUS, Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.AUDIO)
+_NEARBY = 0.03
+"""Least probability of a category for its entries to be verified for a text of another one."""
 # Requests that only the very same request may share: what must be equal is not all in the last user text.
 _EXACT_ONLY = (
     Trait.TOOLS,
@@ -26,6 +30,7 @@ _EXACT_ONLY = (
     Trait.LOGPROBS,
     Trait.RESPONSE_FORMAT,
     Trait.LAST_MESSAGE,
+    Trait.ASKED_AGAIN,
     Trait.NO_TEXT,
     Trait.MANY_PROMPTS,
     Trait.BEST_OF,
@@ -47,6 +52,7 @@ class _Terms:
     floor: float | None
     verify: bool
     second: str = ""
+    nearby: tuple[str, ...] = ()
     refusal: str = "category_not_cached"
     """The reason where the rules allow no caching."""
 
@@ -67,7 +73,7 @@ def plan(query: Query, policy: Policy, epoch: str | None, told: Classification, 
 def possible(query: Query, policy: Policy, epoch: str | None) -> Plan:
     """Return what may still become of a query whose category is not known yet: the least narrow of its plans."""
     pack = policy.pack
-    thresholds = [_threshold(policy, name, epoch) for name in policy.by_examples]
+    thresholds = [threshold_of(policy, name, epoch) for name in policy.by_examples]
     threshold = min((one for one, _ in thresholds if one is not None), default=None)
     verify = bool(thresholds) and all(verified for _, verified in thresholds)
     terms = _Terms(category=pack.default_category, rules=policy.widest, threshold=threshold, floor=None, verify=verify)
@@ -82,21 +88,41 @@ def _terms(policy: Policy, epoch: str | None, told: Classification) -> _Terms:
         names = list(policy.by_examples) or names
     elif told.second in pack.categories:
         names.append(told.second)
-    found = [_threshold(policy, name, epoch) for name in names]
+    found = [threshold_of(policy, name, epoch) for name in names]
     thresholds, verify = [one for one, _ in found], any(verified for _, verified in found)
     floors = [None if epoch is None or verify else pack.floor(name, epoch) for name in names]
+    rules = stricter(pack.categories[name] for name in names)
     return _Terms(
         category=told.category,
-        rules=stricter(pack.categories[name] for name in names),
+        rules=rules,
         threshold=None if None in thresholds else max(t for t in thresholds if t is not None),
         floor=None if None in floors else max(f for f in floors if f is not None),
         verify=verify,
         second=names[1] if len(names) == 2 and told.source != "unknown" else "",
+        nearby=_nearby(policy, epoch, told, names, rules) if verify and told.source == "examples" else (),
         refusal="category_in_doubt" if pack.categories[told.category].allow_caching else "category_not_cached",
     )
 
 
-def _threshold(policy: Policy, category: str, epoch: str | None) -> tuple[float | None, bool]:
+def _nearby(
+    policy: Policy, epoch: str | None, told: Classification, names: Sequence[str], rules: Category
+) -> tuple[str, ...]:
+    """Return the categories that a rewording of the text may have been taken for, though this one hardly is.
+
+    Only those whose entries are verified too, and no harder than the text's own rules say.
+    """
+    found: list[str] = []
+    for scored, chance in told.scores:
+        name = scored or policy.pack.default_category
+        near = policy.pack.categories[name]
+        if name in names or name in found or chance < _NEARBY or not (near.allow_caching and near.semantic):
+            continue
+        if threshold_of(policy, name, epoch)[1] and near.min_probability <= rules.min_probability:
+            found.append(name)
+    return tuple(found)
+
+
+def threshold_of(policy: Policy, category: str, epoch: str | None) -> tuple[float | None, bool]:
     """Return the cosine from which on an entry of a category is served, or, where that is True, verified."""
     if epoch is None:
         return None, False
@@ -110,11 +136,13 @@ def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
     exact_only = _exact_only_reason(query, rules, epoch, terms.threshold)
     look = not bypass and not controls.no_cache
     threshold = terms.threshold or 0.0
+    probability = effective_probability(rules.min_probability, rules.load_threshold_drop, load)
     under_load = effective_threshold(threshold, terms.floor, rules.load_threshold_drop, load)
     ttl_s = effective_ttl(rules.ttl_s, rules.load_ttl_stretch, load)
     return Plan(
         category=terms.category,
         second=terms.second,
+        nearby=terms.nearby,
         exact=look and Tier.EXACT in controls.tiers,
         semantic=look and not exact_only and Tier.SEMANTIC in controls.tiers,
         store=not bypass and not controls.no_store,
@@ -134,8 +162,24 @@ def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
         keep_tool_calls=rules.tool_calls and Trait.TOOLS in query.traits,
         check_pii=rules.pii,
         verify=terms.verify,
-        min_probability=effective_probability(rules.min_probability, rules.load_threshold_drop, load),
+        min_probability=probability if terms.verify else 1.0,
+        delta=rules.delta,
+        shadow_rate=rules.shadow_rate,
+        explore_rate=rules.explore_rate,
+        judge=rules.judge,
+        shared=_shared(query, rules) if not bypass and not exact_only else None,
     )
+
+
+def _shared(query: Query, category: Category) -> Shared | None:
+    """Return on what terms an answer may go beyond its tenant: only of a lone question that names nobody.
+
+    The answer of a dialect with state at the backend names that state, so only chat and completions are shared.
+    """
+    lone = not (query.chain or query.earlier or query.user) and query.dialect in ("chat", "completions")
+    if category.share == "never" or query.common is None or not lone:
+        return None
+    return Shared(principals=category.share_principals, agreed=category.share == "agreed", most=category.tenant_share)
 
 
 def _staleness(controls: Controls, category: Category) -> Staleness:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,14 +23,17 @@ if TYPE_CHECKING:
     """Texts to unit vectors of shape (n, dim) and a digest each of what the encoder could not see."""
 
 
-def prepared(pack: Pack, encode: Encode) -> Policy:
-    """Return a pack with its compiled rules and a classifier fitted on its examples. Raises what `encode` raises."""
+def prepared(pack: Pack, encode: Encode, *, verifies: bool = False) -> Policy:
+    """Return a pack with its compiled rules and a classifier fitted on its examples. Raises what `encode` raises.
+
+    `verifies` says whether there is a verifier that knows the encoder.
+    """
     texts = [text for category in pack.categories.values() for text in category.examples]
     if not texts:
-        return Policy.of(pack)
+        return replace(Policy.of(pack), verifies=verifies)
     embedded = dict(zip(texts, encode(texts)[0], strict=True))
     vectors = {name: [embedded[text] for text in told.examples] for name, told in pack.categories.items()}
-    return Policy(pack=pack, rules=Rules(pack.categories, str), classify=fitted(pack, vectors))
+    return Policy(pack=pack, rules=Rules(pack.categories, str), classify=fitted(pack, vectors), verifies=verifies)
 
 
 def fitted(pack: Pack, vectors: Mapping[str, Sequence[NDArray[np.float32]]]) -> Classify | None:

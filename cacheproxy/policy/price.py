@@ -15,7 +15,12 @@ _MOST_TOKENS = 10**9  # beyond it, usage is nonsense and prices nothing
 
 def saved_usd(outcome: Hit, price: Price | None) -> float:
     """Return what the backend would have charged for this answer; 0 when its price or its usage is unknown."""
-    usage = outcome.entry.reply.body.get("usage")
+    return cost_usd(outcome.entry.reply.body, price)
+
+
+def cost_usd(body: Mapping[str, object], price: Price | None) -> float:
+    """Return what a backend charges for an answer; 0 when its price or its usage is unknown."""
+    usage = body.get("usage")
     if price is None or not isinstance(usage, dict):
         return 0.0
     return (

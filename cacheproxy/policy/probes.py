@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cacheproxy.model import Classification
     from cacheproxy.policy.document import Problem
     from cacheproxy.policy.pack import Pack
-    from cacheproxy.policy.pairrule import Ruling
+    from cacheproxy.policy.pairrule import Ruling, Verify
     from cacheproxy.policy.prepare import Encode
 
 PROBE_FILE = "probes.toml"
@@ -105,9 +105,12 @@ def load_probes(directory: Path, pack: Pack) -> ProbeSet:
 
 
 def run_probes(
-    pack: Pack, probes: ProbeSet, encode: Encode, epoch: str
+    pack: Pack, probes: ProbeSet, encode: Encode, epoch: str, verifier: Verify | None = None
 ) -> tuple[list[ProbeResult], list[ClassifiedResult]]:
-    """Rule on every probe and classify every text, in order. `epoch` is the fingerprint of `encode`'s encoder."""
+    """Rule on every probe and classify every text, in order.
+
+    `epoch` is the fingerprint of `encode`'s encoder; `verifier` one that knows it, if there is one.
+    """
     texts = dict.fromkeys(text for probe in probes.probes for text in (probe.cached, probe.asked))
     texts |= dict.fromkeys(probe.text for probe in probes.classified)
     if not texts:
@@ -117,7 +120,7 @@ def run_probes(
         text: Text(text=text, embedding=Embedding(vector=vector, unseen=digest))
         for text, vector, digest in zip(texts, vectors, unseen, strict=True)
     }
-    rule = PairRule(prepared(pack, encode), epoch)
+    rule = PairRule(prepared(pack, encode, verifies=verifier is not None), epoch, verifier)
     results = []
     for probe in probes.probes:
         ruling = rule.decide(seen[probe.cached], seen[probe.asked], probe.category)

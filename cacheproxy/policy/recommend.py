@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from cacheproxy.policy.sweep import false_hits, sweep
+from cacheproxy.policy.sweep import Scale, false_hits, sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,23 +25,29 @@ if TYPE_CHECKING:
 FEWEST_LABELS = 3
 """Labelled pairs, or complaints, below which nothing is said: one caller's bad day is no evidence."""
 FEWEST_GOOD = 5
-"""Good pairs below a threshold that speak for lowering it: a wrong answer is worse than a miss."""
+"""Good pairs below a level that speak for lowering it: a wrong answer is worse than a miss."""
 FEWEST_LOOKUPS = 200
 """Lookups below which a category is not said to lose."""
 _SOON = 0.1
 """Complaints of answers younger than this share of their lifetime do not speak of staleness."""
 _DIGITS = 1000
+_LEAST_PROBABILITY = 0.5
+_MOST_PROBABILITY = 0.999
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What is known of one category. `threshold` is the pack's for the encoder named, or None: it has none."""
+    """What is known of one category. `threshold` is the pack's for the encoder named, or None: it has none.
+
+    With `verified` a verifier decides, and the category's `min_probability` is what may change.
+    """
 
     category: str
     rules: Category
     encoder: str
     threshold: float | None
     floor: float | None
+    verified: bool = False
     seen: Sequence[Seen]
     labels: Sequence[Label]
     balance: Balance
@@ -67,36 +73,80 @@ class Recommendation:
         return blake2b(told, digest_size=8).hexdigest()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Dial:
+    """The number that decides what a category serves: its threshold, or its least probability. `now` is in force."""
+
+    scale: Scale
+    name: str
+    now: float
+    lowest: float
+    highest: float
+    band: float
+
+    @property
+    def kind(self) -> str:
+        """How recommendations are named after it."""
+        return "threshold" if self.scale is Scale.SIMILARITY else "min_probability"
+
+
 def recommend(evidence: Evidence) -> list[Recommendation]:
     """Return what the evidence speaks for; most often nothing."""
     rules = evidence.rules
     if not rules.allow_caching:
         return []
-    found = list(_losing(evidence))
-    if rules.semantic and evidence.threshold is not None and not found:
-        found += list(_higher(evidence, evidence.threshold)) or list(_lower(evidence, evidence.threshold))
+    found, dial = list(_losing(evidence)), _dial(evidence)
+    if rules.semantic and dial is not None and not found:
+        found += list(_higher(evidence, dial)) or list(_lower(evidence, dial))
     return [*found, *_shorter(evidence)]
 
 
-def _higher(evidence: Evidence, now: float) -> Iterator[Recommendation]:
-    budget, served = evidence.rules.false_hit_budget, false_hits(evidence.labels, now)
-    if served.trials < FEWEST_LABELS or served.estimate is None or served.estimate <= budget:
+def _dial(evidence: Evidence) -> _Dial | None:
+    rules, threshold = evidence.rules, evidence.threshold
+    if evidence.verified:
+        now = rules.min_probability
+        lowest = max(_LEAST_PROBABILITY, now - rules.probability_band)
+        return _Dial(
+            scale=Scale.PROBABILITY,
+            name="least probability",
+            now=now,
+            lowest=lowest,
+            highest=_MOST_PROBABILITY,
+            band=rules.probability_band,
+        )
+    if threshold is None:
+        return None
+    lowest = max(threshold - rules.near_miss_band, evidence.floor or 0.0)
+    return _Dial(
+        scale=Scale.SIMILARITY,
+        name="threshold",
+        now=threshold,
+        lowest=lowest,
+        highest=1.0,
+        band=rules.near_miss_band,
+    )
+
+
+def _higher(evidence: Evidence, dial: _Dial) -> Iterator[Recommendation]:
+    delta, served = evidence.rules.delta, false_hits(evidence.labels, dial.now, dial.scale)
+    if served.trials < FEWEST_LABELS or served.estimate is None or served.estimate <= delta:
         return
-    wrong = sorted({label.similarity for label in evidence.labels if not label.good and label.similarity >= now})
-    for similarity in wrong:
-        threshold = (math.floor(similarity * _DIGITS) + 1) / _DIGITS
-        at = false_hits(evidence.labels, threshold)
-        if threshold <= 1.0 and (at.estimate is None or at.estimate <= budget):
+    wrong = sorted({place for good, place in _places(evidence, dial) if not good and place >= dial.now})
+    for place in wrong:
+        level = (math.floor(place * _DIGITS) + 1) / _DIGITS
+        at = false_hits(evidence.labels, level, dial.scale)
+        if level <= dial.highest and (at.estimate is None or at.estimate <= delta):
             why = (
                 f"{served.events} of {served.trials} labelled similarity hits were wrong, "
-                f"and the budget is {budget:.1%}: raise the threshold from {now:.3f} to {threshold:.3f}"
+                f"and delta is {delta:.1%}: raise the {dial.name} from {dial.now:.3f} to {level:.3f}"
             )
-            yield _moved(evidence, "raise_threshold", why, now, threshold)
+            yield _moved(evidence, dial, f"raise_{dial.kind}", why, level)
             return
     yield Recommendation(
         kind="semantic_off",
         category=evidence.category,
-        why=f"{served.events} of {served.trials} labelled similarity hits were wrong, and no threshold sets them apart",
+        why=f"{served.events} of {served.trials} labelled similarity hits were wrong, "
+        f"and no {dial.name} sets them apart",
         evidence={
             "labelled": served.trials,
             "false": served.events,
@@ -108,35 +158,43 @@ def _higher(evidence: Evidence, now: float) -> Iterator[Recommendation]:
     )
 
 
-def _lower(evidence: Evidence, now: float) -> Iterator[Recommendation]:
-    """Lower the threshold to where enough near misses were said to be right, and next to none wrong."""
-    lowest = max(now - evidence.rules.near_miss_band, evidence.floor or 0.0)
-    good = sorted({one.similarity for one in evidence.labels if one.good and lowest <= one.similarity < now})
-    for similarity in good:
-        threshold = max(lowest, math.floor(similarity * _DIGITS) / _DIGITS)
-        between = [one for one in evidence.labels if threshold <= one.similarity < now]
-        right = sum(one.good for one in between)
-        at = false_hits(evidence.labels, threshold)
+def _lower(evidence: Evidence, dial: _Dial) -> Iterator[Recommendation]:
+    """Lower the level to where enough near misses were said to be right, and next to none wrong."""
+    places = _places(evidence, dial)
+    right_ones = sorted({place for good, place in places if good and dial.lowest <= place < dial.now})
+    for place in right_ones:
+        level = max(dial.lowest, math.floor(place * _DIGITS) / _DIGITS)
+        between = [good for good, at in places if level <= at < dial.now]
+        right, at = sum(between), false_hits(evidence.labels, level, dial.scale)
         if right < FEWEST_GOOD:
             return
-        if right == len(between) and at.estimate is not None and at.estimate <= evidence.rules.false_hit_budget:
+        if right == len(between) and at.estimate is not None and at.estimate <= evidence.rules.delta:
             why = (
                 f"{right} labelled near misses were right and none was wrong: "
-                f"lower the threshold from {now:.3f} to {threshold:.3f}"
+                f"lower the {dial.name} from {dial.now:.3f} to {level:.3f}"
             )
-            yield _moved(evidence, "lower_threshold", why, now, threshold)
+            yield _moved(evidence, dial, f"lower_{dial.kind}", why, level)
             return
 
 
-def _moved(evidence: Evidence, kind: str, why: str, now: float, threshold: float) -> Recommendation:
-    at, then = sweep(evidence.seen, evidence.labels, [now, threshold], evidence.rules.near_miss_band)
+def _places(evidence: Evidence, dial: _Dial) -> list[tuple[bool, float]]:
+    """Return whether each label is good, and where it stands; labels that stand nowhere are left out."""
+    placed = ((label.good, label.place(dial.scale)) for label in evidence.labels)
+    return [(good, place) for good, place in placed if place is not None]
+
+
+def _moved(evidence: Evidence, dial: _Dial, kind: str, why: str, level: float) -> Recommendation:
+    at, then = sweep(evidence.seen, evidence.labels, [dial.now, level], dial.band, dial.scale)
+    patch: dict[str, Any] = {"categories": {evidence.category: {"min_probability": level}}}
+    if dial.scale is Scale.SIMILARITY:
+        patch = {"encoders": {evidence.encoder: {"thresholds": {evidence.category: level}}}}
     return Recommendation(
         kind=kind,
         category=evidence.category,
         why=why,
-        evidence={"threshold": now, **_told(at)},
-        expected={"threshold": threshold, **_told(then)},
-        patch={"encoders": {evidence.encoder: {"thresholds": {evidence.category: threshold}}}},
+        evidence={dial.kind: dial.now, **_told(at)},
+        expected={dial.kind: level, **_told(then)},
+        patch=patch,
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.model import Trait
-from cacheproxy.query.keys import Reading, asks_for_format, earlier_questions, query_of, told_in
+from cacheproxy.query.keys import Reading, asks_for_format, chained, earlier_questions, query_of, told_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cacheproxy.model import Controls, Query, Scope
 
@@ -29,11 +29,13 @@ def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant
     texts: list[str] = []
     blanked, system = messages, ""
     earlier: tuple[str, ...] = ()
+    chain: tuple[str, ...] = ()
+    history: Sequence[object] = ()
     if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
         for message in messages:
             traits.update(_message_traits(message))
         last, texts = _blank_text(messages[-1])
-        blanked = [*messages[:-1], last]
+        blanked, chain, history = chained(messages, last)
         traits.update(_text_traits(messages[-1], texts))
         system = "\n".join(told_in(messages, "system", "developer"))
         earlier = earlier_questions(messages, last=bool(texts))
@@ -47,6 +49,8 @@ def read_chat(body: Mapping[str, Any], scope: Scope, controls: Controls, variant
         traits=frozenset(traits),
         system=system,
         earlier=earlier,
+        chain=chain,
+        history=history,
     )
     return query_of(reading, body, scope, controls, variant)
 

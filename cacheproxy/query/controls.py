@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import InvalidRequest
-from cacheproxy.model import Controls, Tier
+from cacheproxy.model import ALIAS_TAG, COMMON_TAG, PRINCIPAL_TAG, SHARED_TAG, Controls, Tier
 from cacheproxy.query.directives import delta_seconds, read_directives
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _own(controls: Controls, key: str, text: str) -> Controls:
                 raise InvalidRequest(f"{where} must be one of exact, semantic, off", param=where)
             return replace(controls, tiers=controls.tiers & _TIERS[text], no_store=controls.no_store or text == "off")
         case "tags":
-            tags = (_name(where, tag.strip()) for tag in text.split(",") if tag.strip())
+            tags = (_tag(where, tag.strip()) for tag in text.split(",") if tag.strip())
             return replace(controls, tags=(*controls.tags, *tags))
         case "augment":
             if text not in ("off", "auto"):
@@ -143,6 +143,16 @@ def _name(where: str, value: object) -> str:
             f"{where} must be 1 to 64 letters, digits or . _ : / - and start with a letter or digit", param=where
         )
     return value
+
+
+def _tag(where: str, value: str) -> str:
+    if value == SHARED_TAG or value.startswith((ALIAS_TAG, COMMON_TAG, PRINCIPAL_TAG)):
+        raise InvalidRequest(
+            f"{where} may not be {SHARED_TAG!r} or begin with {ALIAS_TAG!r}, {COMMON_TAG!r} or {PRINCIPAL_TAG!r}: the "
+            "cache itself tells by these where an answer is from",
+            param=where,
+        )
+    return _name(where, value)
 
 
 def _number(where: str, value: object) -> float:

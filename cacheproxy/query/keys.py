@@ -1,7 +1,8 @@
 """What every dialect's reading of a request shares: wire fields, soundness, state, and the two fingerprints.
 
 The fingerprints are SHA-256 over canonical JSON; the exact one extends the compatibility one by the last user text.
-Entries of earlier versions are found by them: their form is not to be changed (tests/unit/test_query_keys.py).
+Entries of earlier versions are found by them: their form is not to be changed (tests/unit/test_query_keys.py). Of a
+conversation that is a chain (query/chain.py) the earlier texts are part of the exact one alone.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from cacheproxy.model import Query, Trait, Wire
+from cacheproxy.model import Common, Query, Trait, Wire
 from cacheproxy.query.canonical import canonical
+from cacheproxy.query.chain import asks_again, read_chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +34,7 @@ class Reading:
     """What a dialect made of a body.
 
     `content` names the fields that hold the conversation; `blanked` is their value with `texts`, which may be matched
-    by similarity, taken out.
+    by similarity, taken out. With a `chain`, `blanked` holds its shape, and `history` the messages as they came.
     """
 
     dialect: str
@@ -42,6 +44,8 @@ class Reading:
     traits: frozenset[Trait]
     system: str = field(default="", repr=False)
     earlier: tuple[str, ...] = field(default=(), repr=False)
+    chain: tuple[str, ...] = field(default=(), repr=False)
+    history: Sequence[object] = field(default=(), repr=False)
 
 
 def query_of(reading: Reading, body: Mapping[str, Any], scope: Scope, controls: Controls, variant: bytes) -> Query:
@@ -54,7 +58,8 @@ def query_of(reading: Reading, body: Mapping[str, Any], scope: Scope, controls: 
     rest = {key: value for key, value in body.items() if key not in _WIRE_FIELDS and key not in reading.content}
     extra = {key: value for key, value in wire_options.items() if key not in _WIRE_OPTIONS}
     head = [reading.dialect, scope.tenant, scope.namespace, variant.decode("latin-1")]
-    compatibility, fingerprint = keys([head, rest, extra, reading.blanked], reading.texts)
+    texts = [list(reading.history), list(reading.texts)] if reading.chain else reading.texts
+    compatibility, fingerprint = keys([head, rest, extra, reading.blanked], texts)
     model, temperature, text = body.get("model"), body.get("temperature"), "\n".join(reading.texts)
     return Query(
         dialect=reading.dialect,
@@ -66,10 +71,12 @@ def query_of(reading: Reading, body: Mapping[str, Any], scope: Scope, controls: 
         compatibility=compatibility,
         wire=Wire(stream=body.get("stream") is True, include_usage=wire_options.get("include_usage") is True),
         controls=controls,
-        traits=reading.traits | frozenset(_shared_traits(body, scope)),
+        traits=reading.traits | frozenset(_shared_traits(body, scope)) | _repeats(text, reading.earlier),
         temperature=temperature if isinstance(temperature, int | float) else None,
         system=reading.system,
         earlier=reading.earlier,
+        chain=reading.chain,
+        common=_common(reading.dialect, scope, variant, [rest, extra, reading.blanked], texts),
     )
 
 
@@ -91,15 +98,39 @@ def earlier_questions(messages: Sequence[Mapping[str, Any]], *, last: bool) -> t
     return tuple(latest)[::-1]
 
 
-def keys(fixed: object, texts: Sequence[str]) -> tuple[bytes, bytes]:
+def chained(messages: Sequence[Mapping[str, Any]], last: object) -> tuple[object, tuple[str, ...], Sequence[object]]:
+    """Return `blanked`, `chain` and `history` of a Reading, for a question whose message is `last` without its text."""
+    history = messages[:-1]
+    chain = read_chain(history)
+    if chain is None:
+        return [*history, last], (), ()
+    return ["chain", *chain.shape, last], chain.texts, history
+
+
+def keys(fixed: object, texts: Sequence[object]) -> tuple[bytes, bytes]:
     """Return the compatibility fingerprint of what must be equal, and the exact one, which adds the texts."""
     compatibility = hashlib.sha256(canonical(fixed)).digest()
     return compatibility, hashlib.sha256(compatibility + canonical(texts)).digest()
 
 
+def _common(
+    dialect: str, scope: Scope, variant: bytes, fixed: Sequence[object], texts: Sequence[object]
+) -> Common | None:
+    """Return what a request is in the scope that tenants share: nothing but the tenant is left out."""
+    if not scope.common:
+        return None
+    head = [dialect, scope.common, scope.namespace, variant.decode("latin-1")]
+    compatibility, fingerprint = keys([head, *fixed], texts)
+    return Common(tenant=scope.common, compatibility=compatibility, fingerprint=fingerprint)
+
+
 def asks_for_format(response_format: object) -> bool:
     """Whether an answer in another form than plain text is asked for."""
     return response_format is not None and response_format != {"type": "text"}
+
+
+def _repeats(text: str, earlier: Sequence[str]) -> frozenset[Trait]:
+    return frozenset({Trait.ASKED_AGAIN} if asks_again(text, earlier) else ())
 
 
 def _shared_traits(body: Mapping[str, Any], scope: Scope) -> Iterator[Trait]:

@@ -29,13 +29,13 @@ class RecentQuestions:
         scope = query.scope
         told = canonical([query.dialect, scope.tenant, scope.namespace, query.text_digest.hex()])
         key = hashlib.sha256(told).digest()[:16]
-        last = self._asked.get(key)
+        asked, last = _settings(query), self._asked.get(key)
         if remember:
-            self._asked[key] = query.compatibility
+            self._asked[key] = asked
             self._asked.move_to_end(key)
             if len(self._asked) > self._capacity:
                 self._asked.popitem(last=False)
-        return last is not None and last != query.compatibility
+        return last is not None and last != asked
 
     def clear(self) -> int:
         """Forget all of them: whose they are cannot be told. Return how many there were."""
@@ -45,3 +45,8 @@ class RecentQuestions:
 
     def __len__(self) -> int:
         return len(self._asked)
+
+
+def _settings(query: Query) -> bytes:
+    """Return what stands for everything that a question was asked with, what was said before it included."""
+    return hashlib.sha256(query.compatibility + canonical(query.chain)).digest() if query.chain else query.compatibility

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.model import Trait
-from cacheproxy.query.keys import Reading, asks_for_format, earlier_questions, query_of, told_in
+from cacheproxy.query.keys import Reading, asks_for_format, chained, earlier_questions, query_of, told_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from cacheproxy.model import Controls, Query, Scope
 
@@ -41,11 +41,13 @@ def read_responses(body: Mapping[str, Any], scope: Scope, controls: Controls, va
     blanked, instructions = items, body.get("instructions")
     system = instructions if isinstance(instructions, str) else ""
     earlier: tuple[str, ...] = ()
+    chain: tuple[str, ...] = ()
+    history: Sequence[object] = ()
     if isinstance(items, list) and items and all(isinstance(item, dict) for item in items):
         for item in items:
             traits.update(_item_traits(item))
         last, texts = _blank_text(items[-1])
-        blanked = [*items[:-1], last]
+        blanked, chain, history = chained(items, last)
         if not _is_message(items[-1]) or items[-1].get("role") != "user":
             traits.add(Trait.LAST_MESSAGE)
         if not any(text.strip() for text in texts):
@@ -64,6 +66,8 @@ def read_responses(body: Mapping[str, Any], scope: Scope, controls: Controls, va
         traits=frozenset(traits),
         system=system,
         earlier=earlier,
+        chain=chain,
+        history=history,
     )
     return query_of(reading, body, scope, controls, variant)
 

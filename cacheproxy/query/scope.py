@@ -23,6 +23,11 @@ def tenant_of(label: str, secret: bytes) -> str:
     return hmac.digest(secret, b"virtual-tenant=" + label.encode(), "sha256").hex()
 
 
+def common_of(secret: bytes) -> str:
+    """Return the scope in which answers of several tenants may meet; no credential and no label can pass for it."""
+    return hmac.digest(secret, b"common-to-tenants", "sha256").hex()
+
+
 def user_of(name: object, secret: bytes) -> str:
     """Return what stands for an end user of this name, digested as a tenant is; "" for no name."""
     if not isinstance(name, str) or not name.strip():

@@ -6,15 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from cacheproxy.policy.adapt import effective_threshold, effective_ttl
+from cacheproxy.policy.adapt import effective_probability, effective_threshold, effective_ttl
 from cacheproxy.policy.breakeven import balance
 from cacheproxy.policy.recommend import Evidence, Recommendation, recommend
-from cacheproxy.policy.sweep import false_hits, sweep
+from cacheproxy.policy.sweep import Scale, false_hits, sweep
 from cacheproxy.stats.told import (
     BackendStats,
     CategoryStats,
     Effective,
     Swept,
+    budget_of,
     false_hits_of,
     swept_of,
     verdict_on,
@@ -24,6 +25,7 @@ from cacheproxy.stats.told import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from cacheproxy.learn.budget import Standing
     from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.model import Holding
     from cacheproxy.policy.active import Policy
@@ -98,6 +100,8 @@ class Sources:
     holdings: Callable[[], Sequence[Holding]]
     evictions: Callable[[], Mapping[tuple[str, Cause], int]]
     """By category and cause."""
+    standing: Callable[[str, float], Standing]
+    """Of the error budget of a category that serves from this probability on."""
 
 
 class Stats:
@@ -135,11 +139,23 @@ class Stats:
             for one in self._sources.backends()
         ]
 
-    def sweep(self, category: str, thresholds: Sequence[float]) -> tuple[int, list[Swept]]:
-        """Return how many lookups of a category are logged, and what each threshold would have done with them."""
-        lookups, band = self._sources.lookups, self._sources.policy().pack.categories[category].near_miss_band
-        seen = lookups.seen(category)
-        return len(seen), [swept_of(at) for at in sweep(seen, lookups.labels(category), thresholds, band)]
+    def sweep(
+        self, category: str, thresholds: Sequence[float], probabilities: Sequence[float] = ()
+    ) -> tuple[int, list[Swept]]:
+        """Return how many lookups of a category are logged, and what each level would have done with them."""
+        rules = self._sources.policy().pack.categories[category]
+        seen, labels = self._sources.lookups.seen(category), self._sources.lookups.labels(category)
+        asked = (
+            (Scale.SIMILARITY, thresholds, rules.near_miss_band),
+            (Scale.PROBABILITY, probabilities, rules.probability_band),
+        )
+        return len(seen), [
+            swept_of(at, scale) for scale, levels, band in asked for at in sweep(seen, labels, levels, band, scale)
+        ]
+
+    def in_force(self, category: str) -> tuple[float | None, float | None]:
+        """Return a category's threshold, and its least probability where a verifier decides."""
+        return self._levels(category, self._sources.policy().pack)
 
     def recommendations(self, pack: Pack | None = None) -> list[Recommendation]:
         """Return what the log speaks for, given a pack; without one, the pack in force."""
@@ -148,10 +164,12 @@ class Stats:
 
     def _category(self, name: str, pack: Pack, entries: int, size_bytes: int) -> CategoryStats:
         sources, rules = self._sources, pack.categories[name]
-        tally, threshold = sources.lookups.tally(name), pack.threshold(name, sources.epoch)
+        tally, (threshold, least) = sources.lookups.tally(name), self._levels(name, pack)
         effective = self._effective(name, pack)
-        lowest = min((one.threshold for one in effective.values() if one.threshold is not None), default=threshold)
-        wrong = false_hits(sources.lookups.labels(name), math.inf if lowest is None else lowest)
+        scale = Scale.SIMILARITY if least is None else Scale.PROBABILITY
+        told = (one.threshold if least is None else one.min_probability for one in effective.values())
+        level = min((one for one in told if one is not None), default=threshold if least is None else least)
+        wrong = false_hits(sources.lookups.labels(name), math.inf if level is None else level, scale)
         total = worth_of(tally.total, wrong, rules.false_hit_cost)
         return CategoryStats(
             category=name,
@@ -164,6 +182,8 @@ class Stats:
             near_misses_kept=len(sources.lookups.near_misses(name)),
             false_hits=false_hits_of(wrong),
             threshold=threshold if rules.semantic else None,
+            min_probability=least if rules.semantic else None,
+            budget=None if least is None else budget_of(sources.standing(name, least), rules.delta, least),
             ttl_s=rules.ttl_s,
             effective=effective,
             entries=entries,
@@ -176,21 +196,34 @@ class Stats:
 
     def _effective(self, name: str, pack: Pack) -> dict[str, Effective]:
         sources, rules = self._sources, pack.categories[name]
-        threshold, floor = pack.threshold(name, sources.epoch), pack.floor(name, sources.epoch)
+        (threshold, least), floor = self._levels(name, pack), pack.floor(name, sources.epoch)
         found = {}
         for backend in sources.backends():
             load = sources.load(backend.name)
-            lowered = None
+            lowered = eased = None
             if rules.semantic and threshold is not None:
-                lowered = effective_threshold(threshold, floor, rules.load_threshold_drop, load)
+                lowered = effective_threshold(
+                    threshold, floor if least is None else None, rules.load_threshold_drop, load
+                )
+            if rules.semantic and least is not None:
+                eased = effective_probability(least, rules.load_threshold_drop, load)
             ttl_s = effective_ttl(rules.ttl_s, rules.load_ttl_stretch, load)
-            found[backend.name] = Effective(load=load, threshold=lowered, ttl_s=ttl_s)
+            found[backend.name] = Effective(load=load, threshold=lowered, ttl_s=ttl_s, min_probability=eased)
         return found
+
+    def _levels(self, name: str, pack: Pack) -> tuple[float | None, float | None]:
+        """Return what a pack, were it in force, would decide a category by: threshold, and least probability."""
+        epoch = self._sources.epoch
+        verified = pack.verify_from(name, epoch) if self._sources.policy().verifies else None
+        if verified is None:
+            return pack.threshold(name, epoch), None
+        return verified, pack.categories[name].min_probability
 
     def _evidence(self, name: str, pack: Pack) -> Evidence:
         lookups, epoch, rules = self._sources.lookups, self._sources.epoch, pack.categories[name]
-        threshold, tally, labels = pack.threshold(name, epoch), lookups.tally(name), lookups.labels(name)
-        wrong = false_hits(labels, threshold if threshold is not None else math.inf)
+        (threshold, least), tally, labels = self._levels(name, pack), lookups.tally(name), lookups.labels(name)
+        scale, level = (Scale.SIMILARITY, threshold) if least is None else (Scale.PROBABILITY, least)
+        wrong = false_hits(labels, level if level is not None else math.inf, scale)
         encoders = (encoder for encoder, table in pack.encoders.items() if table.fingerprint == epoch)
         return Evidence(
             category=name,
@@ -198,6 +231,7 @@ class Stats:
             encoder=next(encoders, ""),
             threshold=threshold,
             floor=pack.floor(name, epoch),
+            verified=least is not None,
             seen=lookups.seen(name),
             labels=labels,
             balance=balance(tally.total.measured, wrong, rules.false_hit_cost),

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from cacheproxy.policy.breakeven import balance
+from cacheproxy.policy.sweep import Scale
 
 if TYPE_CHECKING:
+    from cacheproxy.learn.budget import Standing
     from cacheproxy.learn.tally import Sums
     from cacheproxy.policy.bound import Share
     from cacheproxy.policy.pack import Category
@@ -66,6 +68,25 @@ class Effective(_Told, frozen=True):
     threshold: float | None
     """tau_eff."""
     ttl_s: float
+    min_probability: float | None = None
+    """Where a verifier decides: the least that is served, unless the error budget asks for more."""
+
+
+class BudgetTold(_Told, frozen=True):
+    """A category's error budget: what is known of its hits by comparing them with fresh answers, and what follows."""
+
+    delta: float
+    """Share of wrong answers among similarity hits that is tolerated."""
+    wrong: FalseHits
+    """Of hits drawn at random (shadow samples), by comparing and judging."""
+    labels: int
+    """What the category learnt from, misses included."""
+    sources: dict[str, int]
+    """All labels by where they came from: `shadow`, `explored`, `judge`, `feedback`."""
+    served_from: float
+    """The lowest probability that is served of an entry without labels."""
+    tightened: bool
+    """Whether that is above the pack's `min_probability`."""
 
 
 class CategoryStats(_Told, frozen=True):
@@ -82,6 +103,11 @@ class CategoryStats(_Told, frozen=True):
     near_misses_kept: int
     false_hits: FalseHits
     threshold: float | None
+    """Where a verifier decides: only from where on it is asked."""
+    min_probability: float | None
+    """Null where similarity decides."""
+    budget: BudgetTold | None
+    """Null where similarity decides."""
     ttl_s: float
     effective: dict[str, Effective]
     """By backend."""
@@ -111,9 +137,10 @@ class BackendStats(_Told, frozen=True):
 
 
 class Swept(_Told, frozen=True):
-    """What one threshold would have done with the logged lookups; each lookup by itself."""
+    """What one threshold, or one least probability, would have done with the logged lookups; each by itself."""
 
-    threshold: float
+    threshold: float | None
+    min_probability: float | None
     hits: int
     hit_rate: float | None
     near_misses: int
@@ -135,11 +162,16 @@ class BackendsBody(_Told, frozen=True):
 
 
 class SweepBody(_Told, frozen=True):
-    """What each threshold would have done, in the order asked; `lookups` are those still logged."""
+    """What each threshold, then each least probability would have done, in the order asked.
+
+    `lookups` are those still logged.
+    """
 
     category: str
     threshold: float | None
     """The one in force."""
+    min_probability: float | None
+    """The one in force; null where similarity decides."""
     lookups: int
     swept: list[Swept]
 
@@ -186,10 +218,11 @@ def verdict_on(worth: Worth, rules: Category) -> str:
     return f"{how} on each lookup; {worth.hit_rate:.1%} hits, {needed}"
 
 
-def swept_of(at: At) -> Swept:
-    """Tell a threshold's figures."""
+def swept_of(at: At, scale: Scale) -> Swept:
+    """Tell a level's figures."""
     return Swept(
-        threshold=at.threshold,
+        threshold=at.level if scale is Scale.SIMILARITY else None,
+        min_probability=at.level if scale is Scale.PROBABILITY else None,
         hits=at.hits,
         hit_rate=at.hit_rate,
         near_misses=at.near_misses,
@@ -200,6 +233,18 @@ def swept_of(at: At) -> Swept:
 def false_hits_of(wrong: Share) -> FalseHits:
     """Tell a share of labelled hits."""
     return FalseHits(labelled=wrong.trials, false=wrong.events, rate=wrong.estimate, low=wrong.low, high=wrong.high)
+
+
+def budget_of(standing: Standing, delta: float, least: float) -> BudgetTold:
+    """Tell a category's error budget; `least` is the pack's probability."""
+    return BudgetTold(
+        delta=delta,
+        wrong=false_hits_of(standing.share),
+        labels=standing.labels,
+        sources=standing.sources,
+        served_from=standing.least,
+        tightened=standing.least > least,
+    )
 
 
 def _finite(value: float | None) -> float | None:

@@ -6,7 +6,8 @@ so that key order, integers of any size and floats come back as they were. The v
 the entry's id and partition.
 
 Version 2 added, at the end of the payload, what staleness and `Vary` need, version 3 whose entry it is (namespace,
-model, user) and its second category; an older record reads as an entry without these.
+model, user) and its second category, version 4 what was said before its question and where its answer is from; an
+older record reads as an entry without these.
 
 CRC-32 finds every changed byte and every burst up to four bytes, for a fifth of BLAKE2b's time. It guards against
 damage, not against somebody who can write the file.
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAGIC = b"cpxe"
-VERSION = 3
+VERSION = 4
 
 _HEAD = struct.Struct("<4sBI")
 _CRC = struct.Struct("<I")
@@ -97,6 +98,10 @@ class Payload(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     model: str = ""
     user: str = ""
     second: str = ""
+    chain: tuple[str, ...] = ()
+    origin: str = "backend"
+    policy: int = 0
+    principals: tuple[str, ...] = ()
 
 
 _payload_decoder = msgspec.msgpack.Decoder(Payload)
@@ -137,6 +142,10 @@ def encode(entry: Entry) -> Encoded:
                 model=entry.model,
                 user=entry.user,
                 second=entry.second,
+                chain=entry.chain,
+                origin=entry.origin,
+                policy=entry.policy,
+                principals=entry.principals,
             )
         )
     except (TypeError, ValueError, OverflowError, RecursionError) as exc:
@@ -187,6 +196,10 @@ def decode(record: object, vector: object, entry_id: str) -> Decoded:
         model=payload.model,
         user=payload.user,
         second=payload.second,
+        chain=payload.chain,
+        origin=payload.origin,
+        policy=payload.policy,
+        principals=payload.principals,
     )
     return Decoded(entry=entry, footprint_bytes=_footprint(payload.body, floats) + _texts(entry))
 
@@ -260,4 +273,6 @@ def _footprint(body: bytes, floats: NDArray[np.float32] | None) -> int:
 
 def _texts(entry: Entry) -> int:
     """Return what the texts of an entry take beyond a few words, which _ENTRY_BYTES counts."""
-    return len(entry.text) * (1 if entry.text.isascii() else 4) + sum(map(len, entry.tags))
+    told = (entry.text, *entry.chain)
+    short = (*entry.tags, *entry.principals)
+    return sum(len(text) * (1 if text.isascii() else 4) for text in told) + sum(map(len, short))

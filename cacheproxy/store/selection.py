@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cacheproxy.model import ALIAS_TAG
 from cacheproxy.store.codec import RecordError, decode, open_record
 
 if TYPE_CHECKING:
@@ -19,15 +20,17 @@ STEP_TEXTS = 256
 STEP_BYTES = 4 * 1024 * 1024
 """Records that one step reads."""
 IDS_AT_ONCE = 500
+_MADE_OF = "n IN (SELECT tags.n FROM tags WHERE tags.tag IN"
 
 
 def meaning(selector: Selector) -> Callable[[Entry], bool]:
     """Return what tells whether an entry is meant; an empty selector means each."""
-    ids, words = frozenset(selector.ids), selector.text.casefold()
+    ids, words, parents = frozenset(selector.ids), selector.text.casefold(), frozenset(selector.parents)
 
     def means(entry: Entry) -> bool:
         return (
             (not ids or entry.id in ids)
+            and (not parents or not parents.isdisjoint(entry.parents))
             and selector.tenant in {"", entry.tenant}
             and selector.namespace in {"", entry.namespace}
             and selector.category in {"", entry.partition.category, entry.second}
@@ -111,8 +114,11 @@ def _rows(
     """Return some rows that are meant but for the text, and the row after which the next ones begin."""
     where, values = _where(selector)
     where, values = ["n > ?", "gone > ?", *where], [after, now_s, *values]
-    if selector.ids:
-        rows = sorted(_rows_of(connection, selector.ids, where, values))
+    if selector.ids or selector.parents:
+        named = _rows_of(connection, "id IN", selector.ids, where, values) if selector.ids else None
+        tags = [f"{ALIAS_TAG}{parent}" for parent in selector.parents]
+        made = _rows_of(connection, _MADE_OF, tags, where, values) if tags else None
+        rows = sorted(named & made if named is not None and made is not None else named or made or set())
         return rows[:limit], rows[limit - 1][0] if len(rows) > limit else None
     end = _end(connection, selector, after)
     if end is None:
@@ -138,12 +144,13 @@ def _end(connection: sqlite3.Connection, selector: Selector, after: int) -> int 
 
 
 def _rows_of(
-    connection: sqlite3.Connection, ids: Sequence[str], where: list[str], values: list[str | float]
+    connection: sqlite3.Connection, among: str, names: Sequence[str], where: list[str], values: list[str | float]
 ) -> set[tuple[int, str]]:
     rows: set[tuple[int, str]] = set()
-    for start in range(0, len(ids), IDS_AT_ONCE):
-        some = ids[start : start + IDS_AT_ONCE]
-        conditions = " AND ".join([f"id IN ({', '.join('?' * len(some))})", *where])
+    for start in range(0, len(names), IDS_AT_ONCE):
+        some = names[start : start + IDS_AT_ONCE]
+        closed = ")" if among == _MADE_OF else ""
+        conditions = " AND ".join([f"{among} ({', '.join('?' * len(some))}){closed}", *where])
         rows.update(connection.execute(f"SELECT n, id FROM entries WHERE {conditions}", (*some, *values)))
     return rows
 

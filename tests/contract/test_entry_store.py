@@ -11,7 +11,7 @@ import pytest
 
 from cacheproxy import settings
 from cacheproxy.errors import StoreUnavailable
-from cacheproxy.model import Selector
+from cacheproxy.model import ALIAS_TAG, Selector
 from cacheproxy.store.caps import SWEEP_LIMIT
 from cacheproxy.store.fences import Fences
 from cacheproxy.store.memory import MemoryStore
@@ -351,10 +351,13 @@ def _entry(key: str, **parts: Any) -> Entry:
     return replace(entry, partition=replace(entry.partition, category=category), **parts)
 
 
+MADE_OF_A = (f"{ALIAS_TAG}{entry_id('a')}", f"{ALIAS_TAG}{entry_id('b')}")
 KEPT = {
     "a": _entry("a", tenant="t1", namespace="n1", category="code", model="m1", user="u1", tags=("x", "y")),
     "b": _entry("b", tenant="t1", namespace="n2", category="chat", model="m1", user="u2", tags=("x",), second="code"),
-    "c": _entry("c", tenant="t2", namespace="n1", category="code", model="m2", tags=(), text="Wo ist STRASSE 7?"),
+    "c": _entry(
+        "c", tenant="t2", namespace="n1", category="code", model="m2", tags=MADE_OF_A, text="Wo ist STRASSE 7?"
+    ),
     "d": _entry("d", tenant="t2", category="chat", created_s=NOW_S - 50, user="u1", tags=("y", "y"), text="100% _?"),
 }
 SELECTIONS: dict[str, tuple[Selector, str]] = {
@@ -364,6 +367,10 @@ SELECTIONS: dict[str, tuple[Selector, str]] = {
     "category or second": (Selector(category="code"), "abc"),
     "model": (Selector(model="m1"), "ab"),
     "tag": (Selector(tag="y"), "ad"),
+    "parents": (Selector(parents=(entry_id("nobody"), entry_id("b"))), "c"),
+    "parents and ids": (Selector(parents=(entry_id("a"),), ids=(entry_id("d"),)), ""),
+    "parents and tenant": (Selector(parents=(entry_id("a"), entry_id("b")), tenant="t2"), "c"),
+    "no child": (Selector(parents=(entry_id("c"),)), ""),
     "user": (Selector(user="u1"), "ad"),
     "before": (Selector(before_s=NOW_S), "d"),
     "text": (Selector(text="WHAT IS"), "ab"),

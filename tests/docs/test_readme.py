@@ -108,6 +108,11 @@ PROVOKED: dict[str, tuple[str, dict[str, Any], dict[str, str] | None]] = {
     "live_search": ("bypass", chat(web_search_options={}), {}),
     "tools": ("miss", chat(tools=[TOOL]), {}),
     "image": ("miss", with_parts(IMAGE), {}),
+    "asked_again": (
+        "miss",
+        chat(messages=[{"role": role, "content": QUESTION} for role in ("user", "assistant", "user")]),
+        {},
+    ),
     "prompts": ("miss", complete([QUESTION, "And why?"]), {}),
     "no_text": ("miss", complete([1, 2, 3]), {}),
     "best_of": ("miss", complete(best_of=2), {}),

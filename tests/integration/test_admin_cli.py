@@ -145,7 +145,7 @@ async def test_purge_takes_every_selector(live: Proxy, cli: Cli, key: str) -> No
         (["policies", "rollback", "999"], 1, "999"),
         (["policies", "put", "nowhere.json"], 2, "nowhere.json"),
         (["sweep", "none-such", "0.9"], 2, "unknown category"),
-        (["sweep", "default"], 2, "THRESHOLDS"),
+        (["sweep", "default"], 2, "give thresholds, probabilities, or both"),
         (["near-misses", "promote", "none"], 1, "no near miss"),
         (["recommendations", "apply", "none"], 1, "recommended"),
         (["warm", "nowhere.jsonl"], 2, "nowhere.jsonl"),

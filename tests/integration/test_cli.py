@@ -279,7 +279,7 @@ async def test_eval_pairs_prints_the_contracts_keys(tmp_path: Path) -> None:
     measured = await cacheproxy("eval", "pairs", str(pairs), "--json", cwd=tmp_path)
     assert measured.code == 0
     report = json.loads(measured.out)
-    assert list(report) == [*CONTRACT_KEYS, "intervals"]
+    assert list(report) == [*CONTRACT_KEYS, "intervals", "by_veto"]
     assert {key: report[key] for key in ("n", "tp", "fp", "fn", "tn")} == {"n": 2, "tp": 1, "fp": 0, "fn": 0, "tn": 1}
     assert (report["policies"], list(report["by_category"])) == ("balanced", ["default", "support"])
 
@@ -289,7 +289,7 @@ async def test_eval_pairs_compares_with_plain_cosine_where_asked(tmp_path: Path)
     pairs = write_pairs(tmp_path / "pairs.jsonl", (QUESTION, PARAPHRASE, 1), (QUESTION, UNRELATED, 0))
     measured = await cacheproxy("eval", "pairs", str(pairs), "--baseline", "cosine", "--json", cwd=tmp_path)
     report = json.loads(measured.out)
-    assert list(report) == [*CONTRACT_KEYS, "intervals", "baseline"]
+    assert list(report) == [*CONTRACT_KEYS, "intervals", "by_veto", "baseline"]
     assert set(report["baseline"]) == {"default", "tuned_f1", "tuned_f05"}
 
 

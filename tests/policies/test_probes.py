@@ -10,6 +10,7 @@ from cacheproxy.embed.open import open_encoder
 from cacheproxy.evaluate.check import check_pack
 from cacheproxy.policy.loader import find_pack, load_pack
 from cacheproxy.policy.probes import load_probes
+from cacheproxy.verifying import open_verifier
 from tests.support.proxy import ENCODERS
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ PRECISIONS = ["fp32", pytest.param("int8", marks=pytest.mark.slow)]
 @pytest.mark.parametrize("name", PACKS)
 def test_every_probe_of_a_shipped_pack_holds(name: str, precision: str, tmp_path: Path) -> None:
     encoder = settings.Encoder(device="cpu", precision=precision, cache_dir=str(ENCODERS))
-    report = check_pack(find_pack(name), lambda: open_encoder(encoder, tmp_path))
+    chosen = settings.Settings(encoder=encoder)
+    report = check_pack(find_pack(name), lambda: open_encoder(encoder, tmp_path), lambda: open_verifier(chosen))
     assert report.results
     assert report.classified
     assert report.problems == ()

@@ -56,6 +56,7 @@ categories = st.builds(
     load_threshold_drop=st.floats(0, 0.2),
     load_ttl_stretch=st.floats(0, 10),
     near_miss_band=st.floats(0, 0.5),
+    probability_band=st.floats(0, 0.9),
     pii=st.lists(st.sampled_from(PII_KINDS), unique=True).map(tuple),
 )
 

@@ -204,6 +204,7 @@ def proxy_settings(upstream_url: str, data_dir: Path, **sections: Mapping[str, o
         "data": {"dir": str(data_dir)},
         "encoder": {"cache_dir": str(ENCODERS)},
         "admin": {"hosts": HOST},
+        "learn": {"shadow": False},
     }
     for section, values in sections.items():
         flags.setdefault(section, {}).update(values)

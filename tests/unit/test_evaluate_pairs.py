@@ -61,7 +61,7 @@ def printed(report: object) -> dict[str, Any]:
 def test_the_report_counts_by_hand_and_has_the_contracts_keys(tmp_path: Path) -> None:
     report = evaluate_pairs(write(tmp_path / "p.jsonl", ROWS), pack(), AngleEncoder(), None)
     told = printed(report)
-    assert [*told] == [*CONTRACT, "intervals"]
+    assert [*told] == [*CONTRACT, "intervals", "by_veto"]
     assert (report.n, report.tp, report.fp, report.fn, report.tn) == (6, 2, 1, 1, 2)
     assert (report.hit_rate, report.false_hit_rate) == (3 / 6, 1 / 3)
     assert (report.precision, report.recall, report.f1, report.f05) == pytest.approx((2 / 3,) * 4)
@@ -159,7 +159,7 @@ def test_undefined_measures_are_null(tmp_path: Path, rows: list[tuple[str, str, 
 def test_the_baseline_is_plain_cosine_at_its_default_and_tuned(tmp_path: Path) -> None:
     file = write(tmp_path / "p.jsonl", ROWS)
     told = printed(evaluate_pairs(file, pack(), AngleEncoder(), None, baseline="cosine"))
-    assert [*told] == [*CONTRACT, "intervals", "baseline"]
+    assert [*told] == [*CONTRACT, "intervals", "by_veto", "baseline"]
     default, tuned = told["baseline"]["default"], told["baseline"]["tuned_f1"]
     # Plain cosine knows of no unseen text: it serves the trap at 0.99.
     assert (default["threshold"], default["tp"], default["fp"]) == (0.8, 3, 2)
@@ -170,7 +170,7 @@ def test_the_text_form_tells_counts_intervals_categories_and_baselines(tmp_path:
     file = write(tmp_path / "p.jsonl", ROWS)
     text = render_pairs(evaluate_pairs(file, pack(), AngleEncoder(), None, baseline="cosine"))
     assert "6 pairs: 2 served rightly, 1 wrongly, 1 missed wrongly, 2 rightly" in text
-    assert "vetoed: 1 pairs (unseen_text_differs)" in text
+    assert "unseen_text_differs              1        1         0        1.000  [0.207, 1.000]" in text
     assert "precision       0.667  [0.208, 0.939]" in text
     assert "default                      0.900        6     0.667" in text
     assert "cosine, default              0.800        6     0.600" in text

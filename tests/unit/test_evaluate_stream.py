@@ -8,7 +8,8 @@ import pytest
 
 from cacheproxy.errors import ConfigError, PackError
 from cacheproxy.evaluate.replay import Asked
-from cacheproxy.evaluate.stream import Truth, evaluate_stream, read_stream
+from cacheproxy.evaluate.stream import Ask, evaluate_stream, read_stream
+from cacheproxy.evaluate.streamscore import Truth
 from cacheproxy.evaluate.tables import render_stream
 from cacheproxy.policy.loader import find_pack, load_pack
 from cacheproxy.policy.pack import Category, Encoder, Pack
@@ -65,7 +66,7 @@ async def evaluated(
     config = Settings(store=store or Store())
     category = asked.pop("under", None)
     file = write(folder / "stream.jsonl", rows, **asked)
-    return await evaluate_stream(file, rules or pack(), AngleEncoder(), None, config, category=category)
+    return await evaluate_stream(file, rules or pack(), AngleEncoder(), None, config, ask=Ask(category=category))
 
 
 async def test_the_report_counts_by_hand_and_has_the_contracts_keys(tmp_path: Path) -> None:
@@ -112,12 +113,12 @@ async def test_what_the_stores_caps_push_out_is_an_eviction_and_what_expires_is_
     assert report.by_category["plain"].evictions == report.evictions
 
 
-async def test_lines_without_time_are_asked_at_one_moment_and_time_never_goes_back(tmp_path: Path) -> None:
+async def test_lines_without_time_are_asked_a_second_apart_and_time_never_goes_back(tmp_path: Path) -> None:
     file = tmp_path / "s.jsonl"
     file.write_text('{"text": "a", "answer_id": 7}\n\n{"text": "b", "answer_id": "x", "t": 9}\n'
-                    '{"text": "c", "answer_id": "x", "t": 3}\n')  # fmt: skip
+                    '{"text": "c", "answer_id": "x", "t": 3}\n{"text": "d", "answer_id": "x"}\n')  # fmt: skip
     items = read_stream(file)
-    assert [(item.asked.answer_id, item.at_s) for item in items] == [("7", 0.0), ("x", 9.0), ("x", 9.0)]
+    assert [(item.asked.answer_id, item.at_s) for item in items] == [("7", 0.0), ("x", 9.0), ("x", 9.0), ("x", 10.0)]
 
 
 @pytest.mark.parametrize(

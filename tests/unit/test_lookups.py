@@ -113,6 +113,35 @@ def test_near_is_within_the_band_below_the_threshold(similarity: float, near: bo
     assert one.log.tally("support").near_misses == int(near)
 
 
+@pytest.mark.parametrize(
+    ("probability", "refusal", "near"),
+    [
+        (0.85, "improbable", True),
+        (0.95, "over_budget", True),
+        (0.5, "improbable", True),
+        (0.49, "improbable", False),
+        (0.85, "veto_number", False),
+        (0.85, "source_removed", False),
+        (None, "below_threshold", False),
+    ],
+)
+def test_where_a_verifier_decides_near_is_what_is_nearly_probable_and_not_forbidden(
+    probability: float | None, refusal: str, near: bool
+) -> None:
+    one = Log()
+    one.note(similarity=0.78, probability=probability, min_probability=0.9, refusal=refusal, reason=refusal)
+    assert bool(one.log.near_misses()) is near
+
+
+def test_a_promotion_is_a_label_with_what_the_verifier_said() -> None:
+    one = Log()
+    one.note(similarity=0.7, probability=0.85, min_probability=0.9, refusal="improbable")
+    [near] = one.log.near_misses()
+    one.log.promoted(near)
+    [label] = one.log.labels("support")
+    assert (label.similarity, label.probability, label.good) == (0.7, 0.85, True)
+
+
 def test_a_near_miss_asked_again_is_one_and_comes_first() -> None:
     one = Log()
     for text in ("a", "b", "a"):

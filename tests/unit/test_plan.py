@@ -74,6 +74,7 @@ def test_a_plain_question_may_use_everything() -> None:
         ttl_s=100.0,
         base_ttl_s=100.0,
         candidates=7,
+        delta=0.05,
     )
 
 

@@ -209,8 +209,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "service_tier": {"service_tier": "flex"},
     "store": {"store": None},
     "an unknown field": {"vendor": 1},
-    "an earlier question": {"input": [{"role": "user", "content": "Two?"}, *BASE["input"][1:]]},
-    "an earlier answer": {"input": [BASE["input"][0], {"role": "assistant", "content": "2"}, BASE["input"][2]]},
+    "an earlier role": {"input": [{"role": "system", "content": "One?"}, *BASE["input"][1:]]},
     "less history": {"input": BASE["input"][2:]},
     "a field of the last item": {"input": [*BASE["input"][:2], {**BASE["input"][2], "status": "completed"}]},
     "a field of the last part": {"input": [*BASE["input"][:2], {"role": "user", "content": [{**TEXT, "x": 1}]}]},
@@ -223,6 +222,20 @@ def test_every_other_field_is_in_both_keys(change: dict[str, Any]) -> None:
     one, other = read(BASE), read({**BASE, **change})
     assert one.compatibility != other.compatibility
     assert one.fingerprint != other.fingerprint
+
+
+EARLIER: dict[str, list[Any]] = {
+    "an earlier question": [{"role": "user", "content": "Two?"}, *BASE["input"][1:]],
+    "an earlier answer": [BASE["input"][0], {"role": "assistant", "content": "2"}, BASE["input"][2]],
+}
+
+
+@pytest.mark.parametrize("given", EARLIER.values(), ids=EARLIER)
+def test_what_was_said_before_is_in_the_exact_key_alone(given: list[Any]) -> None:
+    one, other = read(BASE), read({**BASE, "input": given})
+    assert one.compatibility == other.compatibility
+    assert one.fingerprint != other.fingerprint
+    assert one.chain != other.chain
 
 
 @pytest.mark.parametrize("name", [name for name in BASE if name != "input"])

@@ -13,7 +13,7 @@ from cacheproxy.policy.edit import merged
 from cacheproxy.policy.loader import pack_from, pack_tree
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.policy.recommend import Evidence, Recommendation, recommend
-from cacheproxy.policy.sweep import Label, Seen, false_hits
+from cacheproxy.policy.sweep import Label, Scale, Seen, false_hits
 
 PAYS = Balance(hit_rate=0.4, break_even=0.03, net_ms=150.0, net_usd=0.001, pays=True)
 LOSES = Balance(hit_rate=0.01, break_even=0.03, net_ms=-4.0, net_usd=0.0, pays=False)
@@ -62,7 +62,7 @@ def test_false_hits_above_the_budget_raise_the_threshold_just_above_them() -> No
 
 
 def test_a_threshold_is_raised_no_further_than_the_budget_asks() -> None:
-    rules = Category(semantic=True, false_hit_budget=0.25)
+    rules = Category(semantic=True, delta=0.25)
     found = only(evidence(rules, labels=labels((0.81, False), (0.9, False), *[(0.95, True)] * 3)))
     assert found.expected["threshold"] == 0.811
 
@@ -151,3 +151,58 @@ def test_every_recommendation_makes_a_pack_that_loads(said: list[Label], balance
             at = false_hits(said, threshold)
             assert at.estimate is None or at.estimate <= 0.05
             assert (threshold > 0.8) == (found.kind == "raise_threshold")
+
+
+# Where a verifier decides
+
+
+def by_probability(*pairs: tuple[float, bool]) -> list[Label]:
+    return [Label(similarity=0.7, good=good, probability=probability) for probability, good in pairs]
+
+
+def test_false_hits_above_delta_raise_the_least_probability_just_above_them() -> None:
+    found = only(evidence(verified=True, labels=by_probability((0.91, False), (0.9123, False), (0.95, True))))
+    assert found.kind == "raise_min_probability"
+    assert found.patch == {"categories": {"support": {"min_probability": 0.913}}}
+    assert (found.evidence["min_probability"], found.expected["false_hit_rate"]) == (0.9, 0.0)
+    assert "delta is 5.0%" in found.why
+
+
+def test_right_near_misses_lower_the_least_probability_and_never_below_an_even_chance() -> None:
+    found = only(evidence(verified=True, labels=by_probability(*[(0.7 + n / 1000, True) for n in range(6)])))
+    assert (found.kind, found.patch) == (
+        "lower_min_probability",
+        {"categories": {"support": {"min_probability": 0.7}}},
+    )
+    assert recommend(evidence(verified=True, labels=by_probability(*[(0.4, True)] * 9))) == []
+
+
+def test_thresholds_and_their_labels_say_nothing_where_a_verifier_decides() -> None:
+    assert recommend(evidence(verified=True, labels=labels((0.82, False), (0.83, False), (0.9, False)))) == []
+
+
+def test_where_no_probability_sets_wrong_ones_apart_similarity_is_switched_off() -> None:
+    found = only(evidence(verified=True, labels=by_probability(*[(0.9999, False)] * 3)))
+    assert (found.kind, found.patch) == ("semantic_off", {"categories": {"support": {"semantic": False}}})
+
+
+PROBABLE = st.lists(
+    st.builds(Label, similarity=st.just(0.7), good=st.booleans(), probability=st.floats(0.3, 1.0)), max_size=40
+)
+
+
+@given(said=PROBABLE)
+def test_every_recommended_least_probability_makes_a_pack_that_loads(said: list[Label]) -> None:
+    pack = Pack(
+        schema=1,
+        name="test",
+        description="",
+        default_category="support",
+        categories={"support": Category(semantic=True, ttl_s=1000.0)},
+    )
+    for found in recommend(evidence(verified=True, labels=said)):
+        changed = pack_from(merged(pack_tree(pack), msgspec.to_builtins(found.patch)))
+        assert changed != pack
+        if found.kind.endswith("_probability"):
+            at = false_hits(said, changed.categories["support"].min_probability, Scale.PROBABILITY)
+            assert at.estimate is None or at.estimate <= 0.05

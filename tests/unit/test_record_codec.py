@@ -72,6 +72,18 @@ def test_a_record_of_the_second_version_is_an_entry_of_nobody_in_particular() ->
     assert same(_as_version(2, 20, entry), replace(entry, namespace="", model="", user="", second=""))
 
 
+def test_a_record_of_the_third_version_is_an_entry_of_a_question_that_stands_alone() -> None:
+    entry = replace(make_entry("paris"), chain=("What is the capital of France?", "Paris."))
+    assert same(_as_version(4, 25, entry), entry)
+    assert same(_as_version(3, 24, entry), replace(entry, chain=()))
+
+
+def test_an_entry_knows_where_its_answer_is_from() -> None:
+    entry = replace(make_entry("paris"), origin="shared", policy=7, principals=("a" * 32, "b" * 32))
+    assert same(_as_version(4, 28, entry), entry)
+    assert same(_as_version(4, 25, entry), replace(entry, origin="backend", policy=0, principals=()))
+
+
 def _as_version(version: int, fields: int, entry: Entry) -> Entry:
     """Return what is read from a record with the first `fields` parts of this build's."""
     encoded = encode(entry)

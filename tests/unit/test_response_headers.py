@@ -134,6 +134,16 @@ def test_a_semantic_hit_tells_its_evidence() -> None:
     assert shown == ("0.9100", "0.8000", "1.250")
 
 
+def test_a_probability_is_told_where_a_verifier_was_asked() -> None:
+    evidence = Lookup(similarity=0.71, threshold=0.6, probability=0.87654, lookup_ms=1.25)
+    for outcome in (
+        dataclasses.replace(hit(tier=Tier.SEMANTIC), evidence=evidence),
+        Miss(category="default", reason="improbable", evidence=evidence),
+    ):
+        assert told(outcome_headers(outcome, NOW_S))["x-cacheproxy-probability"] == "0.8765"
+    assert "x-cacheproxy-probability" not in told(outcome_headers(hit(tier=Tier.SEMANTIC), NOW_S))
+
+
 def test_an_entry_from_the_future_has_no_negative_age() -> None:
     assert told(outcome_headers(hit(age_s=-5.0), NOW_S))["age"] == "0"
 

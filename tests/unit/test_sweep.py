@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheproxy.policy.sweep import Label, Seen, sweep
+from cacheproxy.policy.sweep import Label, Scale, Seen, sweep
 
 SIMILARITIES = st.one_of(st.none(), st.floats(-1, 1))
 SEEN = st.lists(
@@ -57,3 +57,34 @@ def test_raising_a_threshold_never_creates_a_hit(
     served = [at.false_hits.trials for at in found]
     assert served == sorted(served, reverse=True)
     assert all(at.lookups == len(seen) for at in found)
+
+
+# Where a verifier decides
+
+
+def verified(probability: float | None, *, hit: bool = False, forbidden: bool = False) -> Seen:
+    return Seen(hit=hit, similarity=0.7, threshold=0.6, verified=True, probability=probability, forbidden=forbidden)
+
+
+def test_a_least_probability_serves_what_nothing_but_its_probability_stood_against() -> None:
+    seen = [
+        verified(0.95, hit=True),
+        verified(0.85),
+        verified(0.99, forbidden=True),  # a rule's veto, or the error budget
+        verified(None),  # the verifier was not asked
+        hit(None),  # the exact tier's
+    ]
+    low, high = sweep(seen, [], [0.8, 0.9], 0.2, Scale.PROBABILITY)
+    assert (low.hits, high.hits) == (3, 2)
+    assert (low.near_misses, high.near_misses) == (0, 1)
+
+
+def test_another_threshold_serves_nothing_that_the_verifier_did_not() -> None:
+    seen = [verified(0.95, hit=True), verified(0.85), verified(None)]
+    assert [at.hits for at in sweep(seen, [], [0.5, 0.65, 0.8], 0.05)] == [1, 1, 0]
+
+
+def test_labels_without_a_probability_say_nothing_of_one() -> None:
+    labels = [Label(similarity=0.9, good=False), Label(similarity=0.7, good=False, probability=0.85)]
+    [at] = sweep([], labels, [0.8], 0.05, Scale.PROBABILITY)
+    assert (at.false_hits.events, at.false_hits.trials) == (1, 1)

@@ -22,6 +22,7 @@ from cacheproxy.http.admin import (
     policies,
     purge,
     recommendations,
+    sharing,
     stats,
     warm,
 )
@@ -40,6 +41,7 @@ _ROUTES = (
     decisions,
     entries,
     purge,
+    sharing,
     warm,
     encoders,
     stats,

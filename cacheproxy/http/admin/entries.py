@@ -74,6 +74,15 @@ class Whole(msgspec.Struct, frozen=True, kw_only=True):
     stale_until: float
     vary: list[str]
     compatibility: str
+    origin: str
+    """Where its answer is from: `backend`, `promoted`, `shared` or `warmed`."""
+    answered_by: str
+    """The model that gave the answer, as the answer says."""
+    policy_version: int
+    parents: list[str]
+    """The entries that it was made from; the first one gave it its answer."""
+    principals: list[str]
+    """Of a shared entry: digests of the tenants that got this answer, or one that agrees."""
 
 
 def handlers(house: Operated) -> list[HTTPRouteHandler]:
@@ -123,6 +132,11 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
             stale_until=found.stale_until_s,
             vary=list(found.vary),
             compatibility=found.partition.compatibility.hex(),
+            origin=found.origin,
+            answered_by=_sayable(str(found.reply.body.get("model") or "")),
+            policy_version=found.policy,
+            parents=list(found.parents),
+            principals=list(found.principals),
         )
         return Response(whole, headers={"etag": _etag(found)})
 

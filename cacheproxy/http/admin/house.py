@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.ports import EntryCatalogue
     from cacheproxy.settings import Settings
+    from cacheproxy.sharing import Sharing
     from cacheproxy.stats.reader import Stats
     from cacheproxy.warming import Warming
 
@@ -64,6 +65,11 @@ class Operated(Protocol):
     @property
     def lookups(self) -> LookupLog:
         """What was decided."""
+        ...
+
+    @property
+    def sharing(self) -> Sharing:
+        """What lets answers go beyond their tenant."""
         ...
 
     @property

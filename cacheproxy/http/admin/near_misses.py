@@ -25,7 +25,10 @@ _SHOWN_CHARS = 200
 
 
 class Near(msgspec.Struct, frozen=True, kw_only=True):
-    """A question that `entry` nearly answered; `entry_text` is that entry's own question, null when it is gone."""
+    """A question that `entry` nearly answered; `entry_text` is that entry's own question, null when it is gone.
+
+    Where a verifier decides, `probability` is what it said and `min_probability` what was asked; else both are null.
+    """
 
     id: str
     at_s: float
@@ -36,6 +39,8 @@ class Near(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     similarity: float | None
     threshold: float | None
+    probability: float | None
+    min_probability: float | None
     text: str
     entry: str
     entry_text: str | None
@@ -131,6 +136,8 @@ async def _told(house: Operated, near_miss: NearMiss) -> Near:
         model=looked.model,
         similarity=looked.similarity,
         threshold=looked.threshold,
+        probability=looked.probability,
+        min_probability=looked.min_probability,
         text=_sayable(looked.text),
         entry=looked.entry_id,
         entry_text=_sayable(entry.text[:_SHOWN_CHARS]) if entry is not None else None,

@@ -58,6 +58,9 @@ class PurgeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     model: Name | None = None
     older_than: Annotated[float, msgspec.Meta(ge=0, le=1e10)] | None = None
     similar_to: Near | None = None
+    descendants: bool = False
+    """Also what was made of these entries: promoted and shared ones. With a tenant, a user or `erase` they always go.
+    """
     erase: bool = False
     dry_run: bool = False
 
@@ -110,10 +113,11 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
             if not ids:
                 return _answer(Purged(purged=0, ids=[], dry_run=dry_run))
             selector = replace(selector, ids=ids)
-        if dry_run:
-            return previewed(await house.erasure.preview(selector))
         everywhere = asked.erase or bool(selector.tenant or selector.user)
-        return await carry_out(house, selector, actor_of(request), everywhere=everywhere)
+        descendants = asked.descendants or everywhere
+        if dry_run:
+            return previewed(await house.erasure.preview(selector, descendants=descendants))
+        return await carry_out(house, selector, actor_of(request), everywhere=everywhere, descendants=descendants)
 
     return [purge]
 
@@ -143,12 +147,17 @@ async def _similar(house: Operated, asked: Near, selector: Selector) -> tuple[st
     return tuple(entry_id for entry_id in ids if not selector.ids or entry_id in selector.ids)
 
 
-async def carry_out(house: Operated, selector: Selector, actor: str, *, everywhere: bool) -> Response[Purged]:
+async def carry_out(
+    house: Operated, selector: Selector, actor: str, *, everywhere: bool, descendants: bool = False
+) -> Response[Purged]:
     """Remove what is meant; 202 while a part of it is still to be done. It is audited before and after."""
     action, meant = "erase" if everywhere else "purge", _meant(selector)
+    if descendants:
+        meant["descendants"] = True
     await house.audit.record(actor, action, "entries", before=meant, outcome="begun")
     try:
-        erased = await (house.erasure.erase(selector) if everywhere else house.erasure.purge(selector))
+        erasure = house.erasure
+        erased = await (erasure.erase(selector) if everywhere else erasure.purge(selector, descendants=descendants))
     except PartUnavailable:
         with contextlib.suppress(NotChanged):
             await house.audit.record(actor, action, "entries", before=meant, outcome="not begun")

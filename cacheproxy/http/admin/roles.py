@@ -54,6 +54,7 @@ ROLES: Mapping[str, Mapping[str, Role]] = {
     f"{_V1}/sweep": _ASK,
     f"{_V1}/entries": _READ,
     f"{_V1}/entries/{{}}": {**_READ, "DELETE": Role.OPERATOR},
+    f"{_V1}/entries/{{}}/share": _DO,
     f"{_V1}/purge": _DO,
     f"{_V1}/warm": _DO,
     f"{_V1}/near-misses": _READ,

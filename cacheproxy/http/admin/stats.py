@@ -21,10 +21,11 @@ Threshold = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 
 
 class SweepRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which category, and up to a hundred thresholds."""
+    """Which category; and up to a hundred thresholds, where a verifier decides least probabilities, or both."""
 
     category: str
-    thresholds: Annotated[list[Threshold], msgspec.Meta(min_length=1, max_length=100)]
+    thresholds: Annotated[list[Threshold], msgspec.Meta(max_length=100)] = []
+    probabilities: Annotated[list[Threshold], msgspec.Meta(max_length=100)] = []
 
 
 def handlers(house: Operated) -> list[HTTPRouteHandler]:
@@ -57,9 +58,12 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
         if asked.category not in pack.categories:
             known = ", ".join(sorted(pack.categories))
             raise InvalidRequest(f"unknown category; this pack has: {known}", param="category")
-        lookups, swept = house.stats.sweep(asked.category, asked.thresholds)
-        epoch = house.pipeline.epoch
-        threshold = pack.threshold(asked.category, epoch) if epoch is not None else None
-        return SweepBody(category=asked.category, threshold=threshold, lookups=lookups, swept=swept)
+        if not asked.thresholds and not asked.probabilities:
+            raise InvalidRequest("nothing to sweep: give thresholds, probabilities, or both", param="thresholds")
+        lookups, swept = house.stats.sweep(asked.category, asked.thresholds, asked.probabilities)
+        threshold, least = house.stats.in_force(asked.category)
+        return SweepBody(
+            category=asked.category, threshold=threshold, min_probability=least, lookups=lookups, swept=swept
+        )
 
     return [stats, upstreams, sweep]

@@ -60,7 +60,7 @@ async def tried(book: PolicyBook, pack: Pack) -> tuple[list[Problem], list[Probe
     def encode(wanted: Sequence[str]) -> tuple[NDArray[np.float32], list[bytes]]:
         return np.stack([seen[text].vector for text in wanted]), [seen[text].unseen for text in wanted]
 
-    ruled, classified = await asyncio.to_thread(run_probes, pack, probes, encode, book.epoch)
+    ruled, classified = await asyncio.to_thread(run_probes, pack, probes, encode, book.epoch, book.verifier)
     return [], [
         *(
             ProbeTold(

@@ -1,0 +1,118 @@
+"""Contexts: a question in its conversation, embedded so that its like is found, and verified turn by turn.
+
+The rules are pure (query/chain.py, verify/chains.py); here the encoder and the verifier are asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cacheproxy.errors import EmbedderUnavailable, VerifierUnavailable
+from cacheproxy.model import Asking, Embedding, Verification
+from cacheproxy.query.chain import ABOUT, in_context, leading_questions
+from cacheproxy.verify.chains import compare, conclude
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from cacheproxy.model import Candidate, Entry, Query
+    from cacheproxy.ports import Embedder, Verifier
+    from cacheproxy.verify.chains import Comparison, Pair
+
+_MOST_DOUBTFUL = 2
+"""Most conversations a lookup that the verifier is asked of, the nearest first: each one is several pairs."""
+_NOT_ASKED = Verification(probability=0.0, veto="", steps=(("not_asked", 1.0),))
+
+
+class Contexts:
+    """What questions of conversations mean. Everything it embeds is remembered for the query's tenant alone."""
+
+    def __init__(self, embedder: Embedder | None, verifier: Verifier | None) -> None:
+        self._embedder = embedder
+        self._verifier = verifier
+
+    async def placed(self, query: Query, question: Embedding) -> Embedding:
+        """Return the embedding by which a question is kept and looked for: its own, or in its conversation.
+
+        Raises EmbedderUnavailable.
+        """
+        if not query.chain:
+            return question
+        return replace(question, vector=in_context(question.vector, await self._asked(query)))
+
+    async def about(self, query: Query, question: Embedding) -> NDArray[np.float32]:
+        """Return the vector by which a question's conversation is classified. Raises EmbedderUnavailable."""
+        return in_context(question.vector, await self._asked(query), ABOUT)
+
+    async def plainly(self, query: Query, question: Embedding, entry: Entry) -> float:
+        """Return how near the last questions of two conversations are. Raises EmbedderUnavailable."""
+        (kept,) = await self._embedded((entry.text,), query.scope.tenant)
+        return float(np.dot(question.vector, kept.vector)) if kept.unseen == question.unseen else -1.0
+
+    async def verified(
+        self, query: Query, kept: Sequence[tuple[Entry, Candidate]], at_least: float
+    ) -> list[Verification]:
+        """Return the word on each kept conversation, nearest first; earlier turns must be as near as `at_least`.
+
+        Of the third one on which the verifier would have to be asked, nothing is known: probability 0. Raises
+        EmbedderUnavailable and VerifierUnavailable.
+        """
+        asked = Asking(text=query.text, chain=query.chain)
+        comparisons = [compare(asked, Asking(text=entry.text, chain=entry.chain)) for entry, _ in kept]
+        doubtful = [one for one in comparisons if not one.veto and one.pairs][:_MOST_DOUBTFUL]
+        said = await self._said(doubtful, query.scope.tenant)
+        return [
+            _NOT_ASKED
+            if not one.veto and any(pair not in said for pair in one.pairs)
+            else conclude(one, said, at_least)
+            for one in comparisons
+        ]
+
+    async def _said(self, doubtful: Sequence[Comparison], tenant: str) -> dict[Pair, tuple[Verification, float]]:
+        """Return what the verifier says of every pair, with its cosine."""
+        pairs = list(dict.fromkeys(pair for one in doubtful for pair in one.pairs))
+        if not pairs:
+            return {}
+        verifier = self._verifier
+        if verifier is None:
+            raise VerifierUnavailable("there is no verifier")
+        texts = list(dict.fromkeys(text for pair in pairs for text in (pair.asked, pair.kept)))
+        known = dict(zip(texts, await self._embedded(texts, tenant), strict=True))
+        of_asked: dict[str, list[Pair]] = {}
+        for pair in pairs:
+            of_asked.setdefault(pair.asked, []).append(pair)
+        words = await asyncio.gather(
+            *(
+                verifier.verify(
+                    Asking(text=text, vector=known[text].vector),
+                    [(Asking(text=one.kept, vector=known[one.kept].vector), _cosine(known, one)) for one in with_it],
+                )
+                for text, with_it in of_asked.items()
+            )
+        )
+        return {
+            pair: (word, _cosine(known, pair))
+            for with_it, found in zip(of_asked.values(), words, strict=True)
+            for pair, word in zip(with_it, found, strict=True)
+        }
+
+    async def _asked(self, query: Query) -> list[NDArray[np.float32]]:
+        return [one.vector for one in await self._embedded(leading_questions(query.chain), query.scope.tenant)]
+
+    async def _embedded(self, texts: Sequence[str], tenant: str) -> list[Embedding]:
+        embedder = self._embedder
+        if embedder is None:
+            raise EmbedderUnavailable("there is no encoder")
+        return list(await asyncio.gather(*(embedder.embed(text, scope=tenant) for text in texts)))
+
+
+def _cosine(known: dict[str, Embedding], pair: Pair) -> float:
+    """Return how near two texts are; -1 where a part that the encoder cannot see differs."""
+    one, other = known[pair.asked], known[pair.kept]
+    return float(np.dot(one.vector, other.vector)) if one.unseen == other.unseen else -1.0

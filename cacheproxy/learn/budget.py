@@ -1,0 +1,337 @@
+"""The error budget, live: what labels say of each category and entry, held in memory and written behind.
+
+A category without labels is decided by its pack alone. With labels enough, no answer riskier than the ceiling is
+served (policy/budget.py); the ceiling falls at once and rises slowly, and both are said in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from cacheproxy.errors import FeedbackUnavailable
+from cacheproxy.learn.budget_file import BudgetFile, EntryRow
+from cacheproxy.learn.traces import Trace, meant
+from cacheproxy.policy.budget import Account
+from cacheproxy.policy.trust import NEW, Effect, place
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from cacheproxy.model import Plan, Selector, Verification
+    from cacheproxy.policy.bound import Share
+    from cacheproxy.ports import Clock
+
+log = structlog.get_logger()
+
+_MOST_ENTRIES = 100_000
+_MOST_SAID = 20_000
+_SEEN_BETWEEN = 64
+"""Candidates after which a ceiling is taken anew without a label: what is asked may change, too."""
+_TIMEOUT_S = 30.0
+_TOLD = 0.005
+"""A change of the effective probability below it is not worth a line in the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One word on one answer to one question. `source`: `shadow`, `explored`, `judge` or `feedback`.
+
+    `probability` is what the verifier said back then; None where that is not known: then the entry alone learns.
+    """
+
+    source: str
+    tenant: str
+    category: str
+    entry_id: str
+    question: bytes
+    probability: float | None
+    right: bool
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What is known of a category's budget. `least` is the lowest probability served of a new entry."""
+
+    labels: int
+    share: Share
+    least: float
+    sources: dict[str, int]
+
+
+class _State(msgspec.Struct, kw_only=True):
+    """A category as it is written."""
+
+    account: Account
+    held: float = 1.0
+    delta: float = 0.0
+    sources: dict[str, int] = {}
+
+
+@dataclass(slots=True)
+class _Category:
+    state: _State
+    told: float = 0.0
+    unseen: int = 0
+    dirty: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Known:
+    effect: Effect
+    tenant: str
+    category: str
+    user: str
+    at_s: float
+
+
+@dataclass(slots=True)
+class _Unwritten:
+    entries: set[str] = field(default_factory=set)
+    gone: set[str] = field(default_factory=set)
+
+
+class Budget:
+    """`ports.Budget` on a file. Use it as an async context manager, and call `tend` every few seconds.
+
+    `verifier` is the fingerprint of the one whose probabilities are meant. A crash loses what was learnt since the
+    last `tend`.
+    """
+
+    def __init__(self, path: Path, verifier: str, clock: Clock, *, most_entries: int = _MOST_ENTRIES) -> None:
+        self._path = path
+        self._verifier = verifier
+        self._clock = clock
+        self._most_entries = most_entries
+        self._categories: dict[str, _Category] = {}
+        self._entries: OrderedDict[str, _Known] = OrderedDict()
+        self._said: OrderedDict[tuple[str, str, bytes], bool] = OrderedDict()
+        self._unwritten = _Unwritten()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="budget")
+        self._file: BudgetFile | None = None
+
+    async def __aenter__(self) -> Budget:
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        try:
+            await self.tend()
+        finally:
+            if self._file is not None:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
+            self._thread.shutdown()
+
+    # Decisions
+
+    def allows(self, plan: Plan, entry_id: str, verified: Verification) -> bool:
+        """Whether an entry may be served, as far as the error budget goes."""
+        page = self._categories.get(plan.category)
+        if page is None:
+            return True
+        if page.state.delta != plan.delta:
+            self._settle(plan.category, page, plan.delta)
+        known = self._entries.get(entry_id)
+        effect = known.effect if known is not None else NEW
+        if page.state.held >= 1.0:  # nothing is known of the category: the pack's minimum, with the entry's own labels
+            return place(verified.probability) + min(0.0, effect.mean) >= place(plan.min_probability)
+        return page.state.account.allows(verified.probability, effect, page.state.held)
+
+    def least(self, plan: Plan) -> float:
+        """Return the lowest probability that is served of an entry without labels."""
+        return self.standing(plan.category, plan.min_probability).least
+
+    def saw(self, plan: Plan, verified: Verification) -> None:
+        """Count a candidate that was verified without a veto."""
+        page = self._page(plan.category)
+        page.state.account.see(verified.probability)
+        page.unseen += 1
+        page.dirty = True
+        if page.unseen >= _SEEN_BETWEEN:
+            page.unseen = 0
+            self._settle(plan.category, page, plan.delta)
+
+    # Labels
+
+    def hear(self, label: Label) -> bool:
+        """Learn from a word of a caller; return whether it was news: it counts once for a pair.
+
+        It moves its entry only: who complains is no random sample of those who were served.
+        """
+        page = self._page(label.category)
+        return self.label(label, page.state.delta)
+
+    def label(self, label: Label, delta: float) -> bool:
+        """Learn from a label; return whether it was news."""
+        pair = label.tenant, label.entry_id, label.question[:16]
+        if self._said.get(pair) is label.right:
+            return False
+        self._said[pair] = label.right
+        self._said.move_to_end(pair)
+        if len(self._said) > _MOST_SAID:
+            self._said.popitem(last=False)
+        page = self._page(label.category)
+        known = self._entries.get(label.entry_id)
+        effect = known.effect if known is not None else NEW
+        page.state.sources[label.source] = page.state.sources.get(label.source, 0) + 1
+        page.dirty = True
+        if label.source == "feedback" or label.probability is None:
+            effect = page.state.account.label_entry(label.probability, effect, right=label.right)
+        else:
+            hit = label.source == "shadow"
+            effect = page.state.account.label(label.probability, effect, right=label.right, hit=hit)
+            self._settle(label.category, page, delta)
+        self._keep(label, effect)
+        return True
+
+    # What is known
+
+    def standing(self, category: str, least: float) -> Standing:
+        """Return what is known of a category whose pack serves from the probability `least` on."""
+        page = self._categories.get(category)
+        if page is None:
+            return Standing(labels=0, share=Account().share, least=least, sources={})
+        state = page.state
+        return Standing(
+            labels=state.account.labels,
+            share=state.account.share,
+            least=max(least, state.account.least(state.held)),
+            sources=dict(state.sources),
+        )
+
+    # What must go, and what must stay
+
+    async def forget(self, selector: Selector, erased: Collection[str] = ()) -> int:
+        """Forget entries that an erasure means; return how many. Sums of a category tell of nobody.
+
+        Raises FeedbackUnavailable when the file could not be written.
+        """
+        ids = frozenset(erased)
+        for pair in [pair for pair in self._said if _is_meant(selector, ids, pair)]:
+            del self._said[pair]
+        gone = [
+            entry_id
+            for entry_id, known in self._entries.items()
+            if meant(selector, ids, Trace(known.at_s, known.tenant, entry_id, b"", known.category, known.user))
+        ]
+        for entry_id in gone:
+            del self._entries[entry_id]
+            self._unwritten.entries.discard(entry_id)
+        await self._do(self._erase, {*gone, *ids})
+        return len(gone)
+
+    async def tend(self) -> None:
+        """Write what changed. Raises FeedbackUnavailable when that fails: it is tried again with the next call."""
+        unwritten, self._unwritten = self._unwritten, _Unwritten()
+        pages = {name: page for name, page in self._categories.items() if page.dirty}
+        if not (pages or unwritten.entries or unwritten.gone):
+            return
+        states = {name: msgspec.msgpack.encode(page.state) for name, page in pages.items()}
+        rows = [self._row(entry_id) for entry_id in unwritten.entries if entry_id in self._entries]
+        for page in pages.values():
+            page.dirty = False
+        try:
+            await self._do(self._save, states, rows, unwritten.gone)
+        except BaseException:
+            for page in pages.values():
+                page.dirty = True
+            self._unwritten.entries |= unwritten.entries
+            self._unwritten.gone |= unwritten.gone
+            raise
+
+    # Within
+
+    def _settle(self, category: str, page: _Category, delta: float) -> None:
+        state = page.state
+        state.held = state.account.settled(delta, state.held if state.delta == delta else None)
+        state.delta = delta
+        least = state.account.least(state.held)
+        if abs(least - page.told) >= _TOLD:
+            what = "budget_tightened" if least > page.told else "budget_loosened"
+            told = {"wrong": state.account.wrong, "labelled": state.account.labelled, "labels": state.account.labels}
+            log.info(what, category=category, served_from=round(least, 4), before=round(page.told, 4), **told)
+            page.told = least
+
+    def _page(self, category: str) -> _Category:
+        page = self._categories.get(category)
+        if page is None:
+            page = self._categories[category] = _Category(_State(account=Account()))
+        return page
+
+    def _keep(self, label: Label, effect: Effect) -> None:
+        self._entries[label.entry_id] = _Known(
+            effect=effect, tenant=label.tenant, category=label.category, user=label.user, at_s=self._clock.now()
+        )
+        self._entries.move_to_end(label.entry_id)
+        self._unwritten.entries.add(label.entry_id)
+        self._unwritten.gone.discard(label.entry_id)
+        if len(self._entries) > self._most_entries:
+            oldest, _ = self._entries.popitem(last=False)
+            self._unwritten.entries.discard(oldest)
+            self._unwritten.gone.add(oldest)
+
+    def _row(self, entry_id: str) -> EntryRow:
+        known = self._entries[entry_id]
+        return EntryRow(
+            entry_id=entry_id,
+            tenant=known.tenant,
+            category=known.category,
+            user=known.user,
+            at_s=known.at_s,
+            mean=known.effect.mean,
+            variance=known.effect.variance,
+        )
+
+    async def _do(self, work: object, *given: object) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)  # type: ignore[arg-type]
+        except (sqlite3.Error, TimeoutError) as exc:
+            raise FeedbackUnavailable("the error budget could not be written; see the log and the disk") from exc
+
+    def _save(self, states: dict[str, bytes], rows: list[EntryRow], gone: set[str]) -> None:
+        if self._file is None:
+            raise sqlite3.OperationalError("closed")
+        self._file.save(states, rows, gone)
+
+    def _erase(self, entry_ids: set[str]) -> None:
+        if self._file is None:
+            raise sqlite3.OperationalError("closed")
+        self._file.erase(entry_ids)
+
+    def _open(self) -> None:
+        self._file = BudgetFile(self._path, self._verifier)
+        states, rows = self._file.load()
+        for category, raw in states.items():
+            try:
+                state = msgspec.msgpack.decode(raw, type=_State)
+            except msgspec.MsgspecError as exc:
+                log.warning("budget_state_unreadable", category=category, error=type(exc).__name__)
+                continue
+            self._categories[category] = _Category(state, told=state.account.least(state.held))
+        for row in rows[-self._most_entries :]:
+            self._entries[row.entry_id] = _Known(
+                effect=Effect(mean=row.mean, variance=row.variance),
+                tenant=row.tenant,
+                category=row.category,
+                user=row.user,
+                at_s=row.at_s,
+            )
+
+
+def _is_meant(selector: Selector, erased: frozenset[str], pair: tuple[str, str, bytes]) -> bool:
+    tenant, entry_id, question = pair
+    return meant(selector, erased, Trace(0.0, tenant, entry_id, question, "", ""))

@@ -1,0 +1,117 @@
+"""The cascade over pairs of questions: rules, then the cheap score, then the cross-encoder for the best of them."""
+
+from __future__ import annotations
+
+import math
+from copy import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cacheproxy.errors import ConfigError
+from cacheproxy.model import Verification
+from cacheproxy.verify import artefact
+from cacheproxy.verify.cross import MOST_TOKENS, CrossEncoder, Words
+from cacheproxy.verify.features import compare, prepare
+from cacheproxy.verify.graph import Shape, build
+from cacheproxy.verify.planted import VETO, planted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from cacheproxy.verify.artefact import Manifest
+    from cacheproxy.verify.cross import Base
+    from cacheproxy.verify.features import Text
+
+MOST_READ = 2
+"""Candidates of one question that the cross-encoder reads: the most probable ones by the cheap score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Which steps of the cascade run; all but in an ablation."""
+
+    rules: bool = True
+    cross: bool = True
+
+
+class PairScorer:
+    """Tells how probable it is that one question's answer is right for another. In the calling thread, on one core."""
+
+    def __init__(self, folder: Path, base: Base, steps: Steps | None = None) -> None:
+        """Load an artefact. Raises ConfigError where it is not whole or was made for another encoder."""
+        self.manifest, self._trees, weights = artefact.load(folder)
+        if self.manifest.weights_sha256 != base.sha256:
+            artefact.refuse_base(folder, self.manifest)
+        self._words = Words(base)
+        self._cross = CrossEncoder(_graph(folder, self.manifest, weights), self._words)
+        self._steps = steps or Steps()
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything its probabilities depend on."""
+        return self.manifest.fingerprint
+
+    def without_rules(self) -> PairScorer:
+        """Return the same verifier with its rules off, for an ablation."""
+        other = copy(self)
+        other._steps = replace(self._steps, rules=False)
+        return other
+
+    def score(self, pairs: Sequence[tuple[str, str, float]]) -> list[Verification]:
+        """Return a verification for each pair: the text asked, the text kept, the cosine of both. Each by itself."""
+        prepared = {text: prepare(text, self._words) for pair in pairs for text in pair[:2]}
+        return [self._rank([(prepared[kept], cosine)], prepared[asked])[0] for asked, kept, cosine in pairs]
+
+    def verify(self, asked: str, kept: Iterable[tuple[str, float]]) -> list[Verification]:
+        """Return a verification for each kept text, given with its cosine.
+
+        Only the best by the cheap score are read by the cross-encoder; the others get probability 0.
+        """
+        one = prepare(asked, self._words)
+        return self._rank([(prepare(text, self._words), cosine) for text, cosine in kept], one)
+
+    def _rank(self, kept: Sequence[tuple[Text, float]], asked: Text) -> list[Verification]:
+        if not kept:
+            return []
+        rows, vetoing = zip(*(compare(asked, text, cosine) for text, cosine in kept), strict=True)
+        vetoes = [""] * len(kept)
+        if self._steps.rules:
+            pairs = zip(vetoing, kept, strict=True)
+            vetoes = [veto or VETO * planted(asked.reading, text.reading) for veto, (text, _) in pairs]
+        cheap = self._trees.logits(np.stack(rows))
+        weights = self.manifest.weights
+        alone = [_sigmoid(weights.cheap[0] + weights.cheap[1] * float(logit)) for logit in cheap]
+        best = sorted((at for at, veto in enumerate(vetoes) if not veto), key=lambda at: -cheap[at])[:MOST_READ]
+        found = []
+        for at, (text, cosine) in enumerate(kept):
+            steps = [("cosine", cosine), ("cheap", alone[at])]
+            probability = alone[at] if not self._steps.cross else 0.0
+            if self._steps.cross and at in best and cheap[at] >= weights.hopeless:
+                read = self._cross.logit(text.text, asked.text)
+                steps.append(("cross", _sigmoid(read)))
+                bias, trees, cross = weights.both
+                # What was not read whole is not right, whatever sign the weight has.
+                told = bias + trees * float(cheap[at]) + cross * read if math.isfinite(read) else -math.inf
+                probability = _sigmoid(told)
+            found.append(Verification(probability=probability, veto=vetoes[at], steps=tuple(steps)))
+        return found
+
+
+def _graph(folder: Path, manifest: Manifest, weights: Mapping[str, NDArray[Any]]) -> bytes:
+    if len(weights.get("embeddings.position_embeddings.weight", ())) < MOST_TOKENS:
+        raise ConfigError(f"{folder}: has no places for {MOST_TOKENS} tokens; train it from an encoder that has them")
+    try:
+        return build(weights, Shape(layers=manifest.layers, heads=manifest.heads, dim=manifest.dim))
+    except (KeyError, ValueError) as exc:
+        raise ConfigError(f"{folder}: lacks weights ({exc}); train or install the verifier again") from exc
+
+
+def _sigmoid(logit: float) -> float:
+    if math.isnan(logit):
+        return 0.0
+    return 1.0 / (1.0 + math.exp(-max(min(logit, 500.0), -500.0)))

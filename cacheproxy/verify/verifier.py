@@ -1,0 +1,102 @@
+"""The live verifier: a scorer on threads of its own, within a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from cacheproxy.errors import VerifierUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from cacheproxy.model import Asking, Verification
+    from cacheproxy.verify.scorer import PairScorer
+
+
+class ThreadedVerifier:
+    """Implements `ports.Verifier`. Used as an async context manager, which ends its threads.
+
+    A scorer at work cannot be interrupted: a lookup whose waiter has gone counts until its thread is done with it, so
+    that hanging threads show in `health` and the next lookups are refused at once.
+    """
+
+    def __init__(
+        self, scorer: PairScorer, epochs: Collection[str], *, threads: int, timeout_s: float, queue: int
+    ) -> None:
+        """Serve similarities of these encoder epochs; beyond `queue` lookups waiting, the next one fails at once."""
+        self.scorer = scorer
+        self._epochs = frozenset(epochs)
+        self._timeout_s = timeout_s
+        self._room = threads + queue
+        self._inside: set[Future[list[Verification]]] = set()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything its probabilities depend on."""
+        return self.scorer.fingerprint
+
+    def covers(self, epoch: str) -> bool:
+        """Whether its probabilities hold for similarities of this encoder epoch."""
+        return epoch in self._epochs
+
+    async def verify(self, asked: Asking, kept: Sequence[tuple[Asking, float]]) -> list[Verification]:
+        """Return a verification for each kept asking. Chains are not looked at. Raises VerifierUnavailable."""
+        if len(self._inside) >= self._room:
+            raise VerifierUnavailable("too many questions wait to be verified")
+        pairs, left = [(asking.text, similarity) for asking, similarity in kept], threading.Event()
+        try:
+            work = self._pool.submit(self._run, asked.text, pairs, left)
+        except RuntimeError as exc:
+            raise VerifierUnavailable("the verifier is closed") from exc
+        self._inside.add(work)
+        work.add_done_callback(self._inside.discard)
+        try:
+            waiter = asyncio.wrap_future(work)
+            waiter.add_done_callback(_forgotten)
+            # Not wait_for: it would cancel the work, which then counts no more though its thread is busy with it.
+            await asyncio.wait([waiter], timeout=self._timeout_s)
+        finally:
+            left.set()
+        return _told(waiter)
+
+    def health(self) -> str:
+        """Return "" when able to serve, else what is wrong."""
+        return "overloaded" if len(self._inside) >= self._room else ""
+
+    def _run(self, asked: str, kept: Sequence[tuple[str, float]], left: threading.Event) -> list[Verification]:
+        return [] if left.is_set() else self.scorer.verify(asked, kept)
+
+    async def __aenter__(self) -> Self:
+        """Enter."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the threads; what is being verified is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _told(waiter: asyncio.Future[list[Verification]]) -> list[Verification]:
+    """Return the result of a future that was waited for. Raises VerifierUnavailable."""
+    if not waiter.done():
+        raise VerifierUnavailable("the verifier took longer than its budget")
+    if waiter.cancelled():
+        raise VerifierUnavailable("the verifier is closed")
+    try:
+        return waiter.result()
+    except VerifierUnavailable:
+        raise
+    except Exception as exc:  # whatever a model or a text does is a miss, never a failed answer
+        raise VerifierUnavailable(f"the verifier failed ({type(exc).__name__})") from exc
+
+
+def _forgotten(late: asyncio.Future[list[Verification]]) -> None:
+    if not late.cancelled():
+        late.exception()  # nobody may wait for it any more

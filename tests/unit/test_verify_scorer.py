@@ -1,0 +1,138 @@
+"""Each pair gets a probability of its own, by steps that a reader can follow."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cacheproxy.verify import artefact
+from cacheproxy.verify.scorer import MOST_READ, PairScorer, Steps
+from tests.support.artefacts import tiny_base, write_verifier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cacheproxy.verify.cross import Base
+
+QUESTION = "How do I reset my password?"
+PAIRS = [
+    (QUESTION, "How can I reset my password?", 0.95),
+    (QUESTION, "How do I delete my password?", 0.9),
+    (QUESTION, "What is the weather?", 0.1),
+    (QUESTION, QUESTION, 1.0),
+    ("", "", 1.0),
+    ("pay 5 dollars", "pay 6 dollars", 0.97),
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return tiny_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def make(base: Base, tmp_path: Path) -> Any:
+    def made(steps: Steps | None = None, **weights: Any) -> PairScorer:
+        told = {"cheap": (0.0, 1.0), "both": (0.0, 1.0, 0.1), "hopeless": -3.5, **weights}
+        write_verifier(tmp_path, base, weights=artefact.Weights(**told))
+        return PairScorer(tmp_path, base, steps)
+
+    return made
+
+
+def test_a_probability_is_one_and_steps_tell_how_it_came(make: Any) -> None:
+    for found in make().score(PAIRS):
+        assert 0.0 <= found.probability <= 1.0
+        names = [name for name, _ in found.steps]
+        assert names[:2] == ["cosine", "cheap"]
+        assert names[2:] in ([], ["cross"])
+        assert all(0.0 <= value <= 1.0 for name, value in found.steps if name != "cosine")
+
+
+def test_the_sum_is_that_of_the_manifest(make: Any) -> None:
+    scorer = make(both=(0.25, 0.5, 0.0))
+    [found] = scorer.score([(QUESTION, "How can I reset my password?", 0.95)])
+    assert found.probability == pytest.approx(1 / (1 + math.exp(-(0.25 + 0.5 * 4.0))))
+    assert dict(found.steps)["cheap"] == pytest.approx(1 / (1 + math.exp(-4.0)))
+
+
+def test_the_same_again_whatever_stands_beside_it_and_whatever_thread_asks(make: Any) -> None:
+    scorer = make()
+    alone = [scorer.score([pair])[0] for pair in PAIRS]
+    assert scorer.score(PAIRS) == scorer.score(PAIRS) == alone
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda pair: scorer.score([pair])[0], PAIRS * 10)) == alone * 10
+
+
+def test_two_scorers_on_one_base_do_not_know_of_each_other(make: Any) -> None:
+    one, expected = make(), make().score(PAIRS)
+    other = make(Steps(cross=False), both=(5.0, 1.0, 0.0))
+    assert other.score(PAIRS) != expected
+    assert one.score(PAIRS) == expected
+
+
+def test_only_the_best_candidates_are_read_and_the_others_are_improbable(make: Any) -> None:
+    kept = [("How can I reset my password?", 0.9), ("Is it green?", 0.6), (QUESTION, 0.99), ("How do I reset it?", 0.2)]
+    found = make().verify(QUESTION, kept)
+    assert len(found) == len(kept)
+    read = [at for at, one in enumerate(found) if dict(one.steps).get("cross") is not None]
+    assert len(read) == MOST_READ
+    assert read == [0, 2]
+    assert all(one.probability == 0.0 for at, one in enumerate(found) if at not in read)
+
+
+def test_a_vetoed_candidate_leaves_its_place_to_the_next(make: Any) -> None:
+    kept = [
+        ("How do I reset 5 passwords?", 0.9),
+        ("How do I reset 6 passwords?", 0.9),
+        ("How do I reset 7 passwords?", 0.9),
+    ]
+    found = make().verify("How do I reset 7 passwords?", kept)
+    assert [one.veto for one in found] == ["number", "number", ""]
+    assert found[2].probability > 0.5
+    free = make().without_rules().verify("How do I reset 7 passwords?", kept)
+    assert [one.veto for one in free] == ["", "", ""]
+
+
+def test_a_veto_is_told_with_whatever_probability(make: Any) -> None:
+    [found] = make(Steps(cross=False)).score([("pay 5 dollars", "pay 6 dollars", 0.97)])
+    assert found.veto == "number"
+
+
+def test_what_the_trees_find_hopeless_is_not_read(make: Any) -> None:
+    pair = (QUESTION, "Who is it?", 0.1)
+    [spared] = make(hopeless=-3.5).score([pair])
+    assert spared.probability == 0.0
+    assert [name for name, _ in spared.steps] == ["cosine", "cheap"]
+    [read] = make(hopeless=-4.5).score([pair])
+    assert [name for name, _ in read.steps] == ["cosine", "cheap", "cross"]
+
+
+@pytest.mark.parametrize("weight", [-1.0, 0.0, 1.0])
+def test_what_is_not_read_whole_is_never_right_whatever_the_weights(make: Any, weight: float) -> None:
+    kept = " ".join(f"what is a{number}" for number in range(60))
+    asked = "the " + kept + " pay"
+    for pair in ((asked, kept.replace("a30", "b"), 1.0), ("pay " * 9_000, "pay " * 8_000, 1.0)):
+        [found] = make(both=(9.0, 1.0, weight), hopeless=-1e6).score([pair])
+        assert dict(found.steps)["cross"] < 1e-6
+        assert found.probability < 1e-6
+
+
+@pytest.mark.parametrize("cosine", [math.nan, math.inf, -math.inf, 1e30, -1.0, 2.0])
+def test_a_cosine_that_is_none_still_gives_a_probability(make: Any, cosine: float) -> None:
+    [found] = make().score([(QUESTION, "How can I reset my password?", cosine)])
+    assert 0.0 <= found.probability <= 1.0
+
+
+def test_no_candidates_get_no_word(make: Any) -> None:
+    assert make().verify(QUESTION, []) == []
+    assert make().score([]) == []
+
+
+def test_without_the_cross_encoder_the_trees_alone_decide(make: Any) -> None:
+    scorer = make(Steps(cross=False), cheap=(0.5, 2.0))
+    [found] = scorer.score([(QUESTION, QUESTION, 1.0)])
+    assert found.probability == pytest.approx(1 / (1 + math.exp(-8.5)))
