@@ -192,7 +192,7 @@ def _misspelt(text: str, random: Random) -> str:
     words = [
         word
         for word in words
-        if word.group() not in _WEIGHTY and "n't" not in word.group() and text[word.start() - 1 : word.start()] != "-"
+        if word.group() not in _WEIGHTY and word.group().isalpha() and text[word.start() - 1 : word.start()] != "-"
     ]
     if not words:
         return ""
@@ -221,7 +221,7 @@ def _plain(text: str, random: Random) -> str:
         case 2:
             return body.lower() + mark
         case _:
-            return re.sub(r"(?<!\d)[,;:'\"]|[,;:'\"](?!\d)", "", body)
+            return re.sub(r"[,;:'\"](?!\d)", "", body)
 
 
 def _contracted(text: str, random: Random) -> str:

@@ -48,7 +48,7 @@ def align(asked: Reading, kept: Reading) -> Alignment:
     opposed: list[tuple[str, str]] = []
     rival: list[tuple[str, str]] = []
     if spare and lacking and len(spare) <= _MOST_LEFT and len(lacking) <= _MOST_LEFT:
-        opposed = [(one, other) for one in spare for other in lacking if lexicon.antonyms(one, other)]
+        opposed = [(one, other) for one in spare for other in lacking if lexicon.kin(one, other).opposite]
         spoken = {word for pair in opposed for word in pair}
         for one in tuple(left):
             if one in spoken:
@@ -96,7 +96,7 @@ def _rests(asked: tuple[str, ...], kept: tuple[str, ...]) -> tuple[list[str], li
 
 def alike(one: str, other: str) -> bool:
     """Whether two lemmas say the same: synonyms, one made of the other, or one slip of the pen."""
-    if one == other or lexicon.synonyms(one, other):
+    if lexicon.kin(one, other).synonym:
         return True
     short, long = (one, other) if len(one) <= len(other) else (other, one)
     if len(short) >= 4 and long.startswith(short[: max(4, len(short) - 2)]) and _derived(short, long):

@@ -178,8 +178,12 @@ _STRANGERS = Kin(opposite=False, sibling=False, synonym=False)
 @lru_cache(maxsize=16_384)
 def kin(left: str, right: str) -> Kin:
     """Return how two lemmas are related."""
-    opposite, synonym = antonyms(left, right), synonyms(left, right)
-    sibling = not synonym and siblings(left, right)
+    if left == right:
+        return Kin(antonyms(left, right), sibling=False, synonym=True)
+    opposite = antonyms(left, right)
+    (meanings, kinds), (others, other_kinds) = _senses(left), _senses(right)
+    synonym = SAME.get(left, left) == SAME.get(right, right) or not (opposite or meanings.isdisjoint(others))
+    sibling = not (synonym or kinds.isdisjoint(other_kinds))
     return Kin(opposite, sibling, synonym) if opposite or sibling or synonym else _STRANGERS
 
 
@@ -239,4 +243,4 @@ def source() -> str:
 def rivals(left: str, right: str) -> bool:
     """Whether two lemmas are alternatives: of one kind, in WordNet or in CLASSES (iPhone, iPad)."""
     kind = CLASSES.get(left)
-    return (kind is not None and kind == CLASSES.get(right) and left != right) or siblings(left, right)
+    return (kind is not None and kind == CLASSES.get(right) and left != right) or kin(left, right).sibling

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from random import Random
@@ -13,7 +14,7 @@ from cacheproxy.training.generate import Generator, made_of
 from cacheproxy.training.material import SETS, read_material
 from cacheproxy.verify import lexicon
 from cacheproxy.verify.reading import read
-from cacheproxy.verify.vocabulary import NEGATORS
+from cacheproxy.verify.vocabulary import FRACTIONS, LARGE, NEGATORS, ORDINALS, SMALL
 
 QUESTIONS = [
     "How do I enable dark mode on Android?", "What is the population of France in 2015?", "top 5 ways to save money",
@@ -53,20 +54,24 @@ def test_a_name_in_small_letters_is_not_swapped_for_itself_in_capitals() -> None
         assert made is None or made.other.casefold() != "swift"
 
 
+_FIGURES = re.compile(r"\d+(?:[.,:/]\d+)*")
+
+
+def weighty(text: str) -> list[str]:
+    """Return the negations and numbers of a text."""
+    words = {*NEGATORS, *SMALL, *LARGE, *ORDINALS, *FRACTIONS} - {"one"}  # also a pronoun
+    return [token for token in read(text).tokens if token in words or token[0].isdigit()]
+
+
 def test_a_rewording_keeps_numbers_and_negations() -> None:
     sets = read_material([SETS]).learn.questions
     kept = 0
-    for made in made_of(sets, lexicon.opposites, Random(3), traps=0, rewordings=3_000):
+    for made in made_of(sets, lexicon.opposites, Random(3), traps=0, rewordings=4_000):
         assert made.label
-        if made.family == "reframed":
-            continue
-        one, other = read(made.text), read(made.other)
-        denied = [[token for token in side.tokens if token in NEGATORS] for side in (one, other)]
-        assert denied[0] == denied[1], made.family
-        if made.family != "spelt_numbers":  # "14 February" is a date, "fourteen February" is a number
-            assert [each.value for each in one.quantities] == [each.value for each in other.quantities], made.family
-            kept += bool(one.quantities)
-    assert kept > 20
+        if made.family not in {"reframed", "spelt_numbers"}:
+            assert weighty(made.text) == weighty(made.other), made.family
+            kept += bool(weighty(made.text))
+    assert kept > 100
 
 
 @pytest.mark.parametrize(
