@@ -52,7 +52,7 @@ def verifier() -> None:
     help="shipped, base, or a verifier's directory; the shipped one where it is of this encoder.",
 )
 @click.option("--alone", is_flag=True, help="Without the sets that come with cacheproxy.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws halves, pairs and first weights.")
 @click.option("--name", default="own", show_default=True, help="Begins its fingerprint.")
 @click.option("--description", default="", help="Kept in its manifest.")
 @click.option("--licence", "licences", multiple=True, metavar="FILE=LICENCE", help="Kept in its manifest.")

@@ -26,8 +26,8 @@ DEFAULT = "/policies/categories/default"
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def own(upstream: ScriptedUpstream, tmp_path: Path) -> AsyncIterator[Proxy]:
-    """A proxy of the test's own, since policies are everybody's."""
-    async with started(proxy_settings(upstream.url, tmp_path)) as proxy:
+    """A proxy of the test's own, since policies are everybody's; thresholds decide alone, so that a change shows."""
+    async with started(proxy_settings(upstream.url, tmp_path, verifier={"path": "off"})) as proxy:
         yield proxy
 
 
@@ -168,7 +168,8 @@ async def test_validate_tells_problems_probes_and_changes_and_does_nothing(proxy
     assert all(probe["passed"] for probe in good["probes"])
     strict = pack | {
         "encoders": {
-            name: one | {"thresholds": dict.fromkeys(one["thresholds"], 1.0)} for name, one in pack["encoders"].items()
+            name: one | {"thresholds": dict.fromkeys(one["thresholds"], 1.0), "verify_from": 1.0}
+            for name, one in pack["encoders"].items()
         }
     }
     found = (await ask_admin(proxy, "POST", "/policies/validate", {"pack": strict})).json()

@@ -77,9 +77,10 @@ async def test_a_semantic_hit_shows_its_evidence(proxy: Proxy, key: str, form: d
 
 async def test_a_semantic_miss_shows_how_near_it_was(proxy: Proxy, key: str) -> None:
     await proxy.fill(chat(), key=key)
-    missed = await proxy.ask(chat("How do I cancel my subscription?"), key=key)
-    assert_always(missed, "miss")
-    assert number(missed, "similarity") < number(missed, "threshold")
+    refused = await proxy.ask(chat("How do I cancel my subscription?"), key=key)
+    assert_always(refused, "miss")
+    assert number(refused, "similarity") >= number(refused, "threshold")
+    assert 0 <= number(refused, "probability") < 0.5
 
 
 @FORMS
