@@ -23,7 +23,7 @@ from cacheproxy.policy.budget import Account
 from cacheproxy.policy.trust import NEW, Effect, place
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from cacheproxy.model import Plan, Selector, Verification
@@ -295,10 +295,10 @@ class Budget:
             variance=known.effect.variance,
         )
 
-    async def _do(self, work: object, *given: object) -> None:
+    async def _do(self, work: Callable[..., object], *given: object) -> None:
         try:
             async with asyncio.timeout(_TIMEOUT_S):
-                await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)  # type: ignore[arg-type]
+                await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
         except (sqlite3.Error, TimeoutError) as exc:
             raise FeedbackUnavailable("the error budget could not be written; see the log and the disk") from exc
 

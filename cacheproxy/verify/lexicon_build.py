@@ -118,7 +118,11 @@ def _antonyms(net: _Wordnet) -> set[tuple[str, str]]:
                 for other, its in derived[right]
                 if its == part and _same_suffix(left[0], one, right[0], other)
             }
-    return {tuple(sorted(pair)) for pair in pairs if pair[0] != pair[1] and all(_WORD.match(word) for word in pair)}  # type: ignore[misc]
+    return {
+        (min(one, other), max(one, other))
+        for one, other in pairs
+        if one != other and _WORD.match(one) and _WORD.match(other)
+    }
 
 
 def _same_suffix(left: str, one: str, right: str, other: str) -> bool:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cacheproxy.errors import VerifierUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
     from cacheproxy.model import Asking, Verification
-    from cacheproxy.verify.scorer import PairScorer
+
+
+class Scorer(Protocol):
+    """What scores in the calling thread; several threads may call at once."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything its probabilities depend on."""
+        ...
+
+    def verify(self, asked: str, kept: Iterable[tuple[str, float]]) -> list[Verification]:
+        """Return a verification for each kept text, given with its cosine."""
+        ...
 
 
 class ThreadedVerifier:
@@ -25,9 +37,7 @@ class ThreadedVerifier:
     that hanging threads show in `health` and the next lookups are refused at once.
     """
 
-    def __init__(
-        self, scorer: PairScorer, epochs: Collection[str], *, threads: int, timeout_s: float, queue: int
-    ) -> None:
+    def __init__(self, scorer: Scorer, epochs: Collection[str], *, threads: int, timeout_s: float, queue: int) -> None:
         """Serve similarities of these encoder epochs; beyond `queue` lookups waiting, the next one fails at once."""
         self.scorer = scorer
         self._epochs = frozenset(epochs)

@@ -16,6 +16,7 @@ from tests.support.verifiers import CosineVerifier, StepScorer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
     from cacheproxy.ports import Verifier
 
@@ -29,14 +30,14 @@ async def scripted() -> AsyncIterator[Verifier]:
 
 @asynccontextmanager
 async def threaded() -> AsyncIterator[Verifier]:
-    async with ThreadedVerifier(StepScorer(), [EPOCH], threads=1, timeout_s=5.0, queue=8) as verifier:  # type: ignore[arg-type]
+    async with ThreadedVerifier(StepScorer(), [EPOCH], threads=1, timeout_s=5.0, queue=8) as verifier:
         yield verifier
 
 
 @pytest.fixture(params=[scripted, threaded], ids=["scripted", "threaded"])
 async def verifier(request: pytest.FixtureRequest) -> AsyncIterator[Verifier]:
-    opened: Callable[[], object] = request.param
-    async with opened() as made:  # type: ignore[attr-defined]
+    opened: Callable[[], AbstractAsyncContextManager[Verifier]] = request.param
+    async with opened() as made:
         yield made
 
 
