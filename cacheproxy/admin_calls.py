@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 150.0
 _PLAIN_COLUMNS = 200
 _WRONG_USE = frozenset({400, 401, 403, 413, 415, 422})
-
+_PAGE = 500
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only tell what would happen.")
-_PAGE = 500
 
 
 class Refused(CacheProxyError):
@@ -60,7 +59,7 @@ class Admin:
         self.etag = ""
 
     def get(self, path: str, **query: object) -> Any:
-        """Return what a GET answers; `query` values that are None or empty are left out."""
+        """Return what a GET answers."""
         return self.call("GET", path, query=query)
 
     def call(
@@ -72,8 +71,11 @@ class Admin:
         query: Mapping[str, object] | None = None,
         if_match: str = "",
     ) -> Any:
-        """Return the decoded answer, and keep its `etag`. Raises Refused for a no, ConfigError for wrong use."""
-        told = {name: value for name, value in (query or {}).items() if value not in (None, "", False)}
+        """Return the decoded answer, and keep its `etag`; `query` values that are None, empty or False are left out.
+
+        Raises Refused for a no, ConfigError for wrong use.
+        """
+        told = {name: _told(value) for name, value in (query or {}).items() if value not in (None, "", False)}
         target = f"{self._url}/admin/v1/{path}" + (f"?{urlencode(told)}" if told else "")
         headers = {"x-cacheproxy-actor": "cli"}
         if self._token:
@@ -154,6 +156,15 @@ def show_json(value: object) -> None:
     click.echo(json.dumps(value, ensure_ascii=False))
 
 
+def show_each(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], nothing: str, *, as_json: bool) -> None:
+    """Print rows as a JSON object a line, as they come, or as a table."""
+    if as_json:
+        for row in rows:
+            show_json(row)
+    else:
+        show_table(rows, columns, nothing)
+
+
 def show_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], nothing: str) -> None:
     """Print rows as a table; what came from callers is shown without what would steer the terminal."""
     listed = list(rows)
@@ -183,6 +194,10 @@ def cell(value: object) -> str:
         case dict():
             return ", ".join(f"{name}={cell(one)}" for name, one in value.items()) or "-"
     return "".join(letter if letter.isprintable() else " " for letter in str(value))
+
+
+def _told(value: object) -> object:
+    return "true" if value is True else value
 
 
 def _encoded(body: object) -> bytes:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
-from cacheproxy.admin_calls import DRY_RUN, Admin, asks, cell, pages, read_json, segment, show_json, show_table
+from cacheproxy.admin_calls import (
+    DRY_RUN,
+    Admin,
+    asks,
+    cell,
+    pages,
+    read_json,
+    segment,
+    show_each,
+    show_json,
+    show_table,
+)
 from cacheproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 _REASON = click.option("--reason", default="", help="Why, for the audit log.")
 _IF_MATCH = click.option("--if-match", default="", metavar="ETAG", help="Refuse if another version is in force.")
@@ -37,7 +51,7 @@ def show(admin: Admin, as_json: bool, category: str) -> None:
       cacheproxy policies show > pack.json
       cacheproxy policies show support
     """
-    found = admin.get(f"policies/categories/{segment(category)}" if category else "policies")
+    found = admin.get(_path(category))
     click.echo(f"etag {admin.etag}", err=True)
     click.echo(json.dumps(found, ensure_ascii=False, indent=None if as_json else 2))
 
@@ -58,8 +72,7 @@ def patch(admin: Admin, as_json: bool, category: str, changes: tuple[str, ...], 
       cacheproxy policies patch finance allow_caching=false --dry-run
     """
     body = dict(_change(text) for text in changes)
-    path = f"policies/categories/{segment(category)}"
-    _show_change(_changed(admin, "PATCH", path, body, **how), as_json=as_json)
+    _show_change(_changed(admin, "PATCH", _path(category), body, **how), as_json=as_json)
 
 
 @policies.command()
@@ -76,8 +89,7 @@ def put(admin: Admin, as_json: bool, file: Path, category: str, **how: Any) -> N
     Example:
       cacheproxy policies put pack.json --dry-run
     """
-    path = f"policies/categories/{segment(category)}" if category else "policies"
-    _show_change(_changed(admin, "PUT", path, read_json(file), **how), as_json=as_json)
+    _show_change(_changed(admin, "PUT", _path(category), read_json(file), **how), as_json=as_json)
 
 
 @policies.command()
@@ -90,10 +102,8 @@ def versions(admin: Admin, as_json: bool) -> None:
       cacheproxy policies versions
     """
     found = admin.get("policies/versions")
-    if as_json:
-        show_json(found)
-        return
-    show_table(found["versions"], ("version", "at", "actor", "action", "reason", "in_force"), "no versions")
+    columns = ("version", "at", "actor", "action", "reason", "in_force")
+    _show_list(found, found["versions"], columns, "no versions", as_json=as_json)
 
 
 @policies.command()
@@ -136,10 +146,15 @@ def validate(admin: Admin, as_json: bool, file: Path) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _path(category: str) -> str:
+    """Return where a category's policy is, or the whole pack for ""."""
+    return f"policies/categories/{segment(category)}" if category else "policies"
+
+
 def _changed(
     admin: Admin, method: str, path: str, body: object, *, reason: str, if_match: str, dry_run: bool
 ) -> dict[str, Any]:
-    query = {"reason": reason, "dry_run": "true" if dry_run else ""}
+    query = {"reason": reason, "dry_run": dry_run}
     done: dict[str, Any] = admin.call(method, path, body, query=query, if_match=if_match)
     return done
 
@@ -182,10 +197,7 @@ def stats(admin: Admin, as_json: bool) -> None:
       cacheproxy stats
     """
     found = admin.get("stats")
-    if as_json:
-        show_json(found)
-        return
-    show_table([_stats_row(row) for row in found["categories"]], _STATS, "no categories")
+    _show_list(found, map(_stats_row, found["categories"]), _STATS, "no categories", as_json=as_json)
 
 
 _STATS = (
@@ -251,13 +263,9 @@ def list_near_misses(admin: Admin, as_json: bool, category: str, limit: int) -> 
     Example:
       cacheproxy near-misses list --json | jq -r .id
     """
-    rows = list(pages(admin, "near-misses", "near_misses", limit=limit, category=category))
-    if as_json:
-        for row in rows:
-            show_json(row)
-        return
+    rows = pages(admin, "near-misses", "near_misses", limit=limit, category=category)
     columns = ("id", "category", "times", "similarity", "threshold", "probability", "text", "entry_text")
-    show_table(rows, columns, "no near misses")
+    show_each(rows, columns, "no near misses", as_json=as_json)
 
 
 @near_misses.command()
@@ -271,8 +279,7 @@ def promote(admin: Admin, as_json: bool, near_miss_id: str, dry_run: bool) -> No
     Example:
       cacheproxy near-misses promote 0123456789abcdef01234567
     """
-    query = {"dry_run": "true" if dry_run else ""}
-    done = admin.call("POST", f"near-misses/{segment(near_miss_id)}/promote", query=query)
+    done = admin.call("POST", f"near-misses/{segment(near_miss_id)}/promote", query={"dry_run": dry_run})
     if as_json:
         show_json(done)
     else:
@@ -299,10 +306,8 @@ def list_recommendations(admin: Admin, as_json: bool) -> None:
       cacheproxy recommendations list
     """
     found = admin.get("recommendations")
-    if as_json:
-        show_json(found)
-        return
-    show_table(found["recommendations"], ("id", "kind", "category", "why", "expected"), "nothing is recommended")
+    columns = ("id", "kind", "category", "why", "expected")
+    _show_list(found, found["recommendations"], columns, "nothing is recommended", as_json=as_json)
 
 
 @recommendations.command()
@@ -317,9 +322,8 @@ def apply(admin: Admin, as_json: bool, recommendation_id: str, dry_run: bool, if
     Example:
       cacheproxy recommendations apply support-threshold --dry-run
     """
-    query = {"dry_run": "true" if dry_run else ""}
     path = f"recommendations/{segment(recommendation_id)}/apply"
-    _show_change(admin.call("POST", path, query=query, if_match=if_match), as_json=as_json)
+    _show_change(admin.call("POST", path, query={"dry_run": dry_run}, if_match=if_match), as_json=as_json)
 
 
 @click.command()
@@ -332,11 +336,8 @@ def upstreams(admin: Admin, as_json: bool) -> None:
       cacheproxy upstreams
     """
     found = admin.get("upstreams")
-    if as_json:
-        show_json(found)
-        return
     rows = [_flat(row) for row in found["upstreams"]]
-    show_table(rows, tuple(rows[0]) if rows else (), "no backends")
+    _show_list(found, rows, tuple(rows[0]) if rows else (), "no backends", as_json=as_json)
 
 
 @click.command()
@@ -350,10 +351,18 @@ def audit(admin: Admin, as_json: bool, limit: int) -> None:
       cacheproxy audit --limit 20
     """
     found = admin.get("audit", limit=limit)
+    columns = ("n", "at", "actor", "action", "target", "outcome")
+    _show_list(found, found["deeds"], columns, "nothing was changed yet", as_json=as_json)
+
+
+def _show_list(
+    found: dict[str, Any], rows: Iterable[dict[str, Any]], columns: Sequence[str], nothing: str, *, as_json: bool
+) -> None:
+    """Print a whole answer as one JSON object, or the rows of it as a table."""
     if as_json:
         show_json(found)
-        return
-    show_table(found["deeds"], ("n", "at", "actor", "action", "target", "outcome"), "nothing was changed yet")
+    else:
+        show_table(rows, columns, nothing)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

@@ -1,37 +1,20 @@
-"""The composition root: the only file that names concrete classes."""
+"""The composition root: what `opening.py` opens becomes one house, with its door, its upkeep and its end."""
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cacheproxy.access.inserts import InsertRate
-from cacheproxy.access.keeper import open_keeper
-from cacheproxy.access.meter import MeteredUpstream
-from cacheproxy.access.names import Names
 from cacheproxy.assembly import Backends, Front, Ground, Kept, Line
 from cacheproxy.clock import SystemClock
 from cacheproxy.configure import load
 from cacheproxy.dialect.chat import ChatDialect
 from cacheproxy.dialect.completions import CompletionsDialect
 from cacheproxy.dialect.responses import ResponsesDialect
-from cacheproxy.embed.batcher import MicroBatcher
-from cacheproxy.embed.examples import Examples
-from cacheproxy.embed.open import open_encoder
 from cacheproxy.erasure import Erasure, Part
 from cacheproxy.errors import ConfigError
 from cacheproxy.figures import Counted
-from cacheproxy.flight import Flights
-from cacheproxy.govern.audit import AuditLog
-from cacheproxy.govern.book import PolicyBook, Records
-from cacheproxy.govern.maker import Means, PolicyMaker
-from cacheproxy.govern.versions import VersionFile
 from cacheproxy.house import House, Readiness
 from cacheproxy.http.aliases import Aliases
 from cacheproxy.http.cached import CachedRoute
@@ -44,38 +27,13 @@ from cacheproxy.http.feedback import FeedbackRoute
 from cacheproxy.http.listener import data_app, is_loopback
 from cacheproxy.http.openapi import PATH as OPENAPI_PATH
 from cacheproxy.http.openapi import DocumentRoute
-from cacheproxy.index.partitioned import PartitionedIndex
-from cacheproxy.install import claim, install_secret, open_data_dir
-from cacheproxy.learn import shadow as learning
-from cacheproxy.learn.budget import Budget
-from cacheproxy.learn.feedback import Feedback
-from cacheproxy.learn.lookups import LookupLog
-from cacheproxy.learn.meter import LearningMeter
-from cacheproxy.learn.shadow import Shadow
-from cacheproxy.learn.verdicts import Verdicts
-from cacheproxy.pipeline import Parts, Pipeline
-from cacheproxy.policy.adapt import LoadWatch
-from cacheproxy.policy.evict import quotas
-from cacheproxy.policy.loader import find_pack, load_pack
-from cacheproxy.policy.prepare import fitted
-from cacheproxy.privacy.gate import PresidioGate
-from cacheproxy.promote import promote_judged
+from cacheproxy.opening import open_backends, open_ground, open_kept, open_line
 from cacheproxy.query.chat import read_chat
 from cacheproxy.query.completions import read_completion
 from cacheproxy.query.responses import read_responses
-from cacheproxy.query.scope import common_of, read_scope
-from cacheproxy.query.scope import tenant_of as tenant_of_label
 from cacheproxy.reconcile import Reconciler
-from cacheproxy.sharing import Sharing, SharingMeans
 from cacheproxy.stats.reader import Sources, Stats
-from cacheproxy.store.open import open_store
-from cacheproxy.supervise import Supervisor
-from cacheproxy.telemetry import Telemetry
 from cacheproxy.upkeep import Snapshots, Upkeep
-from cacheproxy.upstream.local.process import LocalModel
-from cacheproxy.upstream.open import open_pool
-from cacheproxy.verify.verifier import ThreadedVerifier
-from cacheproxy.verifying import open_verifier
 from cacheproxy.warming import Warming
 
 if TYPE_CHECKING:
@@ -85,12 +43,11 @@ if TYPE_CHECKING:
 
     from cacheproxy.http.exchange import Receive, Send
     from cacheproxy.model import Controls, Query, Scope
-    from cacheproxy.ports import Clock, Dialect, Upstream
+    from cacheproxy.ports import Clock, Dialect
     from cacheproxy.settings import Settings
 
     Read = Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]
 
-_SNAPSHOTS = "index"
 _BUDGET_INTERVAL_S = 2.0
 
 
@@ -102,10 +59,10 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
     """
     _refuse_open_relay(settings)
     async with AsyncExitStack() as stack:
-        ground = _ground(settings, clock or SystemClock(), stack)
-        kept = await _kept(ground, stack)
-        backends = await _backends(ground, stack)
-        line = await _line(ground, kept, backends, stack)
+        ground = open_ground(settings, clock or SystemClock(), stack)
+        kept = await open_kept(ground, stack)
+        backends = await open_backends(ground, stack)
+        line = await open_line(ground, kept, backends, stack)
         front = _front(ground, kept, backends, line)
         stats = _stats(kept, backends, line)
         ground.telemetry.export(
@@ -141,185 +98,6 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
             sharing=line.sharing,
             stats=stats,
         )
-
-
-def _ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
-    load_pack(find_pack(settings.policies.pack))  # what is wrong with it is told before anything is made
-    telemetry, data_dir = Telemetry(), open_data_dir(settings)
-    owned, secret = stack.enter_context(claim(data_dir)), install_secret(data_dir)
-    keeper = open_keeper(settings, data_dir, secret, clock)
-    if keeper is not None:
-        stack.callback(keeper.save)  # after the supervisor's end: calls that it cancels are charged, too
-    return Ground(
-        settings=settings,
-        clock=clock,
-        telemetry=telemetry,
-        data_dir=data_dir,
-        claim=owned,
-        secret=secret,
-        keeper=keeper,
-        identify=keeper.gate.identify if keeper else partial(read_scope, secret=secret),
-        names=Names(secret, keyed=keeper is not None),
-        audit=AuditLog(data_dir / "audit.jsonl", clock),
-    )
-
-
-async def _kept(ground: Ground, stack: AsyncExitStack) -> Kept:
-    settings, data_dir, clock = ground.settings, ground.data_dir, ground.clock
-    room = settings.store.max_entries, settings.store.max_bytes
-    store = open_store(settings.store, data_dir, clock, lambda: quotas(book().pack, *room))
-    await stack.enter_async_context(store)
-    encoder = await asyncio.to_thread(open_encoder, settings.encoder, data_dir)
-    embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
-    partitions = PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch)
-    index = await stack.enter_async_context(partitions)
-    await index.restore(data_dir / _SNAPSHOTS, store.scan(embedder.epoch))
-    verifier = await _verifier(settings, embedder.epoch, stack)
-    records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
-    book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder, verifier)), clock)
-    await book.open()
-    return Kept(store=store, embedder=embedder, index=index, verifier=verifier, book=book)
-
-
-async def _verifier(settings: Settings, epoch: str, stack: AsyncExitStack) -> ThreadedVerifier | None:
-    chosen = settings.verifier
-    scorer = await asyncio.to_thread(open_verifier, settings)
-    if scorer is None:
-        return None
-    live = ThreadedVerifier(
-        scorer, [epoch], threads=chosen.threads, timeout_s=chosen.timeout_ms / 1000, queue=chosen.queue
-    )
-    return await stack.enter_async_context(live)
-
-
-def _means(ground: Ground, embedder: MicroBatcher, verifier: ThreadedVerifier | None) -> Means:
-    chosen = ground.settings.encoder.cache_dir
-    folder = Path(chosen).expanduser() if chosen else ground.data_dir / "encoders"
-    return Means(
-        epoch=embedder.epoch,
-        tenant_of=partial(tenant_of_label, secret=ground.secret),
-        embed_all=Examples(embedder, folder / "examples.sqlite3"),
-        fit=fitted,
-        verifier=verifier.scorer if verifier else None,
-    )
-
-
-async def _backends(ground: Ground, stack: AsyncExitStack) -> Backends:
-    settings, told = ground.settings, ground.telemetry.upstream_first_byte_seconds
-    model: LocalModel | None = None
-    if settings.upstream.url == "local":
-        model = await stack.enter_async_context(LocalModel(_model_dir(ground)))
-    pool = await stack.enter_async_context(
-        open_pool(
-            settings,
-            ground.clock,
-            socket_path=model.socket_path if model else None,
-            observe=lambda name, seconds: told.labels(name).observe(seconds),
-        )
-    )
-    upstream: Upstream = MeteredUpstream(pool) if ground.keeper else pool
-    return Backends(model=model, pool=pool, load=LoadWatch(settings.load), upstream=upstream)
-
-
-def _model_dir(ground: Ground) -> Path:
-    chosen = ground.settings.upstream.local_cache_dir
-    return Path(chosen).expanduser() if chosen else ground.data_dir
-
-
-async def _line(ground: Ground, kept: Kept, backends: Backends, stack: AsyncExitStack) -> Line:
-    settings, clock, pool, watch = ground.settings, ground.clock, backends.pool, backends.load
-    # What flights use while they end is opened before the supervisor that ends them, so that it closes after it.
-    gate = PresidioGate()
-    stack.callback(gate.close)
-    verdicts = await stack.enter_async_context(Verdicts(ground.data_dir / "feedback.sqlite3"))
-    threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
-    supervisor = await stack.enter_async_context(Supervisor())
-    flights = Flights(
-        supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
-    )
-    lookups = LookupLog(kept.book, ground.telemetry, clock, kept.embedder.epoch)
-    fingerprint = kept.verifier.fingerprint if kept.verifier else ""
-    budget = await stack.enter_async_context(Budget(ground.data_dir / "budget.sqlite3", fingerprint, clock))
-    feedback = Feedback(verdicts, clock, lookups, budget)
-    crowded = asyncio.Event()
-    sharing = Sharing(
-        SharingMeans(
-            store=kept.store,
-            catalogue=kept.store,
-            index=kept.index,
-            pii=gate,
-            feedback=feedback,
-            clock=clock,
-            telemetry=ground.telemetry,
-            common=common_of(ground.secret),
-            spawn=supervisor.spawn,
-        )
-    )
-    parts = Parts(
-        store=kept.store,
-        index=kept.index,
-        embedder=kept.embedder,
-        verifier=kept.verifier,
-        upstream=backends.upstream,
-        clock=clock,
-        telemetry=ground.telemetry,
-        make_room=crowded.set,
-        feedback=feedback,
-        lookups=lookups,
-        resolve=pool.resolve,
-        pii=gate,
-        budget=budget,
-        sharing=sharing,
-        may_keep=InsertRate(settings.store.max_inserts_per_minute, clock),
-        load=lambda model: watch.least(pool.backends(model)),
-    )
-    parts = replace(parts, learning=_learning(ground, kept, parts, budget, feedback, lookups, supervisor))
-    return Line(
-        budget=budget,
-        gate=gate,
-        threads=threads,
-        supervisor=supervisor,
-        flights=flights,
-        lookups=lookups,
-        feedback=feedback,
-        sharing=sharing,
-        crowded=crowded,
-        pipeline=Pipeline(
-            parts,
-            kept.book,
-            flights,
-            lookup_timeout_s=settings.server.lookup_timeout_ms / 1000,
-            coalesce_timeout_s=settings.flight.coalesce_timeout_s,
-        ),
-    )
-
-
-def _learning(
-    ground: Ground,
-    kept: Kept,
-    parts: Parts,
-    budget: Budget,
-    feedback: Feedback,
-    lookups: LookupLog,
-    supervisor: Supervisor,
-) -> Shadow:
-    means = learning.Means(
-        store=kept.store,
-        embedder=kept.embedder,
-        upstream=parts.upstream,
-        budget=budget,
-        meter=LearningMeter(ground.clock),
-        lookups=lookups,
-        telemetry=ground.telemetry,
-        clock=ground.clock,
-        random=Random(),
-        policy=kept.book,
-        load=parts.load,
-        spawn=supervisor.spawn,
-        quarantine=feedback.found_wrong,
-        promote=lambda looked, source_id: promote_judged(parts, kept.book(), looked, source_id),
-    )
-    return Shadow(means, ground.settings.learn)
 
 
 def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
@@ -369,7 +147,7 @@ def _stats(kept: Kept, backends: Backends, line: Line) -> Stats:
 
 def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: AsyncExitStack) -> Erasure:
     """Start the upkeep; return what erases. The last snapshot is the first thing done at the end."""
-    snapshots = Snapshots(kept.index, ground.data_dir / _SNAPSHOTS)
+    snapshots = Snapshots(kept.index, ground.snapshots_dir)
     # In this order: what remembers texts first, snapshots last, when the index no longer holds anything.
     remembering = [
         Part(name="feedback", forget=line.feedback.forget),
@@ -377,6 +155,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         Part(name="lookups", forget=line.lookups.forget),
         Part(name="questions", forget=lambda *_: line.pipeline.forget_questions()),
         Part(name="embeddings", forget=lambda *_: kept.embedder.forget()),
+        Part(name="verifier", forget=lambda *_: kept.verifier.forget() if kept.verifier else 0),
         Part(name="snapshots", forget=lambda *_: snapshots.scrub()),
     ]
     erasure = Erasure(kept.store, kept.index.erase, remembering, ground.clock, ground.data_dir / "erasures.json")

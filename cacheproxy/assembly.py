@@ -1,4 +1,4 @@
-"""What each step of the assembly hands to the next; `app.py` takes the steps."""
+"""What each step of the assembly hands to the next: `opening.py` has most of them, `app.py` takes them."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ class Ground:
     identify: Callable[[list[tuple[bytes, bytes]]], Scope]
     names: Names
     audit: AuditLog
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """Where the index is saved to be restored."""
+        return self.data_dir / "index"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Contexts: a question in its conversation, embedded so that its like is found, and verified turn by turn.
+"""Contexts: a question and its conversation, embedded so that its like is found, and verified turn by turn.
 
 The rules are pure (query/chain.py, verify/chains.py); here the encoder and the verifier are asked.
 """
@@ -17,10 +17,11 @@ from cacheproxy.query.chain import ABOUT, in_context, leading_questions
 from cacheproxy.verify.chains import compare, conclude
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Candidate, Entry, Query
     from cacheproxy.ports import Embedder, Verifier
     from cacheproxy.verify.chains import Comparison, Pair
@@ -31,29 +32,57 @@ _NOT_ASKED = Verification(probability=0.0, veto="", steps=(("not_asked", 1.0),))
 
 
 class Contexts:
-    """What questions of conversations mean. Everything it embeds is remembered for the query's tenant alone."""
+    """What questions and their conversations mean. All that it embeds is remembered for the query's tenant alone."""
 
     def __init__(self, embedder: Embedder | None, verifier: Verifier | None) -> None:
         self._embedder = embedder
         self._verifier = verifier
 
-    async def placed(self, query: Query, question: Embedding) -> Embedding:
-        """Return the embedding by which a question is kept and looked for: its own, or in its conversation.
+    async def question(self, journey: Journey) -> Embedding:
+        """Return the embedding of the question alone, made once. Raises EmbedderUnavailable."""
+        embedder, query = self._encoder(), journey.query
+        if journey.embedding is None:
+            journey.embeddable = False  # unless the next line returns
+            journey.embedding = await embedder.embed(query.text, scope=query.scope.tenant)
+            journey.embeddable = True
+        return journey.embedding
+
+    async def embedded(self, journey: Journey, text: str) -> Embedding:
+        """Return the embedding of a text of the request, the question or another one. Raises EmbedderUnavailable."""
+        if text == journey.query.text:
+            return await self.question(journey)
+        return await self._encoder().embed(text, scope=journey.query.scope.tenant)
+
+    async def placed(self, journey: Journey) -> Embedding:
+        """Return the embedding by which a question is kept and looked for, made once: its own, or in its conversation.
 
         Raises EmbedderUnavailable.
         """
-        if not query.chain:
-            return question
-        return replace(question, vector=in_context(question.vector, await self._asked(query)))
+        if journey.placed is None:
+            question = await self.question(journey)
+            if journey.query.chain:
+                vector = in_context(question.vector, await self._asked(journey.query))
+                question = replace(question, vector=vector)
+            journey.placed = question
+        return journey.placed
 
-    async def about(self, query: Query, question: Embedding) -> NDArray[np.float32]:
+    async def about(self, journey: Journey) -> NDArray[np.float32]:
         """Return the vector by which a question's conversation is classified. Raises EmbedderUnavailable."""
-        return in_context(question.vector, await self._asked(query), ABOUT)
+        question = await self.question(journey)
+        return in_context(question.vector, await self._asked(journey.query), ABOUT)
 
-    async def plainly(self, query: Query, question: Embedding, entry: Entry) -> float:
+    async def plainly(self, journey: Journey, entry: Entry) -> float:
         """Return how near the last questions of two conversations are. Raises EmbedderUnavailable."""
-        (kept,) = await self._embedded((entry.text,), query.scope.tenant)
+        question = await self.question(journey)
+        (kept,) = await self._all((entry.text,), journey.query.scope.tenant)
         return float(np.dot(question.vector, kept.vector)) if kept.unseen == question.unseen else -1.0
+
+    def forget(self, journey: Journey, texts: Iterable[str]) -> None:
+        """Keep no embedding of these texts of a request, nor of its conversation."""
+        if self._embedder is not None:
+            journey.embedding = journey.placed = None
+            for text in {*texts, *leading_questions(journey.query.chain)}:
+                self._embedder.drop(text, scope=journey.query.scope.tenant)
 
     async def verified(
         self, query: Query, kept: Sequence[tuple[Entry, Candidate]], at_least: float
@@ -83,7 +112,7 @@ class Contexts:
         if verifier is None:
             raise VerifierUnavailable("there is no verifier")
         texts = list(dict.fromkeys(text for pair in pairs for text in (pair.asked, pair.kept)))
-        known = dict(zip(texts, await self._embedded(texts, tenant), strict=True))
+        known = dict(zip(texts, await self._all(texts, tenant), strict=True))
         of_asked: dict[str, list[Pair]] = {}
         for pair in pairs:
             of_asked.setdefault(pair.asked, []).append(pair)
@@ -103,13 +132,16 @@ class Contexts:
         }
 
     async def _asked(self, query: Query) -> list[NDArray[np.float32]]:
-        return [one.vector for one in await self._embedded(leading_questions(query.chain), query.scope.tenant)]
+        return [one.vector for one in await self._all(leading_questions(query.chain), query.scope.tenant)]
 
-    async def _embedded(self, texts: Sequence[str], tenant: str) -> list[Embedding]:
-        embedder = self._embedder
-        if embedder is None:
-            raise EmbedderUnavailable("there is no encoder")
+    async def _all(self, texts: Sequence[str], tenant: str) -> list[Embedding]:
+        embedder = self._encoder()
         return list(await asyncio.gather(*(embedder.embed(text, scope=tenant) for text in texts)))
+
+    def _encoder(self) -> Embedder:
+        if self._embedder is None:
+            raise EmbedderUnavailable("there is no encoder")
+        return self._embedder
 
 
 def _cosine(known: dict[str, Embedding], pair: Pair) -> float:

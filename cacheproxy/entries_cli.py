@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import msgspec
 
-from cacheproxy.admin_calls import DRY_RUN, Admin, asks, cell, pages, segment, show_json, show_table
+from cacheproxy.admin_calls import DRY_RUN, Admin, asks, cell, pages, segment, show_each, show_json
 from cacheproxy.errors import ConfigError, RequestError
 from cacheproxy.evaluate.progress import progress
 from cacheproxy.query.canonical import decode
@@ -60,12 +60,8 @@ def list_entries(admin: Admin, as_json: bool, limit: int, **chosen: str) -> None
       cacheproxy entries list --tenant webshop --json | jq -r .id
     """
     found = pages(admin, "entries", "entries", limit=limit, **chosen)
-    if as_json:
-        for entry in found:
-            show_json(entry)
-        return
     columns = ("id", "category", "model", "dialect", "tags", "size_bytes", "has_vector", "text")
-    show_table(found, columns, "no entries")
+    show_each(found, columns, "no entries", as_json=as_json)
 
 
 @entries.command(name="show")
@@ -98,7 +94,7 @@ def delete_entry(admin: Admin, as_json: bool, entry_id: str, dry_run: bool) -> N
     Example:
       cacheproxy entries delete 0123456789abcdef0123456789abcdef
     """
-    done = admin.call("DELETE", f"entries/{segment(entry_id)}", query={"dry_run": "true" if dry_run else ""})
+    done = admin.call("DELETE", f"entries/{segment(entry_id)}", query={"dry_run": dry_run})
     _show_purged(done, as_json=as_json)
 
 
@@ -115,7 +111,7 @@ def share_entry(admin: Admin, as_json: bool, entry_id: str, dry_run: bool) -> No
     Example:
       cacheproxy entries share 0123456789abcdef0123456789abcdef
     """
-    done = admin.call("POST", f"entries/{segment(entry_id)}/share", query={"dry_run": "true" if dry_run else ""})
+    done = admin.call("POST", f"entries/{segment(entry_id)}/share", query={"dry_run": dry_run})
     if as_json:
         show_json(done)
         return

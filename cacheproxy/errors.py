@@ -31,7 +31,8 @@
         ├── EmbedderUnavailable
         ├── IndexUnavailable
         ├── StoreUnavailable
-        └── FeedbackUnavailable  503, a verdict could not be written
+        ├── FeedbackUnavailable  503, a verdict could not be written
+        └── AugmentUnavailable   what augmentation learnt could not be written
 
 Each leaf that can reach a caller carries its HTTP status and its OpenAI wire code. Messages say what, where and what to
 do, and never hold prompt text or keys.
@@ -289,3 +290,9 @@ class FeedbackUnavailable(PartUnavailable):
     status = 503
     part = "feedback"
     code = "feedback_unavailable"
+
+
+class AugmentUnavailable(PartUnavailable):
+    """What augmentation learnt could not be written: it holds until the next start."""
+
+    part = "augment"

@@ -19,8 +19,9 @@ from cacheproxy.query.responses import read_responses
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Controls, Entry, Judgement, Outcome, Query, Scope
-    from cacheproxy.pipeline import Journey, Pipeline
+    from cacheproxy.pipeline import Pipeline
     from cacheproxy.ports import Budget
 
 _NEAREST = 3
@@ -47,7 +48,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     value: float
 
 
-class Near(msgspec.Struct, frozen=True, kw_only=True):
+class NearbyEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One entry near the question; `verdict` says why it is or is not served.
 
     `probability` (that its answer is right), `veto` (the rule that forbids it) and `steps` (what each step of the
@@ -101,8 +102,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     probability: float | None
     entry: str
     lookup_ms: float
-    candidates: list[Near]
-    elsewhere: list[Near]
+    candidates: list[NearbyEntry]
+    elsewhere: list[NearbyEntry]
 
 
 async def explain(
@@ -185,7 +186,7 @@ def render(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
-def _line(label: str, near: Near) -> str:
+def _line(label: str, near: NearbyEntry) -> str:
     line = f"{label}  {near.similarity:.4f}  {near.entry}  {near.verdict}: {near.text[:80]!r}"
     if near.probability is None:
         return line
@@ -227,14 +228,14 @@ def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str, budg
     }
 
 
-async def _candidates(pipeline: Pipeline, outcome: Outcome) -> list[Near]:
+async def _candidates(pipeline: Pipeline, outcome: Outcome) -> list[NearbyEntry]:
     found = getattr(outcome, "evidence", None)
     return [await _near(pipeline, judgement) for judgement in (found.judgements if found else ())]
 
 
-async def _near(pipeline: Pipeline, judgement: Judgement) -> Near:
+async def _near(pipeline: Pipeline, judgement: Judgement) -> NearbyEntry:
     entry, verified = await _entry(pipeline, judgement.candidate.entry_id), judgement.verified
-    return Near(
+    return NearbyEntry(
         entry=judgement.candidate.entry_id,
         similarity=judgement.candidate.similarity,
         text=entry.text if entry else "",
@@ -245,7 +246,7 @@ async def _near(pipeline: Pipeline, judgement: Judgement) -> Near:
     )
 
 
-async def _elsewhere(pipeline: Pipeline, journey: Journey, known: set[str]) -> list[Near]:
+async def _elsewhere(pipeline: Pipeline, journey: Journey, known: set[str]) -> list[NearbyEntry]:
     """Return the nearest entries that this caller's partition does not hold, with what sets them apart."""
     embedder, store = pipeline.parts.embedder, pipeline.parts.store
     if embedder is None:
@@ -269,7 +270,7 @@ async def _elsewhere(pipeline: Pipeline, journey: Journey, known: set[str]) -> l
             same = entry.tenant == journey.query.scope.tenant
             verdict = "another model, parameters or history" if same else "another tenant"
             text = entry.text if same else "(not shown)"
-            found.append(Near(entry=entry_id, similarity=similarity, text=text, verdict=verdict))
+            found.append(NearbyEntry(entry=entry_id, similarity=similarity, text=text, verdict=verdict))
     return found
 
 

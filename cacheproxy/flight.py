@@ -27,6 +27,19 @@ class Head:
     status: int
     headers: tuple[tuple[str, str], ...]
 
+    @property
+    def failed(self) -> bool:
+        """Whether the backend could not do it now, so that another try may help."""
+        return self.status == 429 or self.status >= 500
+
+    @property
+    def streams(self) -> bool:
+        """Whether a server-sent event stream follows."""
+        return any(
+            name.lower() == "content-type" and value.lower().startswith("text/event-stream")
+            for name, value in self.headers
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settlement:

@@ -1,59 +1,45 @@
-"""The straight line: plan, exact, semantic, flight. It holds no rule of its own; it asks pure functions, hands on."""
+"""The straight line: plan, exact, semantic, flight. It holds no rule of its own; it asks pure functions, hands on.
+
+What the backend answers comes by `joining.py` and `fetching.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from cacheproxy.errors import LookupTooSlow, UpstreamError
-from cacheproxy.flight import Head, Settlement
-from cacheproxy.model import Bypass, Hit, Looked, Miss, Reply, Stale
-from cacheproxy.policy.admit import Keep, Refuse, admit, vary_names
+from cacheproxy.fetching import Fetching
+from cacheproxy.joining import Flown, Joining
+from cacheproxy.journey import Journey
+from cacheproxy.judging import most_telling
+from cacheproxy.model import Bypass, Hit, Looked, Miss, Stale
 from cacheproxy.policy.edit import told_by
-from cacheproxy.policy.freshness import may_rescue, prefers_stale
+from cacheproxy.policy.freshness import may_rescue
 from cacheproxy.policy.plan import plan as plan_query
 from cacheproxy.policy.plan import possible
 from cacheproxy.policy.price import saved_usd
-from cacheproxy.ports import Answered
 from cacheproxy.query.recent import RecentQuestions
-from cacheproxy.query.variant import selectable, variant, variant_key
-from cacheproxy.refusals import Refusals
-from cacheproxy.tiers import Journey, Parts, Tiers, entry_id, most_telling
+from cacheproxy.query.variant import selectable
+from cacheproxy.tiers import Tiers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
 
-    from cacheproxy.flight import Flight, Flights, Reader
+    from cacheproxy.flight import Flight, Flights, Head, Reader, Settlement
     from cacheproxy.model import Outcome, Query
+    from cacheproxy.parts import Parts
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.pack import Pack
     from cacheproxy.ports import Call, Dialect, Fold
-
-__all__ = ["Flown", "Journey", "Parts", "Pipeline", "entry_id", "failed", "is_event_stream"]
 
 _MOST_REFRESHES = 64
 """Most answers fetched anew in the background at a time; beyond it a stale one stays as it is for now."""
 _EXCUSES = frozenset({429, 500, 502, 503, 504, *range(520, 531)})
 """What counts as a failure that a stale answer may stand in for: RFC 5861 section 4, overload, and what CDNs add."""
-_MOST_WAITS = 2
-_MOST_FAILURES = 2
 
 F = TypeVar("F", bound="Fold")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flown:
-    """An answer from the backend through a flight; the receiver must leave `reader`.
-
-    `body` is the whole body, or None for an event stream, or a long body of a list, that is still coming.
-    """
-
-    outcome: Miss
-    reader: Reader
-    head: Head
-    body: bytes | None
-    coalesced: bool
 
 
 class Pipeline:
@@ -73,8 +59,9 @@ class Pipeline:
         self.policy = policy
         self.flights = flights
         self._recent = RecentQuestions()
-        self._refusals = Refusals(parts.clock)
         self.tiers = Tiers(parts, flights, settle_timeout_s=settle_timeout_s)
+        self._joining = Joining(flights, parts.telemetry, timeout_s=coalesce_timeout_s)
+        self._fetching = Fetching(parts, flights, self.tiers, self.still_kept)
         self._lookup_timeout_s = lookup_timeout_s
         self._coalesce_timeout_s = coalesce_timeout_s
         self._settle_timeout_s = settle_timeout_s
@@ -119,7 +106,7 @@ class Pipeline:
             except TimeoutError:
                 self.tiers.give_up(journey)
                 failure = LookupTooSlow("the lookup took longer than its budget")
-                outcome = self.tiers.miss(journey, self.tiers.failed(failure))
+                outcome = self.tiers.miss(journey, self.parts.failed(failure))
         if isinstance(outcome, Miss) and journey.query.text:
             otherwise = self._recent.asked_otherwise(journey.query, remember=remember and journey.plan.store)
             outcome = replace(outcome, asked_otherwise=otherwise)
@@ -130,7 +117,7 @@ class Pipeline:
         outcome = await self.tiers.exact(journey)
         if isinstance(outcome, Hit):
             return outcome
-        flight = self._joinable(journey)
+        flight = self._joining.flight_for(journey)
         if flight is not None:  # the very same text is being answered: what it is of is known
             if journey.told is None and flight.policy is journey.policy and flight.told is not None:
                 journey.settle(flight.told, self.epoch)
@@ -186,6 +173,10 @@ class Pipeline:
         )
         lookups.note(journey.looked)
 
+    async def approved(self, journey: Journey, miss: Miss, entry_id: str) -> Hit | None:
+        """Return the hit that a judge's approval makes of a refused candidate, or None."""
+        return await self.tiers.approved(journey, miss, entry_id)
+
     async def fly(self, journey: Journey, miss: Miss, call: Call, dialect: Dialect) -> Hit | Flown:
         """Have the backend answer a miss and keep the answer, together with everybody who asks the same meanwhile.
 
@@ -215,7 +206,7 @@ class Pipeline:
     def refresh(self, journey: Journey, call: Call, dialect: Dialect) -> None:
         """Have the backend answer again in the background, unless it is doing so; a failure changes nothing."""
         if self.flights.find(journey.key) is None and self.flights.unattended < _MOST_REFRESHES:
-            self.flights.leave_alone(self._open(journey, journey.key, call, dialect))
+            self.flights.leave_alone(self._fetching.open(journey, journey.key, call, dialect))
 
     async def share(
         self, journey: Journey, miss: Miss, exchange: Callable[[Flight], Awaitable[None]], *, whole_bytes: int
@@ -228,11 +219,25 @@ class Pipeline:
         def lead(key: bytes | None) -> Reader:
             return self.flights.open(key, journey.query.wire, exchange, journey.query)
 
-        return await self._join_or_lead(journey, miss, lead, whole_bytes)
+        return await self._joining.join_or_lead(journey, miss, lead, whole_bytes)
+
+    async def relay(
+        self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...], bool], F]
+    ) -> tuple[Head, F]:
+        """Pass the backend's answer on to the flight, up to its clean end, and fold it, as `Fetching.relay`."""
+        return await self._fetching.relay(flight, call, start_fold)
 
     async def settlement(self, flown: Flown) -> Settlement:
         """Return what became of a flown answer, waiting a moment for it to be stored, so that headers can tell."""
         return await flown.reader.flight.settled(self._settle_timeout_s)
+
+    def still_kept(self, journey: Journey) -> bool:
+        """Whether the policy in force by now lets an answer be kept that was asked for under an earlier one.
+
+        Not where it tells queries' categories otherwise, or what of them may be kept: the query is not told anew.
+        """
+        policy = self.policy()
+        return policy is journey.policy or told_by(policy.pack) == told_by(journey.policy.pack)
 
     async def forget(self, entry_ids: Collection[str]) -> int:
         """Remove entries for good: no later lookup serves them. Return how many there were. Raises StoreUnavailable."""
@@ -255,17 +260,9 @@ class Pipeline:
                 return found
 
         def lead(key: bytes | None) -> Reader:
-            return self._open(journey, key, call, dialect)
+            return self._fetching.open(journey, key, call, dialect)
 
-        return await self._join_or_lead(journey, miss, lead)
-
-    def _open(self, journey: Journey, key: bytes | None, call: Call, dialect: Dialect) -> Reader:
-        reader = self.flights.open(
-            key, journey.query.wire, lambda flight: self._exchange(flight, journey, call, dialect), journey.query
-        )
-        if journey.settled:
-            reader.flight.told, reader.flight.policy = journey.told, journey.policy
-        return reader
+        return await self._joining.join_or_lead(journey, miss, lead)
 
     async def _rescue(self, journey: Journey, miss: Miss, status: int | None) -> Hit | None:
         """Return a stale answer that may be served now that the backend failed, with `status` or without a word.
@@ -287,171 +284,3 @@ class Pipeline:
         if found.stale is Stale.NO:
             return found
         return replace(found, reason="stale_if_error", stale=Stale.ON_ERROR, instead_of=miss, failed_status=status)
-
-    def _joinable(self, journey: Journey) -> Flight | None:
-        plan = journey.plan
-        if not (plan.exact and plan.store) or plan.only_if_cached:
-            return None
-        flight = self.flights.find(journey.key)
-        return flight if flight is not None and flight.form == journey.query.wire else None
-
-    async def _join_or_lead(
-        self, journey: Journey, outcome: Miss, lead: Callable[[bytes | None], Reader], whole_bytes: int | None = None
-    ) -> Flown:
-        """Join or lead, or go alone where one exchange cannot serve two.
-
-        A follower whose leader fails before giving it a byte tries once more, leading or following. Of those who waited
-        long enough for a leader one becomes the next, and the others follow him; who waited twice goes alone.
-        """
-        key = journey.key if journey.plan.exact else None
-        failures = waits = 0
-        while (flight := self._joinable(journey)) is not None:
-            try:
-                flown = await self._first_bytes(flight.attach(), outcome, whole_bytes, coalesced=True, started=True)
-            except TimeoutError:
-                waits += 1
-                if self.flights.find(journey.key) is flight:
-                    self.flights.ground(flight)  # and the next flight begins below, before anybody else wakes
-                    break
-                if waits == _MOST_WAITS:
-                    key = None
-                    break
-                continue
-            except UpstreamError:
-                failures += 1
-                if failures == _MOST_FAILURES:
-                    raise
-                continue
-            apart = _told_apart(flown, journey.query)
-            if apart is not None:
-                flown.reader.leave()
-                if apart in (b"", journey.variant_key):
-                    key = None
-                    break
-                journey.variant_key = key = apart
-                continue
-            failures += failed(flown.head.status)
-            if not failed(flown.head.status) or failures == _MOST_FAILURES:
-                self.parts.telemetry.coalesced.inc()
-                return flown
-            flown.reader.leave()
-        stands_in = prefers_stale(journey.plan)
-        return await self._first_bytes(lead(key), outcome, whole_bytes, coalesced=False, started=stands_in)
-
-    async def _first_bytes(
-        self, reader: Reader, outcome: Miss, whole_bytes: int | None, *, coalesced: bool, started: bool
-    ) -> Flown:
-        """Wait for the head, and for the whole body of what is no stream; of a stream for the first byte if `started`.
-
-        Whatever fails until then has shown the caller nothing yet.
-        """
-        try:
-            async with asyncio.timeout(self._coalesce_timeout_s if coalesced else None):
-                head = await reader.head()
-                streams = is_event_stream(head.headers)
-                if streams and started:
-                    await reader.started()
-            if whole_bytes is not None and not streams:
-                streams = not await reader.ends_within(whole_bytes)
-            body = None if streams else await reader.body()
-        except BaseException:
-            reader.leave()
-            raise
-        return Flown(outcome=outcome, reader=reader, head=head, body=body, coalesced=coalesced)
-
-    async def _exchange(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> None:
-        parts = self.parts
-        fence, started_s = parts.store.fence, parts.clock.monotonic()
-        try:
-            head, fold = await self.relay(
-                flight, call, lambda headers, altered: dialect.fold(journey.query.wire, headers, altered=altered)
-            )
-        except UpstreamError as exc:
-            parts.telemetry.upstream_errors.labels(exc.code).inc()
-            raise
-        fill_s = parts.clock.monotonic() - started_s
-        parts.telemetry.upstream_seconds.observe(fill_s)
-        if parts.lookups is not None and not failed(head.status):
-            parts.lookups.filled(journey.plan.category, journey.query.model, fill_s * 1000)
-        reply, now_s = fold.reply(), parts.clock.now()
-        match admit(journey.query.dialect, head.status, head.headers, reply, journey.plan, now_s=now_s):
-            case Refuse(reason=reason):
-                settlement = Settlement(stored=False, reason=reason)
-            case Keep() if not self.still_kept(journey):
-                settlement = Settlement(stored=False, reason="policy_changed")
-            case Keep() as kept:
-                settlement = await self.tiers.keep(journey, kept, fence=fence, fill_ms=fill_s * 1000)
-        parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
-        flight.settle(settlement)
-        if parts.learning is not None and journey.missed is not None:
-            whole = reply if settlement.stored and isinstance(reply, Reply) else None
-            parts.learning.answered(
-                Answered(
-                    query=journey.query,
-                    plan=journey.plan,
-                    miss=journey.missed,
-                    reply=whole,
-                    call=call,
-                    looked=journey.looked,
-                )
-            )
-
-    async def approved(self, journey: Journey, miss: Miss, entry_id: str) -> Hit | None:
-        """Return the hit that a judge's approval makes of a refused candidate, or None."""
-        return await self.tiers.approved(journey, miss, entry_id)
-
-    def still_kept(self, journey: Journey) -> bool:
-        """Whether the policy in force by now lets an answer be kept that was asked for under an earlier one.
-
-        Not where it tells queries' categories otherwise, or what of them may be kept: the query is not told anew.
-        """
-        policy = self.policy()
-        return policy is journey.policy or told_by(policy.pack) == told_by(journey.policy.pack)
-
-    async def relay(
-        self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...], bool], F]
-    ) -> tuple[Head, F]:
-        """Pass the backend's answer on to the flight, up to its clean end, and fold it. Raises UpstreamError.
-
-        `start_fold` is told the headers, and whether the backend took the call's `body` rather than its `plain_body`.
-        """
-        answer, altered = await self._refusals.send(self.parts.upstream, call)
-        async with answer:
-            head = Head(status=answer.status, headers=answer.headers)
-            if failed(head.status):
-                self.flights.ground(flight)
-            fold = start_fold(head.headers, altered)
-            flight.begin(head)
-            try:
-                async for chunk in answer.chunks():
-                    await flight.write(fold.feed(chunk))
-            finally:
-                flight.append(fold.flush())
-            flight.end()
-        return head, fold
-
-
-def _told_apart(flown: Flown, query: Query) -> bytes | None:
-    """Return None when a shared answer suits this request, else the key of the request's own variant.
-
-    It does not suit when it was chosen by headers (`Vary`) that differ from the leader's; b"" when nothing can tell.
-    """
-    names, leader = vary_names(flown.head.headers), flown.reader.flight.query
-    if names == ():
-        return None
-    if names is None or leader is None:
-        return b""
-    digest = variant(query, names)
-    return None if digest == variant(leader, names) else variant_key(query, digest)
-
-
-def failed(status: int) -> bool:
-    """Whether an answer says that the backend could not do it now, so that another try may help."""
-    return status == 429 or status >= 500
-
-
-def is_event_stream(headers: tuple[tuple[str, str], ...]) -> bool:
-    """Whether an answer with these headers is a server-sent event stream."""
-    return any(
-        name.lower() == "content-type" and value.lower().startswith("text/event-stream") for name, value in headers
-    )

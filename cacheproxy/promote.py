@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import NotFound, NotPromoted, PartUnavailable
+from cacheproxy.filing import entry_id
 from cacheproxy.learn.nearmisses import NearMiss
 from cacheproxy.model import ALIAS_TAG, COMMON_TAG, Partition
 from cacheproxy.policy.whole import calls_tools
-from cacheproxy.tiers import entry_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cacheproxy.model import Entry, Looked
+    from cacheproxy.parts import Parts
     from cacheproxy.policy.active import Policy
-    from cacheproxy.tiers import Parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

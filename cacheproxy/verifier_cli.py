@@ -53,6 +53,13 @@ def verifier() -> None:
 )
 @click.option("--alone", is_flag=True, help="Without the sets that come with cacheproxy.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws halves, pairs and first weights.")
+@click.option(
+    "--caution",
+    type=click.FloatRange(0.0, 10.0),
+    default=0.0,
+    show_default=True,
+    help="Log-odds by which probabilities are lowered, where questions will be unlike these pairs.",
+)
 @click.option("--name", default="own", show_default=True, help="Begins its fingerprint.")
 @click.option("--description", default="", help="Kept in its manifest.")
 @click.option("--licence", "licences", multiple=True, metavar="FILE=LICENCE", help="Kept in its manifest.")
@@ -129,6 +136,8 @@ def render(manifest: Manifest) -> str:
         else [f"{manifest.fingerprint}, for {manifest.encoder}"]
     )
     lines.append(f"seed {manifest.seed}, {manifest.visits:,} pairs seen, from {manifest.parent or 'the base encoder'}")
+    if manifest.caution:
+        lines.append(f"its probabilities are lowered by {manifest.caution:g} log-odds")
     lines += [
         f"trained on {one.name}: {one.pairs:,} lines{f' ({one.licence})' if one.licence else ''}"
         for one in manifest.sources

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cacheproxy.access.names import Names
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Query
-    from cacheproxy.pipeline import Journey, Pipeline
+    from cacheproxy.pipeline import Pipeline
 
 _JSON = (("content-type", "application/json"),)
 _UNKNOWN_USAGE = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
@@ -110,7 +111,7 @@ class Warming:
             # No time is known: figures count none as saved, and eviction takes an estimate (policy/evict.py).
             settled = await self._pipeline.tiers.keep(journey, kept, fence=fence, fill_ms=0.0)
         except PartUnavailable as exc:
-            return Warmed(outcome="failed", reason=self._pipeline.tiers.failed(exc))
+            return Warmed(outcome="failed", reason=self._pipeline.parts.failed(exc))
         category = journey.plan.category
         if settled.stored:
             return Warmed(outcome="stored", reason=settled.reason, entry=settled.entry_id, category=category)

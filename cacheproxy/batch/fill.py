@@ -7,30 +7,27 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from cacheproxy.batch.groups import apply, groups
 from cacheproxy.dialect import usage
 from cacheproxy.dialect.embeddings import Batch, EmbeddingsFold, Item, batch_of, flaw, read_item, said, single
 from cacheproxy.errors import PartUnavailable, UpstreamError
+from cacheproxy.filing import Filing, entry_id, entry_of
 from cacheproxy.flight import Settlement
-from cacheproxy.model import Entry, Partition, Reply
-from cacheproxy.pipeline import entry_id
-from cacheproxy.policy.admit import Refuse, admit
-from cacheproxy.policy.jitter import jittered
+from cacheproxy.model import Reply
+from cacheproxy.policy.admit import Keep, Lifetime, Refuse, admit
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from cacheproxy.batch.keeping import Keeping
     from cacheproxy.flight import Flight, Head
-    from cacheproxy.model import Miss
-    from cacheproxy.pipeline import Flown, Journey, Pipeline
-    from cacheproxy.policy.admit import Lifetime
+    from cacheproxy.joining import Flown
+    from cacheproxy.journey import Journey
+    from cacheproxy.model import Entry, Miss
+    from cacheproxy.pipeline import Pipeline
     from cacheproxy.ports import Call
     from cacheproxy.query.embeddings import Asked, Input
-
-log = structlog.get_logger()
 
 _PURGED = "purged_meanwhile"
 _CHANGED = "policy_changed"
@@ -179,7 +176,7 @@ class BatchFill:
         try:
             kinds = await gate.find((texts, said(batch)), filling.journey.plan.check_pii)
         except PartUnavailable as exc:
-            return self._pipeline.tiers.failed(exc)
+            return self._parts.failed(exc)
         return "pii" if kinds else ""
 
     async def _put(self, entry: Entry, fence: int) -> str | None:
@@ -187,9 +184,7 @@ class BatchFill:
         try:
             kept = await self._parts.store.put(entry, fence)
         except PartUnavailable as exc:
-            self._parts.telemetry.part_failures.labels(exc.part).inc()
-            log.warning("part_failed", part=exc.part, reason=exc.message)
-            return f"{exc.part}_unavailable"
+            return self._parts.failed(exc)
         if self._parts.store.over_cap:
             self._parts.make_room()
         return None if kept else _PURGED
@@ -198,22 +193,9 @@ class BatchFill:
 def _entry(
     filling: _Filling, part: tuple[Input, Item, object], body: dict[str, object], life: Lifetime, now_s: float
 ) -> Entry:
-    one, query, plan = part[0], filling.journey.query, filling.journey.plan
-    own = life.ttl_s == plan.ttl_s  # and not the backend's word
-    ttl_s = jittered(life.ttl_s, plan.ttl_jitter, one.fingerprint) if own else life.ttl_s
-    return Entry(
-        id=entry_id(one.fingerprint),
-        fingerprint=one.fingerprint,
-        partition=Partition(category=plan.category, compatibility=query.compatibility, epoch=""),
-        tenant=query.scope.tenant,
-        text=one.value if isinstance(one.value, str) else "",
-        reply=Reply(body=body, source="body"),
-        created_s=now_s - life.age_s,
-        expires_s=now_s + ttl_s,
-        fill_ms=filling.fill_ms,
-        tags=query.controls.tags,
-        namespace=query.scope.namespace,
-        model=query.model,
-        user=query.user,
-        second=plan.second,
-    )
+    one, journey = part[0], filling.journey
+    text = one.value if isinstance(one.value, str) else ""
+    journey = replace(journey, query=replace(journey.query, fingerprint=one.fingerprint, text=text))
+    fresh = Lifetime(ttl_s=life.ttl_s, age_s=life.age_s)  # vectors are never served stale
+    kept = Keep(reply=Reply(body=body, source="body"), life=fresh)
+    return entry_of(journey, kept, Filing(key=one.fingerprint, now_s=now_s, fill_ms=filling.fill_ms))

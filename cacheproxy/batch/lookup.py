@@ -12,8 +12,9 @@ from cacheproxy.batch.groups import apply, groups
 from cacheproxy.dialect import usage
 from cacheproxy.dialect.embeddings import Item, item_of
 from cacheproxy.errors import LookupTooSlow, PartUnavailable
+from cacheproxy.filing import entry_id
+from cacheproxy.judging import quarantined
 from cacheproxy.model import Entry, Hit, Lookup, Miss, Reply, Staleness, Tier
-from cacheproxy.pipeline import entry_id
 from cacheproxy.policy.decide import exact_reason
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from cacheproxy.batch.keeping import Keeping
-    from cacheproxy.pipeline import Journey, Pipeline
+    from cacheproxy.journey import Journey
+    from cacheproxy.pipeline import Pipeline
     from cacheproxy.query.embeddings import Asked, Input
 
 log = structlog.get_logger()
@@ -52,7 +54,6 @@ class BatchLookup:
         settle_timeout_s: float = 1.0,
     ) -> None:
         self._parts = pipeline.parts
-        self._quarantined = pipeline.tiers.quarantined
         self._keeping = keeping
         self._threads = threads
         self._lookup_timeout_s = lookup_timeout_s
@@ -135,7 +136,7 @@ class BatchLookup:
         if reason == "scope_violation":
             self._parts.telemetry.scope_violations.inc()
             log.error("scope_violated", what="a document of another scope was proposed and refused")
-        if not reason and self._quarantined(entry, one.fingerprint):
+        if not reason and quarantined(self._parts, entry, one.fingerprint):
             return "quarantined"
         return reason or entry
 

@@ -13,11 +13,11 @@ from cacheproxy.evaluate.replay import ReplayClock, answer_of, open_replay
 from cacheproxy.evaluate.streamscore import NEVER, Case, Tally, Truth
 from cacheproxy.evaluate.teaching import Teacher
 from cacheproxy.evaluate.verdicts import ReplayVerifier
+from cacheproxy.judging import most_telling
 from cacheproxy.learn.budget import Budget
 from cacheproxy.model import Bypass, Hit, Miss
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Encoder, Pack
-from cacheproxy.tiers import most_telling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from cacheproxy import settings
     from cacheproxy.evaluate.replay import Asked, KnownVectors, Replay
     from cacheproxy.evaluate.verdicts import Scorer
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Outcome
-    from cacheproxy.tiers import Journey
 
 _PLAIN = "cosine"
 _FAR = frozenset({"below_threshold", "document_missing"})

@@ -14,7 +14,8 @@ from cacheproxy.errors import EmbedderUnavailable
 from cacheproxy.flight import Flights
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.model import Controls, Hit, Scope
-from cacheproxy.pipeline import Parts, Pipeline
+from cacheproxy.parts import Parts
+from cacheproxy.pipeline import Pipeline
 from cacheproxy.policy.evict import Cause, quotas
 from cacheproxy.ports import Call
 from cacheproxy.query.chat import read_chat
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
     from cacheproxy import settings
     from cacheproxy.flight import Settlement
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Embedding, Entry, Miss, Outcome
     from cacheproxy.policy.active import Policy
     from cacheproxy.ports import Budget, Verifier
-    from cacheproxy.tiers import Journey
 
 _START_S = 1_700_000_000.0
 _TARGET = "/v1/chat/completions"

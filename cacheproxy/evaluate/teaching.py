@@ -11,9 +11,9 @@ from cacheproxy.policy.sweep import DOUBTED
 
 if TYPE_CHECKING:
     from cacheproxy.evaluate.replay import Asked, Replay
+    from cacheproxy.journey import Journey
     from cacheproxy.learn.budget import Budget
     from cacheproxy.model import Judgement, Outcome
-    from cacheproxy.tiers import Journey
 
 
 class Teacher:

@@ -23,6 +23,7 @@ from cacheproxy.errors import (
     PolicyRefused,
     VersionConflict,
 )
+from cacheproxy.govern.condition import matches
 from cacheproxy.govern.versions import Version
 from cacheproxy.policy.edit import Difference, differences, digest, no_longer_kept
 from cacheproxy.policy.loader import find_pack, load_pack, pack_tree, problems_of
@@ -313,11 +314,6 @@ class PolicyBook:
 
     def _read_disk(self) -> Pack:
         return load_pack(find_pack(self.source))
-
-
-def matches(if_match: str | None, etag: str) -> bool:
-    """Whether an `If-Match` header allows a change of what has this strong entity tag (RFC 9110 section 13.1.1)."""
-    return if_match is None or if_match.strip() == "*" or etag in (tag.strip() for tag in if_match.split(","))
 
 
 def _winner(newest: Version | None, disk: str) -> tuple[Pack | None, str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from cacheproxy.errors import ConfigError, PackError
+from cacheproxy.datafile import Form, connect
+from cacheproxy.errors import PackError
 from cacheproxy.policy.loader import pack_from
 
 if TYPE_CHECKING:
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
 KEPT = 200
 """Versions kept; older ones go."""
 
-_APPLICATION_ID = 0x63707062  # `cppb`
-_VERSION = 1
-_SCHEMA = f"""
+_FORM = Form(
+    what="policies",
+    mark=0x63707062,  # `cppb`
+    version=1,
+    timeout_s=1.0,
+    schema="""
 CREATE TABLE versions (
     n INTEGER PRIMARY KEY AUTOINCREMENT,
     at REAL NOT NULL,
@@ -35,9 +38,8 @@ CREATE TABLE versions (
     settled INTEGER NOT NULL DEFAULT 0,
     pack TEXT NOT NULL
 );
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_VERSION};
-"""
+""",
+)
 _COLUMNS = "n, at, actor, action, reason, source, settled, pack"
 
 
@@ -72,19 +74,7 @@ class VersionFile:
         """Open or create it. Raises ConfigError when it is not ours or cannot be used."""
         self._path = path
         self._kept = kept
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            with self._open() as connection:
-                ours, version = (
-                    connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-                )
-                if (ours, version) == (0, 0) and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                    connection.executescript(_SCHEMA)
-                elif (ours, version) != (_APPLICATION_ID, _VERSION):
-                    raise ConfigError(f"{path}: not a file of policies of this version; move it aside")
-        except (OSError, sqlite3.Error) as exc:
-            raise ConfigError(f"{path}: cannot be used for policies ({exc}); move it aside, or mend the disk") from exc
+        connect(path, _FORM).close()
 
     def append(self, version: Version) -> None:
         """Keep a version of the next number, over one that never came into force; return once it is on disk.
@@ -144,7 +134,7 @@ class VersionFile:
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(sqlite3.connect(self._path, timeout=1.0)) as connection:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=_FORM.timeout_s)) as connection:
             connection.execute("PRAGMA synchronous = FULL")
             with connection:
                 yield connection

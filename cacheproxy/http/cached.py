@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from cacheproxy import settings
     from cacheproxy.http.aliases import Aliases
     from cacheproxy.http.exchange import Exchange
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Controls, Query, Scope
-    from cacheproxy.pipeline import Journey, Pipeline
+    from cacheproxy.pipeline import Pipeline
     from cacheproxy.ports import Call, Dialect
 
 

@@ -17,7 +17,6 @@ from cacheproxy.errors import CacheProxyError, NotCached, RateLimited, UpstreamE
 from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, shareable
 from cacheproxy.http.route import LARGE_BYTES, NO_SNIFF, PRIVATE, Route
 from cacheproxy.model import Bypass, Hit, Miss, Tier
-from cacheproxy.pipeline import failed
 from cacheproxy.policy.price import saved_usd
 from cacheproxy.query.embeddings import Asked, read_embeddings
 
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
     from cacheproxy.http.exchange import Exchange
     from cacheproxy.http.headers import Headers
     from cacheproxy.http.route import Understood
-    from cacheproxy.pipeline import Flown, Journey, Pipeline
+    from cacheproxy.joining import Flown
+    from cacheproxy.journey import Journey
+    from cacheproxy.pipeline import Pipeline
     from cacheproxy.query.embeddings import Input
 
 _WHOLE_BYTES = 128 * 1024
@@ -133,7 +134,7 @@ class EmbeddingsRoute(Route[Asked]):
             await self._refuse(exchange, exc, miss, journey.query.model)
             return True
         try:
-            if as_it_came or failed(flown.head.status):
+            if as_it_came or flown.head.failed:
                 self._count(miss)
                 await self._send_flown(exchange, journey, flown)
                 return True

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from cacheproxy import settings
     from cacheproxy.errors import CacheProxyError
     from cacheproxy.http.exchange import Exchange
+    from cacheproxy.joining import Flown
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Controls, Outcome, Query, Scope
-    from cacheproxy.pipeline import Flown, Journey, Pipeline
+    from cacheproxy.pipeline import Pipeline
 
 NO_SNIFF = (b"x-content-type-options", b"nosniff")
 PRIVATE = (b"cache-control", b"private")

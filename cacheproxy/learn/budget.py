@@ -6,24 +6,20 @@ served (policy/budget.py); the ceiling falls at once and rises slowly, and both 
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
-from cacheproxy.errors import FeedbackUnavailable
 from cacheproxy.learn.budget_file import BudgetFile, EntryRow
 from cacheproxy.learn.traces import Trace, meant
 from cacheproxy.policy.budget import Account
 from cacheproxy.policy.trust import NEW, Effect, place
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
     from pathlib import Path
 
     from cacheproxy.model import Plan, Selector, Verification
@@ -36,7 +32,6 @@ _MOST_ENTRIES = 100_000
 _MOST_SAID = 20_000
 _SEEN_BETWEEN = 64
 """Candidates after which a ceiling is taken anew without a label: what is asked may change, too."""
-_TIMEOUT_S = 30.0
 _TOLD = 0.005
 """A change of the effective probability below it is not worth a line in the log."""
 
@@ -108,32 +103,23 @@ class Budget:
     """
 
     def __init__(self, path: Path, verifier: str, clock: Clock, *, most_entries: int = _MOST_ENTRIES) -> None:
-        self._path = path
-        self._verifier = verifier
+        self._file = BudgetFile(path, verifier)
         self._clock = clock
         self._most_entries = most_entries
         self._categories: dict[str, _Category] = {}
         self._entries: OrderedDict[str, _Known] = OrderedDict()
         self._said: OrderedDict[tuple[str, str, bytes], bool] = OrderedDict()
         self._unwritten = _Unwritten()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="budget")
-        self._file: BudgetFile | None = None
 
     async def __aenter__(self) -> Budget:
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
-        except BaseException:
-            self._thread.shutdown()
-            raise
+        await self._file.open(self._take)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         try:
             await self.tend()
         finally:
-            if self._file is not None:
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
-            self._thread.shutdown()
+            await self._file.close()
 
     # Decisions
 
@@ -230,7 +216,7 @@ class Budget:
         for entry_id in gone:
             del self._entries[entry_id]
             self._unwritten.entries.discard(entry_id)
-        await self._do(self._erase, {*gone, *ids})
+        await self._file.erase({*gone, *ids})
         return len(gone)
 
     async def tend(self) -> None:
@@ -244,7 +230,7 @@ class Budget:
         for page in pages.values():
             page.dirty = False
         try:
-            await self._do(self._save, states, rows, unwritten.gone)
+            await self._file.save(states, rows, unwritten.gone)
         except BaseException:
             for page in pages.values():
                 page.dirty = True
@@ -295,26 +281,7 @@ class Budget:
             variance=known.effect.variance,
         )
 
-    async def _do(self, work: Callable[..., object], *given: object) -> None:
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await asyncio.get_running_loop().run_in_executor(self._thread, work, *given)
-        except (sqlite3.Error, TimeoutError) as exc:
-            raise FeedbackUnavailable("the error budget could not be written; see the log and the disk") from exc
-
-    def _save(self, states: dict[str, bytes], rows: list[EntryRow], gone: set[str]) -> None:
-        if self._file is None:
-            raise sqlite3.OperationalError("closed")
-        self._file.save(states, rows, gone)
-
-    def _erase(self, entry_ids: set[str]) -> None:
-        if self._file is None:
-            raise sqlite3.OperationalError("closed")
-        self._file.erase(entry_ids)
-
-    def _open(self) -> None:
-        self._file = BudgetFile(self._path, self._verifier)
-        states, rows = self._file.load()
+    def _take(self, states: dict[str, bytes], rows: list[EntryRow]) -> None:
         for category, raw in states.items():
             try:
                 state = msgspec.msgpack.decode(raw, type=_State)

@@ -6,31 +6,33 @@ its own, so that later training and calibration can read it.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import os
-import sqlite3
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cacheproxy.errors import ConfigError, FeedbackUnavailable
+from cacheproxy.datafile import Form, connect, empty_log
+from cacheproxy.errors import ConfigError
+from cacheproxy.learn.filethread import FileThread
 from cacheproxy.learn.ledger import Ledger, Pair
 from cacheproxy.learn.traces import Trace, meant
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Collection, Iterable, Iterator
     from pathlib import Path
 
     from cacheproxy.model import Selector
 
-_APPLICATION_ID = 0x63706662  # `cpfb`
-_VERSION = 2
 _TIMEOUT_S = 2.0
 _ERASE_TIMEOUT_S = 30.0
-_CANNOT, _MEND = "cannot be used for verdicts", "move it aside, or mend the disk"
-_SCHEMA = f"""
+_FORM = Form(
+    what="verdicts",
+    mark=0x63706662,  # `cpfb`
+    version=2,
+    pragmas=("journal_mode = WAL", "secure_delete = ON"),
+    schema="""
 CREATE TABLE verdicts (
     n INTEGER PRIMARY KEY,
     at REAL NOT NULL,
@@ -47,15 +49,16 @@ CREATE TABLE verdicts (
     user TEXT NOT NULL DEFAULT '',
     UNIQUE (tenant, entry, question)
 );
-PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_VERSION};
-"""
-# Version 1 did not overwrite what it deleted: the file is written anew once, without its old pages.
-_UPGRADE = f"""
+""",
+    # Version 1 did not overwrite what it deleted: the file is written anew once, without its old pages.
+    upgrades={
+        1: """
 ALTER TABLE verdicts ADD COLUMN user TEXT NOT NULL DEFAULT '';
-PRAGMA user_version = {_VERSION};
+PRAGMA user_version = 2;
 VACUUM;
 """
+    },
+)
 
 
 class Word(StrEnum):
@@ -92,23 +95,15 @@ class Verdicts:
     """
 
     def __init__(self, path: Path, ledger: Ledger | None = None) -> None:
-        self._path = path
         self._ledger = Ledger() if ledger is None else ledger
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="verdicts")
-        self._connection: sqlite3.Connection | None = None
+        self._file = FileThread(path, _FORM)
 
     async def __aenter__(self) -> Verdicts:
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
-        except BaseException:
-            self._thread.shutdown()
-            raise
+        await self._file.open(self._load)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
-        self._thread.shutdown()
+        await self._file.close()
 
     def __len__(self) -> int:
         """Count the pairs of entry and question with a word on them."""
@@ -129,14 +124,11 @@ class Verdicts:
         """
         pair = verdict.tenant, verdict.entry_id, verdict.question
         dropped = self._ledger.write(pair, good=verdict.word is Word.GOOD, at_s=verdict.at_s)
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await loop.run_in_executor(self._thread, self._insert, verdict, dropped)
-        except (sqlite3.Error, TimeoutError) as exc:
-            raise FeedbackUnavailable(
-                "the verdict holds until the proxy stops, but could not be written; see the log and the disk"
-            ) from exc
+        await self._file.do(
+            partial(_insert, verdict=verdict, dropped=dropped),
+            timeout_s=_TIMEOUT_S,
+            failure="the verdict holds until the proxy stops, but could not be written; see the log and the disk",
+        )
 
     async def forget(self, selector: Selector, erased: Collection[str] = ()) -> int:
         """Forget what a selector means, and every word on the entries `erased` or on their questions; return how many.
@@ -145,103 +137,63 @@ class Verdicts:
         them is forgotten as `erased`. Raises FeedbackUnavailable when the file could not be written; then it must be
         asked again.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(_ERASE_TIMEOUT_S):
-                gone = await loop.run_in_executor(self._thread, self._erase, selector, frozenset(erased))
-        except (sqlite3.Error, TimeoutError) as exc:
-            raise FeedbackUnavailable("verdicts could not be erased; see the log and the disk") from exc
+        gone = await self._file.do(
+            partial(_erase, selector=selector, erased=frozenset(erased)),
+            timeout_s=_ERASE_TIMEOUT_S,
+            failure="verdicts could not be erased; see the log and the disk",
+        )
         for pair in gone:
             self._ledger.forget(pair)
         return len(gone)
 
-    def _erase(self, selector: Selector, erased: frozenset[str]) -> list[Pair]:
-        connection = self._opened()
-        with connection:
-            rows = connection.execute("SELECT n, at, tenant, entry, question, category, user FROM verdicts")
-            gone: dict[int, Pair] = {}
-            for n, *told in rows:
-                trace = Trace(*told)
-                if meant(selector, erased, trace):
-                    gone[n] = trace.tenant, trace.entry_id, trace.question
-            connection.executemany("DELETE FROM verdicts WHERE n = ?", ((n,) for n in gone))
-        # What was deleted is overwritten in the file (secure_delete); the log still holds pages of before.
-        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise sqlite3.OperationalError("another program reads the file")
-        return list(gone.values())
-
-    def _open(self) -> None:
-        connection = open_file(self._path)
+    def _load(self, connection: sqlite3.Connection) -> None:
         dropped: list[Pair] = []  # what words pushed out whose own writing failed
-        try:
-            rows = connection.execute("SELECT tenant, entry, question, verdict, at FROM verdicts ORDER BY n")
-            for tenant, entry_id, question, word, at_s in rows:
-                dropped += self._ledger.write((tenant, entry_id, question), good=word == Word.GOOD, at_s=at_s)
-            with connection:
-                _drop(connection, dropped)
-        except sqlite3.Error as exc:
-            connection.close()
-            raise ConfigError(f"{self._path}: {_CANNOT} ({exc}); {_MEND}") from exc
-        self._connection = connection
-
-    def _insert(self, verdict: Verdict, dropped: Iterable[Pair]) -> None:
-        connection = self._opened()
-        row = (
-            verdict.at_s,
-            verdict.tenant,
-            verdict.entry_id,
-            verdict.question,
-            verdict.word.value,
-            verdict.category,
-            verdict.similarity,
-            verdict.threshold,
-            verdict.entry_text,
-            verdict.question_text,
-            verdict.comment,
-            verdict.user,
-        )
+        rows = connection.execute("SELECT tenant, entry, question, verdict, at FROM verdicts ORDER BY n")
+        for tenant, entry_id, question, word, at_s in rows:
+            dropped += self._ledger.write((tenant, entry_id, question), good=word == Word.GOOD, at_s=at_s)
         with connection:
-            connection.execute(
-                "INSERT OR REPLACE INTO verdicts (at, tenant, entry, question, verdict, category, similarity,"
-                " threshold, entry_text, question_text, comment, user) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                row,
-            )
             _drop(connection, dropped)
 
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            raise sqlite3.OperationalError("closed")
-        return self._connection
+
+def _insert(connection: sqlite3.Connection, verdict: Verdict, dropped: Iterable[Pair]) -> None:
+    row = (
+        verdict.at_s,
+        verdict.tenant,
+        verdict.entry_id,
+        verdict.question,
+        verdict.word.value,
+        verdict.category,
+        verdict.similarity,
+        verdict.threshold,
+        verdict.entry_text,
+        verdict.question_text,
+        verdict.comment,
+        verdict.user,
+    )
+    with connection:
+        connection.execute(
+            "INSERT OR REPLACE INTO verdicts (at, tenant, entry, question, verdict, category, similarity,"
+            " threshold, entry_text, question_text, comment, user) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        _drop(connection, dropped)
+
+
+def _erase(connection: sqlite3.Connection, selector: Selector, erased: frozenset[str]) -> list[Pair]:
+    with connection:
+        rows = connection.execute("SELECT n, at, tenant, entry, question, category, user FROM verdicts")
+        gone: dict[int, Pair] = {}
+        for n, *told in rows:
+            trace = Trace(*told)
+            if meant(selector, erased, trace):
+                gone[n] = trace.tenant, trace.entry_id, trace.question
+        connection.executemany("DELETE FROM verdicts WHERE n = ?", ((n,) for n in gone))
+    empty_log(connection)
+    return list(gone.values())
 
 
 def _drop(connection: sqlite3.Connection, pairs: Iterable[Pair]) -> None:
     connection.executemany("DELETE FROM verdicts WHERE tenant = ? AND entry = ? AND question = ?", pairs)
-
-
-def open_file(path: Path) -> sqlite3.Connection:
-    """Open or create a file of verdicts (mode 0600). Raises ConfigError when it is not ours or cannot be used."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        with contextlib.ExitStack() as on_failure:
-            connection = sqlite3.connect(path, timeout=0.1, check_same_thread=False)
-            on_failure.callback(connection.close)
-            application, version = (
-                connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-            )
-            if (application, version) == (0, 0) and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                connection.executescript(_SCHEMA)
-            elif application == _APPLICATION_ID and version == 1:
-                connection.executescript(_UPGRADE)
-            elif application != _APPLICATION_ID or version != _VERSION:
-                raise ConfigError(f"{path}: not a file of verdicts of this version; move it aside")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA secure_delete = ON")
-            on_failure.pop_all()
-            return connection
-    except (OSError, sqlite3.Error) as exc:
-        raise ConfigError(f"{path}: {_CANNOT} ({exc}); {_MEND}") from exc
 
 
 def pairs(path: Path) -> Iterator[dict[str, Any]]:
@@ -251,7 +203,7 @@ def pairs(path: Path) -> Iterator[dict[str, Any]]:
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no verdicts yet; callers give them with POST /v1/cache/feedback")
-    with contextlib.closing(open_file(path)) as connection:
+    with contextlib.closing(connect(path, _FORM)) as connection:
         rows = connection.execute(
             "SELECT entry_text, question_text, verdict, category, similarity FROM verdicts"
             " WHERE similarity IS NOT NULL AND entry_text != '' AND question_text != '' ORDER BY n"

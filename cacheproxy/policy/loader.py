@@ -203,7 +203,8 @@ def _encoder_contradictions(pack: Pack, known: str) -> Iterator[Problem]:
             if floor > (threshold := encoder.thresholds.get(category, 1.0)):
                 yield (*table, "floors", category), f"must be at most its threshold ({threshold:g}), got {floor:g}"
         for category, rules in pack.categories.items():
-            if rules.semantic and category not in encoder.thresholds:
+            verified = rules.verify and encoder.verify_from > 0.0  # without a verifier it is exact matches only, then
+            if rules.semantic and category not in encoder.thresholds and not verified:
                 yield (
                     (*table, "thresholds", category),
                     f"is missing; calibrate it or set categories.{category}.semantic = false",

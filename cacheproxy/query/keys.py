@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.model import Common, Query, Trait, Wire
 from cacheproxy.query.canonical import canonical
-from cacheproxy.query.chain import asks_again, read_chain
+from cacheproxy.query.chain import asks_again
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 _WIRE_FIELDS = frozenset({"stream", "stream_options"})
 _WIRE_OPTIONS = frozenset({"include_usage", "include_obfuscation"})
 _STATE_FIELDS = ("previous_response_id", "conversation", "conversation_id", "thread_id", "store")
-
-_MOST_EARLIER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,33 +77,6 @@ def query_of(reading: Reading, body: Mapping[str, Any], scope: Scope, controls: 
     )
 
 
-def told_in(messages: Sequence[Mapping[str, Any]], *roles: str) -> Iterator[str]:
-    """Yield the texts that messages of these roles hold, one string a message, empty ones left out."""
-    for message in messages:
-        if message.get("role") in roles:
-            content = message.get("content")
-            parts = content if isinstance(content, list) else ({"text": content},)
-            texts = (part.get("text") for part in parts if isinstance(part, dict))
-            text = "\n".join(text for text in texts if isinstance(text, str) and text.strip())
-            if text:
-                yield text
-
-
-def earlier_questions(messages: Sequence[Mapping[str, Any]], *, last: bool) -> tuple[str, ...]:
-    """Return the last questions of a conversation, at most four; `last`: whether its last message is another one."""
-    latest = islice(told_in(messages[-2 if last else -1 :: -1], "user"), _MOST_EARLIER)
-    return tuple(latest)[::-1]
-
-
-def chained(messages: Sequence[Mapping[str, Any]], last: object) -> tuple[object, tuple[str, ...], Sequence[object]]:
-    """Return `blanked`, `chain` and `history` of a Reading, for a question whose message is `last` without its text."""
-    history = messages[:-1]
-    chain = read_chain(history)
-    if chain is None:
-        return [*history, last], (), ()
-    return ["chain", *chain.shape, last], chain.texts, history
-
-
 def keys(fixed: object, texts: Sequence[object]) -> tuple[bytes, bytes]:
     """Return the compatibility fingerprint of what must be equal, and the exact one, which adds the texts."""
     compatibility = hashlib.sha256(canonical(fixed)).digest()
@@ -127,6 +97,12 @@ def _common(
 def asks_for_format(response_format: object) -> bool:
     """Whether an answer in another form than plain text is asked for."""
     return response_format is not None and response_format != {"type": "text"}
+
+
+def asks_for_audio(body: Mapping[str, Any]) -> bool:
+    """Whether a spoken answer is asked for."""
+    modalities = body.get("modalities")
+    return bool(body.get("audio")) or (isinstance(modalities, list) and "audio" in modalities)
 
 
 def _repeats(text: str, earlier: Sequence[str]) -> frozenset[Trait]:

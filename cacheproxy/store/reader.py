@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cacheproxy.store.condition import Condition
     from cacheproxy.store.database import Database
     from cacheproxy.store.selection import Chosen, Listed
-    from cacheproxy.store.table import Page
+    from cacheproxy.store.table import VectorPage
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Reader:
         except RecordError:
             return None
 
-    async def page(self, epoch: str, after: int, now_s: float) -> Page:
+    async def page(self, epoch: str, after: int, now_s: float) -> VectorPage:
         """Return the next vectors of an epoch. Raises StoreUnavailable."""
         page = await self._run(partial(read_page, self._database.reader, epoch, after, now_s, PAGE_ROWS))
         for entry_id in page.damaged:

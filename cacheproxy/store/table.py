@@ -38,7 +38,7 @@ def load(connection: sqlite3.Connection, entry_id: str) -> Decoded | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class VectorPage:
     """Some vectors of an epoch, in row order; the next begin after row `last`. Ids in `damaged` failed their check."""
 
     found: list[Found]
@@ -46,7 +46,7 @@ class Page:
     last: int
 
 
-def read_page(connection: sqlite3.Connection, epoch: str, after: int, now_s: float, limit: int) -> Page:
+def read_page(connection: sqlite3.Connection, epoch: str, after: int, now_s: float, limit: int) -> VectorPage:
     """Return the next `limit` live vectors of an epoch after a row; when there are none, `last` is `after`."""
     found: list[Found] = []
     damaged: list[str] = []
@@ -61,7 +61,7 @@ def read_page(connection: sqlite3.Connection, epoch: str, after: int, now_s: flo
             found.append((partition, entry_id, decode_vector(vector, partition, entry_id)))
         except RecordError:
             damaged.append(entry_id)
-    return Page(found=found, damaged=damaged, last=rows[-1][0] if rows else after)
+    return VectorPage(found=found, damaged=damaged, last=rows[-1][0] if rows else after)
 
 
 def count(connection: sqlite3.Connection) -> list[Holding]:

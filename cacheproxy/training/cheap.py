@@ -73,3 +73,9 @@ def weigh(
         both=(float(both.intercept_[0]), float(both.coef_[0, 0]), float(both.coef_[0, 1])),
         hopeless=float(np.quantile(cheap[labels], _LOST)),
     )
+
+
+def lowered(weights: Weights, caution: float) -> Weights:
+    """Return weights that give every probability so many log-odds less."""
+    cheap, both = weights.cheap, weights.both
+    return Weights(cheap=(cheap[0] - caution, cheap[1]), both=(both[0] - caution, *both[1:]), hopeless=weights.hopeless)

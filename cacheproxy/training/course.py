@@ -17,7 +17,7 @@ from cacheproxy.errors import ConfigError
 from cacheproxy.evaluate.progress import progress
 from cacheproxy.evaluate.vectors import embed_texts
 from cacheproxy.policy.calibrate import average_precision, counts, curve
-from cacheproxy.training.cheap import grow_trees, rows_of, weigh
+from cacheproxy.training.cheap import grow_trees, lowered, rows_of, weigh
 from cacheproxy.training.material import Example, pairs_of_sets, read_material
 from cacheproxy.training.mix import generated
 from cacheproxy.verify import artefact
@@ -41,7 +41,7 @@ _CALIBRATION_PAIRS = 6_000
 _GENERATED = "generated"
 _SETS = "sets"
 _TOOLS = ("numpy", "onnxruntime", "safetensors", "scikit-learn", "tokenizers", "torch", "transformers")
-_USUAL_PROBABILITY = 0.7
+_USUAL_PROBABILITY = 0.65
 """Where the figures of the manifest are taken."""
 
 
@@ -61,6 +61,8 @@ class Order:
     minutes: float
     visits: int
     seed: int
+    caution: float = 0.0
+    """Log-odds by which probabilities are lowered: where questions will be unlike those that it is calibrated on."""
 
 
 def train(order: Order, encoder: TextEncoder, cache_dir: Path | None) -> artefact.Manifest:
@@ -91,7 +93,7 @@ def train(order: Order, encoder: TextEncoder, cache_dir: Path | None) -> artefac
     calibrating = _joined(held_back)
     cheap = trees.logits(rows["calibrate"])
     read = _read(CrossEncoder(build(cross, shape), words), calibrating)
-    weights = weigh(cheap, read, _labels(calibrating), _evened(held_back))
+    weights = lowered(weigh(cheap, read, _labels(calibrating), _evened(held_back)), order.caution)
     manifest = artefact.Manifest(
         schema=artefact.SCHEMA,
         name=order.name,
@@ -105,6 +107,7 @@ def train(order: Order, encoder: TextEncoder, cache_dir: Path | None) -> artefac
         feature_names=NAMES,
         files={},
         weights=weights,
+        caution=order.caution,
         sources=material.sources,
         held_back=_figures(held_back, cheap, read, weights),
         seed=order.seed,
@@ -209,5 +212,5 @@ def _figures(
 def _digest(order: Order, material: Material, parent: artefact.Manifest | None) -> str:
     """Tell this training from any other one: what is half done may only be gone on with by the very same."""
     sources, grown = [source.sha256 for source in material.sources], parent.fingerprint if parent else ""
-    parts = [sources, order.base.sha256, grown, order.seed, order.visits, VERSION]
+    parts = [sources, order.base.sha256, grown, order.seed, order.visits, order.caution, VERSION]
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:12]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,20 @@ class Generator:
             self._narrowed,
             self._turned,
             self._other_aspect,
+            _framed,
+            _framed,
         )
-        self._rewordings = (_polite, _misspelt, _plain, _contracted, _reframed, _reframed, _reframed, _spelt_numbers)
+        self._rewordings = (
+            _polite,
+            _misspelt,
+            _plain,
+            _contracted,
+            _reframed,
+            _reframed,
+            _reframed,
+            _spelt_numbers,
+            _wrapped,
+        )
 
     def trap(self, text: str) -> Made | None:
         """Return a question like this one that wants another answer; None where no family applies."""
@@ -167,6 +179,18 @@ def _put(text: str, word: re.Match[str], new: str) -> str:
     return text[: word.start()] + new + text[word.end() :]
 
 
+def _in_frame(text: str, frame: str) -> str:
+    body, _ = _ending(text)
+    places = {"Q": text.strip(), "q": _lowered(text.strip()), "B": body, "b": _lowered(body)}
+    place = frame[frame.index("{") + 1]
+    return frame.replace(f"{{{place}}}", places[place])
+
+
+def _framed(text: str, random: Random) -> str:
+    """Put an order, another world or another use around a question: the same words, another answer."""
+    return _in_frame(text, random.choice(_FRAMES_OTHER))
+
+
 def _ending(text: str) -> tuple[str, str]:
     body = text.rstrip()
     mark = body[len(body.rstrip("?.! ")) :].strip()
@@ -185,6 +209,10 @@ def _polite(text: str, random: Random) -> str:
     body, mark = _ending(text)
     before, after = random.choice(_MANNERS)
     return f"{before}{_lowered(body) if before and not before.endswith(('. ', '! ', ': ')) else body}{mark}{after}"
+
+
+def _wrapped(text: str, random: Random) -> str:
+    return _in_frame(text, random.choice(_FRAMES_SAME))
 
 
 def _misspelt(text: str, random: Random) -> str:
@@ -259,13 +287,14 @@ def made_of(
 ) -> Iterator[Made]:
     """Yield up to so many traps and rewordings, each of a question drawn at random; few twice, if they are enough.
 
-    Every other trap is made of a rewording, so that a trap does not tell itself by standing near to its question.
+    Every other trap is made of a rewording, so that a trap does not tell itself by standing near to its question; and
+    some rewordings stand in one frame with their question, so that no trap tells itself by its frame alone.
     """
     generator = Generator(questions, opposites, random)
-    for _ in range(rewordings):
+    for number in range(rewordings):
         made = generator.rewording(random.choice(questions))
         if made is not None:
-            yield made
+            yield made if number % _BOTH_FRAMED else _both_framed(made, random)
     for number in range(traps):
         question = random.choice(questions)
         made = generator.trap(question)
@@ -276,6 +305,13 @@ def made_of(
         yield Made(text=question, other=other, label=False, family=made.family)
 
 
+def _both_framed(made: Made, random: Random) -> Made:
+    frame = random.choice(_FRAMES_OTHER)
+    return replace(made, text=_in_frame(made.text, frame), other=_in_frame(made.other, frame), family="both_framed")
+
+
+_BOTH_FRAMED = 12
+"""Of so many rewordings one is put into a frame, together with its question."""
 _WORD = re.compile(r"[A-Za-z][A-Za-z'\u2019]*")
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,6}(?![\w]|[.,]\d)")
 _NAME = re.compile(r"\b(?:[A-Z][A-Za-z+#]*[a-z+#]|[A-Z]{2,6}|C\+\+|C#|[a-z]{3,12})\b")
@@ -293,7 +329,12 @@ def _tables(rows: Iterable[Mapping[str, Any]]) -> tuple[tuple[re.Pattern[str], t
     return tuple((re.compile(row["pattern"], re.IGNORECASE), tuple(row["others"])) for row in rows)
 
 
-_TOLD = tomllib.loads((Path(__file__).parent / "data" / "wordings.toml").read_text("utf-8"))
+def _data(name: str) -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / "data" / name).read_text("utf-8"))
+
+
+_TOLD, _AROUND = _data("wordings.toml"), _data("frames.toml")
+_FRAMES_OTHER, _FRAMES_SAME = tuple(_AROUND["other"]), tuple(_AROUND["same"])
 _NEGATIONS = _patterns(_TOLD["negations"])
 _ASPECTS, _FRAMES = _tables(_TOLD["aspects"]), _tables(_TOLD["frames"])
 _DIRECTIONS = tuple(re.compile(pattern, re.IGNORECASE) for pattern in _TOLD["directions"])

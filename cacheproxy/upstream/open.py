@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -74,7 +75,7 @@ async def open_pool(
                 clock,
                 shared=name in routes.shared,
                 per_caller=client.keys.of_caller,
-                observe=lambda seconds, name=name: observe(name, seconds),  # type: ignore[misc]
+                observe=partial(observe, name),
             )
         yield UpstreamPool(routes, backends, clock, RetryBudget(settings.upstream.retry_percent))
 

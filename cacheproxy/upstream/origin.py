@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 from typing import TYPE_CHECKING
 
 from aiohttp.resolver import ThreadedResolver
@@ -16,7 +17,6 @@ from yarl import URL
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Collection
 
     from aiohttp.abc import ResolveResult
@@ -73,7 +73,9 @@ def leads_home(base: URL, port: int, hosts: Collection[str] = ()) -> bool:
 class Resolver(ThreadedResolver):
     """Names to addresses, leaving out those no backend may have, whatever a name server says (DNS rebinding)."""
 
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = 0) -> list[ResolveResult]:  # type: ignore[assignment]
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
         """Resolve. Raises OSError when nothing is left."""
         found = await super().resolve(host, port, family)
         usable = [one for one in found if (address := _address(one["host"])) is None or allowed(address)]

@@ -78,6 +78,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     feature_names: tuple[str, ...]
     files: dict[str, str]
     weights: Weights
+    caution: float = 0.0
+    """Log-odds by which its probabilities were lowered after calibrating, see `training.course.Order`."""
     sources: tuple[Source, ...]
     held_back: dict[str, Figures]
     seed: int

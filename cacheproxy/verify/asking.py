@@ -113,13 +113,13 @@ def language(text: str, tokens: tuple[str, ...]) -> str:
         if seen and (most := max(seen.values())) * 2 > letters:
             return "kana" if seen.get("kana", 0) * 5 > most else max(seen, key=lambda name: seen[name])
     head = tokens[:60]
-    counts = dict.fromkeys(LANGUAGE_WORDS, 0)
+    counts: dict[str, int] = {}
     for token in head:
         for name in _LANGUAGES_OF.get(token, ()):
-            counts[name] += 1
+            counts[name] = counts.get(name, 0) + 1
     votes = sorted(((count, name) for name, count in counts.items()), reverse=True)
-    best, name = votes[0]
-    if best < 2 or best < 2 * votes[1][0]:
+    best, name = votes[0] if votes else (0, "")
+    if best < 2 or (len(votes) > 1 and best < 2 * votes[1][0]):
         return ""
     if name == "en":
         return name

@@ -31,7 +31,7 @@ _SAME_TALK = 1.5
 the pairs that a verifier was calibrated on."""
 _ALIKE = frozenset({"what", "which", "whose"})
 """Words that ask for the same kind of thing."""
-_SETTLED = 0.85
+_SETTLED = 0.95
 """Least probability that two earlier questions are one where both got the very same answer of some length."""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +25,9 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
     RuntimeException,
 )
 from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import BertNormalizer
+from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from cacheproxy.errors import ConfigError, VerifierUnavailable
 
@@ -42,6 +46,10 @@ _AROUND = 8
 _WORDS = ("embeddings.word_embeddings.weight", "bert.embeddings.word_embeddings.weight")
 _LONGEST = 16_000
 """Characters of a text that are read, half of them at each end."""
+_SHORTEST = np.float32(1e-6)
+_ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9 ]")
+"""What BERT takes apart before it looks for word pieces, in a printable text of ASCII."""
+_KNOWN_WORDS = 16_384
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ENGINE_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, RuntimeException)
 
@@ -71,7 +79,9 @@ class Words:
         if first is None or last is None:
             raise ConfigError(f"{base.tokenizer}: has no [CLS] and [SEP]; it is not a BERT tokenizer")
         self.first, self.last = first, last
+        self._tokens_of = lru_cache(_KNOWN_WORDS)(self._encoded) if _word_by_word(self._tokenizer) else None
         self.vectors = _word_vectors(base.weights)
+        self._lengths = np.zeros(len(self.vectors), dtype=np.float32)  # 0 until a word is met
         if self._tokenizer.get_vocab_size() > len(self.vectors):
             raise ConfigError(f"{base.tokenizer}: has more tokens than {base.weights.name}; install the encoder again")
 
@@ -79,10 +89,30 @@ class Words:
         """Return the tokens of any text, without special ones. Of a very long text only the ends are read."""
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST // 2]} {text[-_LONGEST // 2 :]}"
+        if self._tokens_of is not None and text.isascii() and text.isprintable():
+            return [token for word in _ASCII_WORD.findall(text) for token in self._tokens_of(word)]
+        return self._encoded(text)
+
+    def _encoded(self, text: str) -> list[int]:
         if not text.isascii():
             text = _SURROGATE.sub("\ufffd", text)  # half a character is none, and the tokenizer takes characters only
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
+
+    def forget(self) -> None:
+        """Remember no word of before."""
+        if self._tokens_of is not None:
+            self._tokens_of.cache_clear()
+
+    def directions(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the unit embeddings of tokens, of shape (tokens, dim)."""
+        vectors = self.vectors.take(ids, axis=0)
+        lengths = self._lengths.take(ids)
+        if not lengths.all():
+            lengths = np.maximum(np.sqrt(np.add.reduce(vectors * vectors, axis=1)), _SHORTEST)
+            self._lengths[ids] = lengths  # from several threads at once: the same values
+        vectors /= lengths[:, None]
+        return vectors
 
 
 class CrossEncoder:
@@ -122,6 +152,16 @@ class CrossEncoder:
         except _ENGINE_ERRORS as exc:
             raise VerifierUnavailable(f"the cross-encoder failed ({type(exc).__name__})") from exc
         return float(outputs[0][0])
+
+
+def _word_by_word(tokenizer: Tokenizer) -> bool:
+    """Whether a text's tokens are those of its words, one after the other: so with BERT, which most encoders are."""
+    return (
+        isinstance(tokenizer.model, WordPiece)
+        and isinstance(tokenizer.normalizer, BertNormalizer)
+        and isinstance(tokenizer.pre_tokenizer, BertPreTokenizer)
+        and all(token.special for token in tokenizer.get_added_tokens_decoder().values())
+    )
 
 
 def shortened(one: Sequence[int], other: Sequence[int], most: int) -> tuple[list[int], list[int]] | None:

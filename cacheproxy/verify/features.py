@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rapidfuzz.distance import Indel, JaroWinkler
 
-from cacheproxy.verify import lexicon
+from cacheproxy.verify.alignment import MOST_RELATED, Alignment, align
 from cacheproxy.verify.reading import Reading, read
-from cacheproxy.verify.rules import RULES, rule_values, veto_of
+from cacheproxy.verify.rules import RULES, veto_of, weigh
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from numpy.typing import NDArray
 
@@ -28,7 +29,8 @@ VERSION = 1
 _MOST_PIECES = 96
 _COMMON_ID = 1996
 """From here on the vocabulary of BERT is ordered by how common a piece is, commonest first; before it are letters."""
-_SHORTEST = np.float32(1e-6)
+_LETTERS, _BEGIN = 400, 100
+"""Characters whose letters are compared: of the text, and of how it begins."""
 _FAINT = np.float32(0.05)
 """The weight of punctuation and single letters."""
 
@@ -70,7 +72,7 @@ class Text:
     """One question, read once for all its pairs.
 
     `pieces` are its distinct word pieces, `directions` their unit embeddings (n, dim), `weights` how rare they are,
-    `weight` the sum of that.
+    `weight` the sum of that. `letters` and `begin` are what letters are compared of, in lower case.
     """
 
     text: str
@@ -79,21 +81,24 @@ class Text:
     directions: NDArray[np.float32]
     weights: NDArray[np.float32]
     weight: np.float32
+    letters: str
+    begin: str
 
 
 def prepare(text: str, words: Words) -> Text:
     """Read a question of any length; never raises for any string."""
     ids = np.array(list(dict.fromkeys(words.ids(text)[:_MOST_PIECES])), dtype=np.int64)
-    vectors = words.vectors[ids]
-    lengths = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))
-    weights = _rarity(len(words.vectors))[ids]
+    weights = _rarity(len(words.vectors)).take(ids)
+    reading = read(text)
     return Text(
         text=text,
-        reading=read(text),
+        reading=reading,
         pieces=ids,
-        directions=np.divide(vectors, np.maximum(lengths, _SHORTEST)),
+        directions=words.directions(ids),
         weights=weights,
         weight=np.add.reduce(weights),
+        letters=reading.text[:_LETTERS].lower(),
+        begin=reading.text[:_BEGIN].lower(),
     )
 
 
@@ -111,83 +116,97 @@ def features(asked: Text, kept: Text, cosine: float) -> NDArray[np.float32]:
 
 def compare(asked: Text, kept: Text, cosine: float) -> tuple[NDArray[np.float32], str]:
     """Return the numbers named `NAMES`, all finite, and the name of the first rule that vetoes, "" for none."""
-    ruled = rule_values(asked.reading, kept.reading)
-    own = [cosine, *_alignment(asked, kept), *_words(asked.reading, kept.reading), *ruled]
-    row = np.array(own, dtype=np.float32)
-    if not np.isfinite(row).all():
-        row = np.nan_to_num(row, nan=0.0, posinf=0.0, neginf=0.0)
-    return row, veto_of(ruled)
+    rows, vetoes = compare_all(asked, [(kept, cosine)])
+    return rows[0], vetoes[0]
+
+
+def compare_all(asked: Text, kept: Sequence[tuple[Text, float]]) -> tuple[NDArray[np.float32], list[str]]:
+    """Return what `compare` does of each kept text, given with its cosine: a row each, and the vetoes."""
+    own, vetoes = [], []
+    for text, cosine in kept:
+        pair = align(asked.reading, text.reading)
+        ruled = weigh(pair)
+        own.append([cosine, *_alignment(asked, text), *_words(asked, text, pair), *ruled])
+        vetoes.append(veto_of(ruled))
+    rows = np.array(own, dtype=np.float32)
+    if not np.isfinite(rows).all():
+        rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+    return rows, vetoes
 
 
 def _alignment(asked: Text, kept: Text) -> list[float]:
     """Compare word pieces by their own embeddings: each is as matched as its nearest one on the other side."""
     if not len(asked.pieces) or not len(kept.pieces):
         return [0.0] * 8
-    near = asked.directions @ kept.directions.T
-    here, there = np.maximum.reduce(near, axis=1), np.maximum.reduce(near, axis=0)
-    sides = (here, asked), (there, kept)
-    means = [float(side @ text.weights / text.weight) for side, text in sides]
-    misses = [np.sort((1.0 - side) * text.weights)[::-1] for side, text in sides]
-    rarest = sorted([*misses[0][:2].tolist(), *misses[1][:2].tolist()], reverse=True)
+    near = asked.directions.dot(kept.directions.T)
+    mean, missed, worst = _matched(np.maximum.reduce(near, axis=1), asked)
+    mean_other, missed_other, worst_other = _matched(np.maximum.reduce(near, axis=0), kept)
     return [
-        sum(means) / 2,
-        min(means),
-        max(means),
-        float(np.add.reduce(misses[0])),
-        float(np.add.reduce(misses[1])),
-        float(misses[0][0]),
-        float(misses[1][0]),
-        rarest[1],
+        (mean + mean_other) / 2,
+        min(mean, mean_other),
+        max(mean, mean_other),
+        missed,
+        missed_other,
+        worst[0],
+        worst_other[0],
+        sorted((*worst, *worst_other))[-2],
     ]
 
 
-def _words(asked: Reading, kept: Reading) -> list[float]:
+def _matched(nearest: NDArray[np.float32], text: Text) -> tuple[float, float, list[float]]:
+    """Return how well a text's pieces are matched, by how rare they are: the mean, what is missed, the most missed."""
+    missed = (1.0 - nearest) * text.weights
+    missed.sort()
+    falling = missed[::-1]
+    return float(nearest.dot(text.weights) / text.weight), float(np.add.reduce(falling)), falling[:2].tolist()
+
+
+def _words(asked: Text, kept: Text, pair: Alignment) -> list[float]:
     """Compare words, their order, and what stands on one side only."""
-    one, other = frozenset(asked.lemmas), frozenset(kept.lemmas)
-    here, there = frozenset(asked.content), frozenset(kept.content)
+    one, other = asked.reading, kept.reading
+    here, there = one.content_set, other.content_set
     strange, strange_other = here - there, there - here
-    opposites, siblings, synonyms = _kinship(strange, strange_other)
-    lengths = len(asked.tokens), len(kept.tokens)
+    opposites, siblings, synonyms = _kinship(strange, strange_other, pair)
+    lengths = len(one.tokens), len(other.tokens)
     return [
-        _overlap(one, other),
+        _overlap(one.lemma_set, other.lemma_set),
         _overlap(here, there),
-        len(here & there) / max(1, min(len(here), len(there))),
+        (len(here) - len(strange)) / max(1, min(len(here), len(there))),
         float(len(strange)),
         float(len(strange_other)),
         float(min(len(strange), len(strange_other))),
-        Indel.normalized_similarity(asked.lemmas, kept.lemmas),
-        Indel.normalized_similarity(asked.text[:400].lower(), kept.text[:400].lower()),
-        JaroWinkler.similarity(asked.text[:100].lower(), kept.text[:100].lower()),
-        _order(asked.content, kept.content),
+        Indel.normalized_similarity(one.lemmas, other.lemmas),
+        Indel.normalized_similarity(asked.letters, kept.letters),
+        JaroWinkler.similarity(asked.begin, kept.begin),
+        _order(one.content, other.content),
         math.log1p(max(lengths)),
         min(lengths) / max(1, *lengths),
-        float(asked.tokens[:1] == kept.tokens[:1]),
-        float(asked.question == kept.question),
-        _overlap(asked.entities, kept.entities),
-        float(len(asked.entities ^ kept.entities)),
+        float(one.tokens[:1] == other.tokens[:1]),
+        float(one.question == other.question),
+        _overlap(one.entities, other.entities),
+        float(len(one.entities ^ other.entities)),
         opposites,
         siblings,
         synonyms,
     ]
 
 
-def _kinship(words: Collection[str], others: Collection[str]) -> tuple[float, float, float]:
+def _kinship(words: AbstractSet[str], others: AbstractSet[str], pair: Alignment) -> tuple[float, float, float]:
     """Count the words of one side that have an opposite, a sibling, or a synonym among those of the other."""
-    if len(words) * len(others) > 400:
+    if not pair.related or len(words) * len(others) > MOST_RELATED:
         return 0.0, 0.0, 0.0
-    opposites = siblings = synonyms = 0
-    for word in words:
-        kin = [lexicon.kin(word, another) for another in others]
-        opposites += any(one.opposite for one in kin)
-        siblings += any(one.sibling for one in kin)
-        synonyms += any(one.synonym for one in kin)
-    return float(opposites), float(siblings), float(synonyms)
+    kin = [(one, how) for (one, other), how in pair.related.items() if one in words and other in others]
+    opposites = {one for one, how in kin if how.opposite}
+    siblings = {one for one, how in kin if how.sibling}
+    synonyms = {one for one, how in kin if how.synonym}
+    return float(len(opposites)), float(len(siblings)), float(len(synonyms))
 
 
-def _overlap(one: Collection[str], other: Collection[str]) -> float:
+def _overlap(one: AbstractSet[str], other: AbstractSet[str]) -> float:
     """Return the Jaccard index; 1 for nothing on either side."""
-    together = len({*one, *other})
-    return len(set(one) & set(other)) / together if together else 1.0
+    both = len(one & other)
+    together = len(one) + len(other) - both
+    return both / together if together else 1.0
 
 
 def _order(one: Sequence[str], other: Sequence[str]) -> float:

@@ -11,13 +11,16 @@ import struct
 import zlib
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.verify.supplement import KEPT, OPPOSITES, SAME, SPELLINGS
 from cacheproxy.verify.vocabulary import CLASSES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 DATA = Path(__file__).parent / "data" / "lexicon.bin"
 MAGIC = b"cacheproxy lexicon 1\n"
@@ -76,15 +79,17 @@ class Payload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Loaded:
-    """The payload, and the table of opposites with the supplement's."""
+    """The payload, the table of opposites with the supplement's, and what names of regions begin with."""
 
-    __slots__ = ("irregular", "negated", "opposites", "regions", "words")
+    __slots__ = ("irregular", "negated", "opposites", "region_starts", "regions", "words")
 
     def __init__(self, payload: Payload) -> None:
         self.words = payload.words
         self.negated = payload.negated
         self.irregular = payload.irregular
         self.regions = payload.regions
+        names = [name.split(" ") for name in payload.regions]
+        self.region_starts = frozenset(" ".join(name[:size]) for name in names for size in range(1, len(name) + 1))
         self.opposites: dict[str, set[str]] = {}
         for left, right in (*payload.antonyms, *OPPOSITES):
             self.opposites.setdefault(left, set()).add(right)
@@ -187,6 +192,26 @@ def kin(left: str, right: str) -> Kin:
     return Kin(opposite, sibling, synonym) if opposite or sibling or synonym else _STRANGERS
 
 
+@lru_cache(maxsize=8_192)
+def _ties(word: str) -> frozenset[int | str]:
+    """Return what two lemmas must have in common to be related at all: a meaning, a kind, or one of these words."""
+    meanings, kinds = _senses(word)
+    named = {word, SAME.get(word, word), positive(word) or word, *_load().opposites.get(word, ())}
+    return frozenset((*meanings, *(-1 - kind for kind in kinds), *named))
+
+
+def related(words: Iterable[str], others: Iterable[str]) -> dict[tuple[str, str], Kin]:
+    """Return what `kin` says of each of `words` with each of `others`, in this order; strangers are left out."""
+    tied = [(other, _ties(other)) for other in others]
+    found = {}
+    for word in words:
+        ties = _ties(word)
+        for other, others_ties in tied:
+            if not ties.isdisjoint(others_ties) and (how := kin(word, other)) is not _STRANGERS:
+                found[word, other] = how
+    return found
+
+
 def opposites(word: str) -> list[str]:
     """Return the opposites of a lemma, in a fixed order."""
     return sorted(_load().opposites.get(word, ()))
@@ -233,6 +258,17 @@ def positive(word: str) -> str:
 def region(words: str) -> str:
     """Return the country that a lower-case name or adjective stands for, "" for none."""
     return _load().regions.get(words, "")
+
+
+def forget() -> None:
+    """Remember no word that was looked up."""
+    for remembering in (lemma, positive, kin, _senses, _ties):
+        remembering.cache_clear()
+
+
+def region_starts() -> frozenset[str]:
+    """Return every name that `region` knows, and every word or words that one of them begins with."""
+    return _load().region_starts
 
 
 def source() -> str:

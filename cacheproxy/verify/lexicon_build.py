@@ -8,6 +8,7 @@ the same bytes. The format of the `data.*`, `index.*` and `*.exc` files is descr
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
 import struct
@@ -213,10 +214,15 @@ def build(folder: Path) -> bytes:
 
 def main(arguments: list[str]) -> int:
     """Write the data file; return the exit code."""
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m cacheproxy.verify.lexicon_build DIRECTORY-OF-WORDNET\n")
-        return 2
-    data = build(Path(arguments[0]))
+    parser = argparse.ArgumentParser(
+        prog="python -m cacheproxy.verify.lexicon_build", description=f"Write {DATA} from WordNet's files."
+    )
+    parser.add_argument("folder", type=Path, metavar="DIRECTORY-OF-WORDNET", help="as /usr/share/wordnet")
+    folder: Path = parser.parse_args(arguments).folder
+    try:
+        data = build(folder)
+    except OSError as exc:
+        parser.error(f"{exc.filename}: {exc.strerror}; name a directory that holds WordNet's files, as data.noun")
     DATA.write_bytes(data)
     sys.stdout.write(f"{DATA}: {len(data)} bytes\n")
     return 0

@@ -8,17 +8,20 @@ price is a miss where somebody asked the same and honestly wanted something besi
 from __future__ import annotations
 
 import re
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from cacheproxy.verify import lexicon
 from cacheproxy.verify.asking import AUXILIARIES
-from cacheproxy.verify.reading import read
+from cacheproxy.verify.reading import gist
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+    from collections.abc import Set as AbstractSet
 
-    from cacheproxy.verify.reading import Reading
+    from cacheproxy.verify.reading import Gist, Reading
+
+Parts: TypeAlias = "tuple[tuple[Gist, ...], tuple[Gist, ...]]"
+"""A text's clauses, and its sentences."""
 
 VETO = "planted"
 
@@ -35,18 +38,25 @@ _BESIDE_REMARK = 0.8
 _REMARK_WORDS = 2
 
 
-def planted(asked: Reading, kept: Reading) -> bool:
-    """Whether the kept text is the asked one with an order or a sentence of something else besides."""
-    heard = set(asked.content)
-    if not heard or len(heard & set(kept.content)) < _BESIDE_ORDER * len(heard):
+def planted(asked: Reading, kept: Reading, parts: Callable[[str], Parts] | None = None) -> bool:
+    """Whether the kept text is the asked one with an order or a sentence of something else besides.
+
+    `parts` may stand for `parts_of`, where it remembers.
+    """
+    heard = asked.content_set
+    if not heard or len(heard & kept.content_set) < _BESIDE_ORDER * len(heard):
         return False
-    if _MARKUP.search(kept.text) and not _MARKUP.search(asked.text):
+    if _marked_up(kept.text) and not _marked_up(asked.text):
         return True
-    clauses, sentences = _parts(kept.text, _CLAUSES), _parts(kept.text, _SENTENCES)
+    clauses, sentences = (parts or parts_of)(kept.text)
     return _beside(heard, clauses, _orders, _BESIDE_ORDER) or _beside(heard, sentences, _remarks, _BESIDE_REMARK)
 
 
-def _beside(heard: set[str], parts: tuple[Reading, ...], tells: Callable[[Reading], bool], covered: float) -> bool:
+def _marked_up(text: str) -> bool:
+    return ("<" in text or ":" in text) and _MARKUP.search(text) is not None
+
+
+def _beside(heard: AbstractSet[str], parts: Sequence[Gist], tells: Callable[[Gist], bool], covered: float) -> bool:
     """Whether one of the parts is foreign to what was asked and tells, and the others hold enough of it."""
     contents = [{*part.content, *part.code} for part in parts]
     for at, part in enumerate(parts):
@@ -59,15 +69,19 @@ def _beside(heard: set[str], parts: tuple[Reading, ...], tells: Callable[[Readin
     return False
 
 
-@lru_cache(maxsize=256)
-def _parts(text: str, between: re.Pattern[str]) -> tuple[Reading, ...]:
+def parts_of(text: str) -> Parts:
+    """Return a text's clauses and its sentences; none where there is one only, or too many."""
+    clauses, sentences = _split(text, _CLAUSES), _split(text, _SENTENCES)
+    read = {part: gist(part) for part in (*clauses, *sentences)}
+    return tuple(read[part] for part in clauses), tuple(read[part] for part in sentences)
+
+
+def _split(text: str, between: re.Pattern[str]) -> list[str]:
     found = [part for part in between.split(text) if part and part.strip()]
-    if not 2 <= len(found) <= _MOST_PARTS:
-        return ()
-    return tuple(read(part) for part in found)
+    return found if 2 <= len(found) <= _MOST_PARTS else []
 
 
-def _orders(part: Reading) -> bool:
+def _orders(part: Gist) -> bool:
     """Whether a part of a text tells to do something, or brings an address or code along."""
     if part.code:
         return True
@@ -75,7 +89,7 @@ def _orders(part: Reading) -> bool:
     return lexicon.verb(first) and first not in AUXILIARIES
 
 
-def _remarks(part: Reading) -> bool:
+def _remarks(part: Gist) -> bool:
     """Whether a sentence states something of its own, or asks it of the one who answers; not a further question."""
     if len(part.content) < _REMARK_WORDS:
         return False

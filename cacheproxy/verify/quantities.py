@@ -38,6 +38,14 @@ ORDER = "th"
 """The unit of ordinals."""
 
 
+_SPELLED = frozenset((*SMALL, *LARGE, *FRACTIONS, *ORDINALS))
+_DATED = frozenset(
+    (
+        *MONTHS, *WEEKDAYS, *RELATIVE_DAYS, *SEASONS, *RELATIVE, *PERIODS,
+        "noon", "midday", "midnight", "per", "a", "an", "each", "every",
+    )
+)  # fmt: skip
+"""Words that `_calendar` looks at."""
 _PARTS = {
     "half": 2,
     "halves": 2,
@@ -98,12 +106,14 @@ def find(words: Sequence[str], cased: Sequence[str]) -> Found:
     at, end = 0, len(words)
     while at < end:
         word = words[at]
-        if word[0].isdigit() or word[0] in CURRENCIES:
-            at = _digits(words, at, found)
-        elif word in SMALL or word in LARGE or word in FRACTIONS or word in ORDINALS:
+        if word in _SPELLED:
             at = _spelled(words, at, found)
-        else:
+        elif word in _DATED:
             at = _calendar(words, cased, at, found)
+        elif word[0].isdigit() or word[0] in CURRENCIES:
+            at = _digits(words, at, found)
+        else:
+            at += 1
     return found
 
 

@@ -5,61 +5,28 @@ Reading is linear in the text and never raises; of a long text only both ends ar
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import NamedTuple
 
 from cacheproxy.verify import asking, lexicon
 from cacheproxy.verify.quantities import Quantity, find
+from cacheproxy.verify.tokens import Tokens, split
 from cacheproxy.verify.vocabulary import (
-    ASKING,
-    CONTRACTIONS,
     EMPTY_BEFORE,
-    ENDINGS,
     FUNCTION,
     NEGATORS,
     PARTICLES,
     PHRASAL,
     QUALIFIERS,
-    SMALL,
     STOP,
     WEAK_NEGATORS,
 )
 
-_EDGE = 2_000
-"""Characters read at each end of a text."""
-_MOST_WORDS = 600
 _MOST_QUANTITIES = 32
-
-_TOKEN = re.compile(
-    r"""
-    (?P<plain>[A-Za-z]{1,60}(?=[\s?!,;]|\Z))
-  | `(?P<tick>[^`\n]{1,200})`
-  | (?P<url>(?:https?://|www\.)[^\s<>"']{1,300})
-  | (?P<mail>[\w.+-]{1,64}@[\w-]{1,64}\.[\w.-]{1,64})
-  | (?P<flag>(?<![\w-])--?[A-Za-z][\w-]{0,40})
-  | (?P<path>(?<![\w/])(?:~|\.{1,2})?/[\w.@~-]{1,80}(?:/[\w.@~-]{0,80}){0,20})
-  | (?P<call>[A-Za-z_]\w{0,60}(?:(?:\.|::|->)[A-Za-z_]\w{0,60}){0,8}\(\)?)
-  | (?P<file>\.?[A-Za-z][\w-]{0,60}\.(?:py|js|ts|tsx|jsx|java|cpp|c|h|cs|go|rs|rb|php|sh|sql|json|ya?ml
-      |toml|xml|csv|txt|md|html?|css|pdf|docx?|xlsx?|ini|cfg|conf|log|env|lock|exe|dll|so|jar|net|io|com|org)\b)
-  | (?P<snake>[A-Za-z]\w{0,60}_\w{1,60}|_\w{1,60}|[a-z]{1,30}(?:::|->)\w{1,60}
-      |[a-z_]\w{1,60}(?:\.[a-z_]\w{1,60}){1,8})
-  | (?P<number>[$€£¥₹]?\d(?:[\d,.:/]|-(?=\d)){0,30}(?<![,.:/-])(?:%|[^\W\d_]{1,12}(?![\w]))?(?!\w))
-  | (?P<dotted>\bU\.(?:S(?:\.A)?|K)\b\.?|(?<![^\W\d_])[aApP]\.[mM]\b\.?)
-  | (?P<mixed>[^\W_]{1,40}\d[\w-]{0,40}|[Cc](?:\+\+|\#)|[Ff]\#|\.NET)
-  | (?P<word>[^\W\d_]{1,60}(?:(?:['\u2019]|-(?=[^\W\d_]))[^\W\d_]{1,60}){0,6})
-  | (?P<quote>["“”])
-  | (?P<end>[?!.;:,]|->|→|\n)
-    """,
-    re.VERBOSE,
-)
-"""A `plain` word is nothing else, which spares most words the search for what else they may begin."""
-_CODE = frozenset("tick url mail flag path call snake".split())
-_BRANDS = re.compile(r"i[A-Z][a-z]+|e[A-Z][a-z]+|macOS|iOS|[A-Z]+s?|iCloud")
-_CAMEL = re.compile(r"[a-z]+(?:[A-Z][a-z0-9]+)+\Z")
 
 _ALSO_WORDS = frozenset("us turkey china polish jordan chad jersey guinea scotch french japan maine".split())
 """Names of places that mean something else in lower case."""
-_DOTTED = {"u.s": "usa", "u.s.a": "usa", "u.k": "uk", "a.m": "am", "p.m": "pm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,6 +44,10 @@ class Reading:
     """Base forms of the words that carry content, in order."""
     places: tuple[int, ...] = field(repr=False)
     """Where in `tokens` each word of `content` stands."""
+    lemma_set: frozenset[str] = field(repr=False)
+    content_set: frozenset[str] = field(repr=False)
+    marked: frozenset[str] = field(repr=False)
+    """What is quoted, and the words of `content` that are not of letters alone."""
     quantities: tuple[Quantity, ...] = ()
     dates: frozenset[str] = frozenset()
     periods: frozenset[str] = frozenset()
@@ -102,144 +73,99 @@ class Reading:
     """Of its script or its commonest words; "" when they do not tell."""
 
 
-@dataclass(slots=True)
-class _Words:
-    """The words of a text while it is read."""
+class _Known(NamedTuple):
+    """What is known of a word by itself, whatever stands around it."""
 
-    tokens: list[str]
-    cased: list[str]
-    starts: list[bool]
-    code: set[str]
-    quoted: set[str]
-    ends: list[str]
+    lemma: str
+    """Its base form; without a negating prefix."""
+    flipped: bool
+    """Whether it had one."""
+    speaks: bool
+    """Whether it carries content, as far as it can tell by itself."""
+    name: bool
+    """Whether it may be a name: it begins with a letter and is no stop word."""
+    strange: bool
+    """Whether no dictionary has it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gist:
+    """What a part of a text speaks of. The fields are those of its `Reading`."""
+
+    text: str
+    tokens: tuple[str, ...]
+    content: tuple[str, ...]
+    code: frozenset[str]
+
+
+def gist(text: str) -> Gist:
+    """Read a text as `read` does, but no more than a gist; never raises for any string."""
+    words = split(text)
+    tokens = tuple(words.tokens)
+    content, _ = _content(tokens, [_known(token) for token in tokens], find(tokens, words.cased).taken)
+    return Gist(text=words.text, tokens=tokens, content=content, code=frozenset(words.code))
 
 
 def read(text: str) -> Reading:
     """Read a text of any length; never raises for any string."""
-    if len(text) > 2 * _EDGE:
-        text = text[:_EDGE] + "\n" + text[-_EDGE:]
-    words = _split(text)
+    words = split(text)
     tokens = tuple(words.tokens)
     found = find(tokens, words.cased)
-    lemmas, flipped = _lemmas(tokens)
-    content, places = _content(tokens, lemmas, found.taken)
+    known = [_known(token) for token in tokens]
+    lemmas = tuple(one.lemma for one in known)
+    content, places = _content(tokens, known, found.taken)
     negators, rhetorical = _negators(tokens)
     denied = [_scope(at, content, places) for at in negators]
-    titled = _titled(words)
+    turned = [_turned(at, one.lemma, content, places) for at, one in enumerate(known) if one.flipped]
     return Reading(
-        text=text,
+        text=words.text,
         tokens=tokens,
         cased=tuple(words.cased),
         lemmas=lemmas,
         content=content,
         places=places,
+        lemma_set=frozenset(lemmas),
+        content_set=frozenset(content),
+        marked=frozenset(word for word in content if not word.isalpha()) | words.quoted,
         quantities=tuple(found.quantities[:_MOST_QUANTITIES]),
         dates=frozenset(found.dates),
         periods=frozenset(found.periods),
-        negated=(*denied, *(_turned(at, word, content, places) for at, word in flipped)),
-        weak=frozenset(word for word in lemmas if word in WEAK_NEGATORS) | ({"not"} if rhetorical else set()),
+        negated=(*denied, *turned),
+        weak=WEAK_NEGATORS.intersection(lemmas) | ({"not"} if rhetorical else set()),
         qualifiers=frozenset(QUALIFIERS[token] for token in tokens if token in QUALIFIERS),
-        entities=_entities(words, lemmas, titled),
+        entities=_entities(words, known),
         code=frozenset(words.code),
         quoted=frozenset(words.quoted),
         regions=_regions(tokens, words.cased),
-        question=asking.question(tokens, text),
+        question=asking.question(tokens, words.text),
         tenses=asking.tenses(tokens),
         person=asking.person(tokens),
-        language=asking.language(text, tokens),
+        language=asking.language(words.text, tokens),
     )
 
 
-def _split(text: str) -> _Words:
-    words = _Words([], [], [], set(), set(), [])
-    start, quote = True, -1
-    for match in _TOKEN.finditer(text):
-        kind, token = match.lastgroup or "", match[0]
-        if kind == "end":
-            start = start or token in {".", "?", "!", "\n", ":"}
-            if token in {"->", "→"}:
-                _add(words, "to", "to", start=False)
-            continue
-        if kind == "quote":
-            if quote >= 0 and len(words.tokens) > quote:
-                words.quoted.add(" ".join(words.tokens[quote:]))
-            quote = len(words.tokens) if quote < 0 else -1
-            continue
-        if len(words.tokens) >= _MOST_WORDS:
-            break
-        if kind == "plain":
-            _word(words, token, start=start)
-        else:
-            _take(words, kind, match[kind], start=start)
-        start = False
-    return words
+@lru_cache(maxsize=16_384)
+def _known(token: str) -> _Known:
+    bare = token in STOP or token in FUNCTION
+    silent = bare or (len(token) == 1 and not token.isalnum())
+    base = token if token in FUNCTION or token in QUALIFIERS else lexicon.lemma(token)
+    flipped = bool(positive := lexicon.positive(base)) and not _undoes(token, base, positive)
+    if flipped:
+        base = lexicon.lemma(positive)
+    strange = len(token) > 2 and not lexicon.known(base) and not lexicon.known(token)
+    return _Known(
+        lemma=base,
+        flipped=flipped,
+        speaks=token not in NEGATORS and (token in PARTICLES or not silent),
+        name=not bare and token[0].isalpha(),
+        strange=strange,
+    )
 
 
-def _take(words: _Words, kind: str, token: str, *, start: bool) -> None:
-    if kind in _CODE:
-        token = token.rstrip(".,;:!?")
-        words.code.add(_plain(token))
-        _add(words, token.rstrip("()").lower(), token, start=start)
-    elif kind in {"word", "dotted"}:
-        _word(words, token, start=start)
-    else:
-        if kind == "file":
-            words.code.add(_plain(token))
-        _add(words, token.lower().rstrip("-"), token, start=start)
-
-
-def _plain(code: str) -> str:
-    return code.rstrip("()").lower()
-
-
-def _word(words: _Words, token: str, *, start: bool) -> None:
-    low = token.lower().replace("\u2019", "'")
-    low = "usa" if token == "US" else _DOTTED.get(low.rstrip("."), low)
-    if (opened := CONTRACTIONS.get(low)) is not None:
-        for part in opened:
-            _add(words, part, part, start=start)
-    elif low.endswith("n't"):
-        _add(words, low[:-3], token[:-3], start=start)
-        _add(words, "not", "not", start=False)
-    elif "'" in low and (end := low[low.rindex("'") :]) in ENDINGS:
-        stem = low[: -len(end)]
-        _add(words, stem, token[: -len(end)], start=start)
-        if end != "'s" or stem in ASKING:
-            _add(words, ENDINGS[end], ENDINGS[end], start=False)
-    elif _CAMEL.match(token) and not _BRANDS.match(token):
-        words.code.add(_plain(token))
-        _add(words, low, token, start=start)
-    elif "-" in low and len(low) > 4 and _joined(low):
-        for part, written in zip(low.split("-"), token.split("-"), strict=True):
-            _add(words, part, written, start=start)
-    else:
-        _add(words, low, token, start=start)
-
-
-def _joined(low: str) -> bool:
-    """Whether a word with hyphens is several: no word of its own, or a number."""
-    first = low.partition("-")[0]
-    return first in SMALL or (first not in {"non", "e", "wi"} and not lexicon.known(low))
-
-
-def _add(words: _Words, token: str, cased: str, *, start: bool) -> None:
-    token = token.strip("'")
-    if token:
-        words.tokens.append(token)
-        words.cased.append(cased or token)
-        words.starts.append(start)
-
-
-def _lemmas(tokens: tuple[str, ...]) -> tuple[tuple[str, ...], list[tuple[int, str]]]:
-    lemmas: list[str] = []
-    flipped: list[tuple[int, str]] = []
-    for at, token in enumerate(tokens):
-        base = token if token in FUNCTION or token in QUALIFIERS else lexicon.lemma(token)
-        if (positive := lexicon.positive(base)) and not _undoes(token, base, positive):
-            base = lexicon.lemma(positive)
-            flipped.append((at, base))
-        lemmas.append(base)
-    return tuple(lemmas), flipped
+def forget() -> None:
+    """Remember no word that was read."""
+    _known.cache_clear()
+    lexicon.forget()
 
 
 def _undoes(token: str, base: str, positive: str) -> bool:
@@ -265,7 +191,10 @@ def _negators(tokens: tuple[str, ...]) -> tuple[list[int], bool]:
     Without what only sounds so: "isn't it?", "whether or not", "I don't know how". The second value says whether there
     is a "why not" or an "or not", which may mean either.
     """
-    places, last, rhetorical = [], len(tokens) - 1, False
+    places: list[int] = []
+    if NEGATORS.isdisjoint(tokens) and "but" not in tokens:
+        return places, False
+    last, rhetorical = len(tokens) - 1, False
     for at, token in enumerate(tokens):
         if token not in NEGATORS:
             if token == "but" and at and tokens[at - 1] in {"anything", "everything", "everyone", "all"}:
@@ -306,48 +235,52 @@ def _asks(tokens: tuple[str, ...], at: int) -> bool:
     return any(token in asking.QUESTIONS or token in {"if", "whether"} for token in tokens[at : at + 3])
 
 
-def _content(
-    tokens: tuple[str, ...], lemmas: tuple[str, ...], taken: set[int]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _content(tokens: tuple[str, ...], known: list[_Known], taken: set[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
     content, places = [], []
-    for at, token in enumerate(tokens):
-        if at in taken or token in NEGATORS:
+    for at, (token, word) in enumerate(zip(tokens, known, strict=True)):
+        if not word.speaks or at in taken:
             continue
         if token in PARTICLES:
-            verbal = any(lemma in PHRASAL for lemma in lemmas[max(0, at - 3) : at])
-            if not verbal or (token == "in" and lemmas[at - 1] not in PHRASAL):
+            verbal = any(one.lemma in PHRASAL for one in known[max(0, at - 3) : at])
+            if not verbal or (token == "in" and known[at - 1].lemma not in PHRASAL):
                 continue
-        elif token in STOP or token in FUNCTION or (len(token) == 1 and not token.isalnum()):
-            continue
-        content.append(lemmas[at])
+        content.append(word.lemma)
         places.append(at)
     return tuple(content), tuple(places)
 
 
-def _titled(words: _Words) -> bool:
+def _titled(words: Tokens) -> bool:
     """Whether capitals say nothing here: most longer words have one."""
     longer = [cased for cased in words.cased if len(cased) > 3 and cased[0].isalpha()]
     capital = sum(cased[0].isupper() for cased in longer)
     return capital > 2 and capital > 0.6 * len(longer)
 
 
-def _entities(words: _Words, lemmas: tuple[str, ...], titled: bool) -> frozenset[str]:
-    found = set()
-    for token, cased, start, lemma in zip(words.tokens, words.cased, words.starts, lemmas, strict=True):
-        if token in STOP or token in FUNCTION or not token[0].isalpha():
-            continue
-        strange = len(token) > 2 and not lexicon.known(lemma) and not lexicon.known(token)
-        named = cased[0].isupper() and not start and not titled
-        acronym = len(cased) > 1 and cased[:2].isupper() and not titled
-        if strange or named or acronym or any(letter.isupper() for letter in cased[1:]):
-            found.add(lemma)
+def _entities(words: Tokens, known: list[_Known]) -> frozenset[str]:
+    found = {word.lemma for word in known if word.strange and word.name}
+    capital = [at for at, cased in enumerate(words.cased) if known[at].name and not cased.islower()]
+    if capital:
+        titled = _titled(words)
+        found.update(
+            known[at].lemma for at in capital if _named(words.cased[at], start=words.starts[at], titled=titled)
+        )
     return frozenset(found)
 
 
+def _named(cased: str, *, start: bool, titled: bool) -> bool:
+    """Whether its capitals make a word a name or an acronym."""
+    capital = cased[0].isupper() and not start and not titled
+    acronym = len(cased) > 1 and cased[:2].isupper() and not titled
+    return capital or acronym or any(letter.isupper() for letter in cased[1:])
+
+
 def _regions(tokens: tuple[str, ...], cased: tuple[str, ...] | list[str]) -> frozenset[str]:
+    starts = lexicon.region_starts()
+    if starts.isdisjoint(tokens):
+        return frozenset()
     found = set()
     for at, token in enumerate(tokens):
-        if token in FUNCTION and token != "us":
+        if token not in starts or (token in FUNCTION and token != "us"):
             continue
         name = lexicon.region(token + " " + tokens[at + 1]) if at + 1 < len(tokens) else ""
         if not name and (token not in _ALSO_WORDS or cased[at][0].isupper()):

@@ -8,7 +8,6 @@ otherwise alike before they say 1: where the wording differs much, the learned p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from cacheproxy.verify import lexicon
@@ -34,6 +33,8 @@ _CLOSE = 0.8
 """Share of content words that must be matched before a single "not" turns one question into the other."""
 _ALIGNED = 0.67
 """Share of content words that must be matched before a contradiction of single words is one of the questions."""
+_GOING = frozenset("from to into than".split())
+"""Words that tell where something goes from or to."""
 _SYMMETRIC = frozenset("and or & vs versus with between nor".split())
 _EVEN_QUESTIONS = frozenset(
     """between distance differ difference compare comparison far relation relationship similar similarity same equal
@@ -60,12 +61,7 @@ class Rule:
 
     def __call__(self, asked: Reading, kept: Reading) -> float:
         """Return how much the two texts contradict each other here, in [0, 1]."""
-        return self.weigh(_aligned(asked, kept))
-
-
-@lru_cache(maxsize=64)
-def _aligned(asked: Reading, kept: Reading) -> Alignment:
-    return align(asked, kept)
+        return self.weigh(align(asked, kept))
 
 
 def _lacking(these: tuple[Quantity, ...], those: tuple[Quantity, ...]) -> list[Quantity]:
@@ -74,11 +70,13 @@ def _lacking(these: tuple[Quantity, ...], those: tuple[Quantity, ...]) -> list[Q
 
 def _number(pair: Alignment) -> float:
     """Weigh numbers that the other text has otherwise: top 5, top 10."""
+    if not (pair.asked.quantities or pair.kept.quantities):
+        return 0.0
     left = [one for one in _lacking(pair.asked.quantities, pair.kept.quantities) if not one.version]
     right = [one for one in _lacking(pair.kept.quantities, pair.asked.quantities) if not one.version]
     if left and right:
-        return 1.0 if pair.overlap() >= _SOME else 0.8
-    if any(_rank(one) for one in (*left, *right)) and pair.overlap() >= _NEARLY:
+        return 1.0 if pair.share >= _SOME else 0.8
+    if any(_rank(one) for one in (*left, *right)) and pair.share >= _NEARLY:
         return 1.0
     return 0.5 if left or right else 0.0
 
@@ -93,10 +91,10 @@ def _unit(pair: Alignment) -> float:
     for one in pair.asked.quantities:
         for other in pair.kept.quantities:
             if one.value == other.value and one.unit and other.unit and not one.same(other):
-                return 1.0 if pair.overlap() >= _ALIGNED else 0.8
+                return 1.0 if pair.share >= _ALIGNED else 0.8
     asked, kept = pair.asked.periods, pair.kept.periods
     if asked and kept and asked.isdisjoint(kept):
-        return 1.0 if pair.overlap() >= _ALIGNED else 0.8
+        return 1.0 if pair.share >= _ALIGNED else 0.8
     return 0.5 if bool(asked) != bool(kept) else 0.0
 
 
@@ -108,7 +106,7 @@ def _date(pair: Alignment) -> float:
     only, other = asked - kept, kept - asked
     kinds = {_kind(part) for part in only} & {_kind(part) for part in other}
     if kinds:
-        return 1.0 if pair.overlap() >= _SOME else 0.8
+        return 1.0 if pair.share >= _SOME else 0.8
     return 0.5
 
 
@@ -120,6 +118,8 @@ def _kind(part: str) -> str:
 
 def _version(pair: Alignment) -> float:
     """Weigh another version or model of the same thing: Python 3.11, Python 3.12."""
+    if not (pair.asked.quantities or pair.kept.quantities):
+        return 0.0
     left = _lacking(pair.asked.quantities, pair.kept.quantities)
     right = _lacking(pair.kept.quantities, pair.asked.quantities)
     if not (any(one.version for one in left) or any(one.version for one in right)):
@@ -127,7 +127,7 @@ def _version(pair: Alignment) -> float:
     if not (left and right):
         return 0.5
     part = any(_within(one.value, other.value) for one in left for other in right)
-    return 0.5 if part or pair.overlap() < _SOME else 1.0
+    return 0.5 if part or pair.share < _SOME else 1.0
 
 
 def _within(one: str, other: str) -> bool:
@@ -145,7 +145,7 @@ def _negation(pair: Alignment) -> float:
     bare = kept if left > right else asked
     if bare.weak.difference((asked if bare is kept else kept).lemmas) or pair.opposed:
         return 0.4
-    share = pair.overlap()
+    share = pair.share
     other = asked if bare is kept else kept
     if (asked.question != kept.question and share < 1.0) or _CLAUSES.intersection(other.tokens).difference(bare.tokens):
         return 0.6 * share
@@ -164,13 +164,13 @@ def _antonym(pair: Alignment) -> float:
         return 0.0
     if (len(pair.asked.negated) + len(pair.kept.negated)) % 2:
         return 0.2
-    share = pair.overlap(without=1)
+    share = pair.share_without(1)
     return 1.0 if share >= _ALIGNED else 0.5 + share / 2
 
 
 def _direction(pair: Alignment) -> float:
     """Weigh that one text goes from what the other goes to: from Paris to London, from London to Paris."""
-    if pair.overlap() < _ALIGNED:
+    if pair.share < _ALIGNED or _GOING.isdisjoint(pair.asked.tokens) or _GOING.isdisjoint(pair.kept.tokens):
         return 0.0
     asked_from, asked_to = _ends(pair.asked)
     kept_from, kept_to = _ends(pair.kept)
@@ -178,7 +178,7 @@ def _direction(pair: Alignment) -> float:
     if not (swapped[0] or swapped[1]):
         return 0.0
     even = not _EVEN_QUESTIONS.isdisjoint(pair.asked.lemmas)
-    sure = (swapped[0] and swapped[1]) or pair.overlap() >= _CLOSE
+    sure = (swapped[0] and swapped[1]) or pair.share >= _CLOSE
     return 1.0 if sure and not even else 0.5
 
 
@@ -250,6 +250,8 @@ def _loose_order(pair: Alignment) -> float:
     if len(places) < 2:
         return 0.0
     pairs = len(places) * (len(places) - 1) // 2
+    if places == sorted(places):
+        return 0.0
     turned = sum(one > other for at, one in enumerate(places) for other in places[at + 1 :])
     return 0.6 * turned / pairs
 
@@ -262,22 +264,19 @@ def _language(pair: Alignment) -> float:
 
 def _code(pair: Alignment) -> float:
     """Weigh another identifier, flag, path, address or file."""
+    if not (pair.asked.code or pair.kept.code):
+        return 0.0
     left = pair.asked.code - pair.kept.code - set(pair.kept.tokens)
     right = pair.kept.code - pair.asked.code - set(pair.asked.tokens)
     if left and right:
-        return 1.0 if pair.overlap(without=min(len(left), len(right))) >= _SOME else 0.8
+        return 1.0 if pair.share_without(min(len(left), len(right))) >= _SOME else 0.8
     return 0.4 if left or right else 0.0
 
 
 def _identifier(pair: Alignment) -> float:
     """Weigh quoted words or words with digits that the other text lacks."""
-    asked, kept = _marked(pair.asked), _marked(pair.kept)
-    left, right = asked - kept, kept - asked
+    left, right = pair.asked.marked - pair.kept.marked, pair.kept.marked - pair.asked.marked
     return 1.0 if left and right else 0.5 if left or right else 0.0
-
-
-def _marked(text: Reading) -> set[str]:
-    return {token for token in text.content if not token.isalpha()} | text.quoted
 
 
 def _entity(pair: Alignment) -> float:
@@ -291,7 +290,7 @@ def _region(pair: Alignment) -> float:
     """Weigh another country."""
     left, right = pair.asked.regions - pair.kept.regions, pair.kept.regions - pair.asked.regions
     if left and right:
-        return 1.0 if pair.overlap(without=1) >= _SOME else 0.8
+        return 1.0 if pair.share_without(1) >= _SOME else 0.8
     return 0.5 if left or right else 0.0
 
 
@@ -300,7 +299,7 @@ def _qualifier(pair: Alignment) -> float:
     left, right = pair.asked.qualifiers - pair.kept.qualifiers, pair.kept.qualifiers - pair.asked.qualifiers
     if any(frozenset((one, other)) in OPPOSED_QUALIFIERS for one in left for other in right):
         spare = 1 if not QUALIFIERS.keys().isdisjoint(pair.left) and not QUALIFIERS.keys().isdisjoint(pair.right) else 0
-        return 1.0 if pair.overlap(without=spare) >= _QUALIFIED else 0.8
+        return 1.0 if pair.share_without(spare) >= _QUALIFIED else 0.8
     return min(0.25 * (len(left) + len(right)), 0.75)
 
 
@@ -309,7 +308,7 @@ def _question(pair: Alignment) -> float:
     asked, kept = pair.asked.question, pair.kept.question
     if asked == kept:
         return 0.0
-    if frozenset((asked, kept)) <= _PRECISE and pair.overlap() >= _NEARLY:
+    if frozenset((asked, kept)) <= _PRECISE and pair.share >= _NEARLY:
         return 1.0
     return 0.3 if tuple(sorted((asked, kept))) in _NEAR_QUESTIONS else 0.9
 
@@ -324,12 +323,12 @@ def _tense(pair: Alignment) -> float:
 
 def _rival(pair: Alignment) -> float:
     """Weigh an alternative of the same kind in a word's place: credit, prepaid; silver, gold."""
-    return pair.overlap(without=1) if pair.rival else 0.0
+    return pair.share_without(1) if pair.rival else 0.0
 
 
 def _rest(pair: Alignment) -> float:
     """Weigh content words without a counterpart in the other text."""
-    return 1.0 - pair.overlap()
+    return 1.0 - pair.share
 
 
 def _swap(pair: Alignment) -> float:
@@ -337,7 +336,7 @@ def _swap(pair: Alignment) -> float:
     if len(pair.left) != 1 or len(pair.right) != 1 or not pair.matched:
         return 0.0
     both = lexicon.known(pair.left[0]) and lexicon.known(pair.right[0])
-    return pair.overlap(without=1) * (1.0 if both else 0.8)
+    return pair.share_without(1) * (1.0 if both else 0.8)
 
 
 def _scope(pair: Alignment) -> float:
@@ -376,11 +375,16 @@ RULES: tuple[Rule, ...] = (
     Rule(name="person", veto=False, weigh=_person),
 )
 """Every rule in the order of `rule_values`. The order is part of every trained artefact: add at the end."""
+_VETOES = tuple((at, rule.name) for at, rule in enumerate(RULES) if rule.veto)
 
 
 def rule_values(asked: Reading, kept: Reading) -> list[float]:
     """Return what each rule says, in the order of RULES."""
-    pair = _aligned(asked, kept)
+    return weigh(align(asked, kept))
+
+
+def weigh(pair: Alignment) -> list[float]:
+    """Return what each rule says of two texts side by side, in the order of RULES."""
     return [rule.weigh(pair) for rule in RULES]
 
 
@@ -391,4 +395,4 @@ def vetoed(asked: Reading, kept: Reading) -> str:
 
 def veto_of(values: Sequence[float]) -> str:
     """Return the name of the first rule that forbids a hit by its value of `rule_values`, "" for none."""
-    return next((rule.name for rule, value in zip(RULES, values, strict=True) if rule.veto and value >= 1.0), "")
+    return next((name for at, name in _VETOES if values[at] >= 1.0), "")

@@ -7,14 +7,13 @@ from copy import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cacheproxy.errors import ConfigError
 from cacheproxy.model import Verification
-from cacheproxy.verify import artefact
+from cacheproxy.verify import artefact, reading
 from cacheproxy.verify.cross import MOST_TOKENS, CrossEncoder, Words
-from cacheproxy.verify.features import compare, prepare
+from cacheproxy.verify.features import compare_all, prepare
 from cacheproxy.verify.graph import Shape, build
+from cacheproxy.verify.memory import Memory
 from cacheproxy.verify.planted import VETO, planted
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_READ = 2
 """Candidates of one question that the cross-encoder reads: the most probable ones by the cheap score."""
+_EQUAL = 0.99
+"""Of a question that is the same but for capitals and white space: too short for the cross-encoder to be sure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class PairScorer:
         if self.manifest.weights_sha256 != base.sha256:
             artefact.refuse_base(folder, self.manifest)
         self._words = Words(base)
+        self._memory = Memory(self._words)
         self._cross = CrossEncoder(_graph(folder, self.manifest, weights), self._words)
         self._steps = steps or Steps()
 
@@ -62,28 +64,42 @@ class PairScorer:
         other._steps = replace(self._steps, rules=False)
         return other
 
+    def forget(self) -> int:
+        """Remember no text of before, nor of what is being scored right now; return how many were known."""
+        before, self._memory = self._memory, Memory(self._words)
+        self._words.forget()
+        reading.forget()
+        return len(before)
+
     def score(self, pairs: Sequence[tuple[str, str, float]]) -> list[Verification]:
         """Return a verification for each pair: the text asked, the text kept, the cosine of both. Each by itself."""
-        prepared = {text: prepare(text, self._words) for pair in pairs for text in pair[:2]}
-        return [self._rank([(prepared[kept], cosine)], prepared[asked])[0] for asked, kept, cosine in pairs]
+        memory = self._memory
+        texts = {text: memory.text(text) for pair in pairs for text in pair[:2]}
+        return [self._rank([(texts[kept], cosine)], texts[asked], memory)[0] for asked, kept, cosine in pairs]
 
     def verify(self, asked: str, kept: Iterable[tuple[str, float]]) -> list[Verification]:
         """Return a verification for each kept text, given with its cosine.
 
         Only the best by the cheap score are read by the cross-encoder; the others get probability 0.
         """
-        one = prepare(asked, self._words)
-        return self._rank([(prepare(text, self._words), cosine) for text, cosine in kept], one)
+        memory = self._memory
+        texts = [(memory.text(text), cosine) for text, cosine in kept]
+        # A matrix times its own transpose has other last bits than times an equal one: equal texts are two, as ever.
+        one = prepare(asked, self._words) if any(text.text == asked for text, _ in texts) else memory.text(asked)
+        return self._rank(texts, one, memory)
 
-    def _rank(self, kept: Sequence[tuple[Text, float]], asked: Text) -> list[Verification]:
+    def _rank(self, kept: Sequence[tuple[Text, float]], asked: Text, memory: Memory) -> list[Verification]:
         if not kept:
             return []
-        rows, vetoing = zip(*(compare(asked, text, cosine) for text, cosine in kept), strict=True)
-        vetoes = [""] * len(kept)
+        rows, vetoes = compare_all(asked, kept)
         if self._steps.rules:
-            pairs = zip(vetoing, kept, strict=True)
-            vetoes = [veto or VETO * planted(asked.reading, text.reading) for veto, (text, _) in pairs]
-        cheap = self._trees.logits(np.stack(rows))
+            vetoes = [
+                veto or VETO * planted(asked.reading, text.reading, memory.parts)
+                for veto, (text, _) in zip(vetoes, kept, strict=True)
+            ]
+        else:
+            vetoes = [""] * len(kept)
+        cheap = self._trees.logits(rows)
         weights = self.manifest.weights
         alone = [_sigmoid(weights.cheap[0] + weights.cheap[1] * float(logit)) for logit in cheap]
         best = sorted((at for at, veto in enumerate(vetoes) if not veto), key=lambda at: -cheap[at])[:MOST_READ]
@@ -98,6 +114,9 @@ class PairScorer:
                 # What was not read whole is not right, whatever sign the weight has.
                 told = bias + trees * float(cheap[at]) + cross * read if math.isfinite(read) else -math.inf
                 probability = _sigmoid(told)
+                if math.isfinite(read) and text.text.casefold().split() == asked.text.casefold().split():
+                    steps.append(("equal", _EQUAL))
+                    probability = max(probability, _EQUAL)
             found.append(Verification(probability=probability, veto=vetoes[at], steps=tuple(steps)))
         return found
 

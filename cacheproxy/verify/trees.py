@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +17,31 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAMES = ("feature", "threshold", "left", "right", "value", "roots")
+_ROWS_AT_ONCE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Walk:
+    """The same nodes, laid out for walking all trees at once: each condition once, both children of a node in a row.
+
+    A node goes by twice its number here: `children` has its right one there and its left one after that. `conditions`
+    tells which of the conditions (`features` at or below `thresholds`) it asks for.
+    """
+
+    features: NDArray[np.intp]
+    thresholds: NDArray[np.float32]
+    conditions: NDArray[np.intp]
+    children: NDArray[np.intp]
+    values: NDArray[np.float32]
+    roots: NDArray[np.intp]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Trees:
     """All nodes of all trees in one table. A leaf's children are itself, so that walking on stays there.
 
     A row goes left where its feature is at or below the threshold. `feature`, `left`, `right` and `roots` are int32,
-    `threshold` and `value` float32; `depth` is the longest walk.
+    `threshold` and `value` float32; `depth` is the longest walk. Without slots, for the property that is kept.
     """
 
     feature: NDArray[np.int32]
@@ -37,13 +55,32 @@ class Trees:
 
     def logits(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return the log-odds of each row of shape (n, features)."""
-        at = np.broadcast_to(self.roots, (len(rows), len(self.roots))).copy()
-        each = np.arange(len(rows))[:, None]
+        parts = [rows[at : at + _ROWS_AT_ONCE] for at in range(0, max(len(rows), 1), _ROWS_AT_ONCE)]
+        return np.concatenate([self._logits(part) for part in parts]) if len(parts) > 1 else self._logits(rows)
+
+    def _logits(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        walk = self._walk
+        true = (rows.take(walk.features, axis=1) <= walk.thresholds).ravel().astype(np.intp)
+        row = np.repeat(np.arange(len(rows)) * len(walk.features), len(walk.roots))
+        at = np.tile(walk.roots, len(rows))
         for _ in range(self.depth):
-            goes_left = rows[each, self.feature[at]] <= self.threshold[at]
-            at = np.where(goes_left, self.left[at], self.right[at])
-        total: NDArray[np.float64] = self.value[at].sum(axis=1, dtype=np.float64) + self.base
+            at = walk.children.take(at + true.take(row + walk.conditions.take(at)))
+        values = walk.values.take(at).reshape(len(rows), len(walk.roots))
+        total: NDArray[np.float64] = values.sum(axis=1, dtype=np.float64) + self.base
         return total
+
+    @cached_property
+    def _walk(self) -> _Walk:
+        asked = np.stack([self.feature, self.threshold], axis=1, dtype=np.float64)
+        conditions, which = np.unique(asked, axis=0, return_inverse=True)
+        return _Walk(
+            features=conditions[:, 0].astype(np.intp),
+            thresholds=conditions[:, 1].astype(np.float32),
+            conditions=np.repeat(which.ravel(), 2),
+            children=2 * np.stack([self.right, self.left], axis=1, dtype=np.intp).ravel(),
+            values=np.repeat(self.value, 2),
+            roots=2 * self.roots.astype(np.intp),
+        )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what `from_arrays` takes."""

@@ -29,6 +29,10 @@ class Scorer(Protocol):
         """Return a verification for each kept text, given with its cosine."""
         ...
 
+    def forget(self) -> int:
+        """Remember no text of before; return how many were known."""
+        ...
+
 
 class ThreadedVerifier:
     """Implements `ports.Verifier`. Used as an async context manager, which ends its threads.
@@ -74,6 +78,10 @@ class ThreadedVerifier:
         finally:
             left.set()
         return _told(waiter)
+
+    def forget(self) -> int:
+        """Remember no text of before, nor of what is being verified right now; return how many were known."""
+        return self.scorer.forget()
 
     def health(self) -> str:
         """Return "" when able to serve, else what is wrong."""

@@ -16,7 +16,8 @@ from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.flight import Flights
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.model import Bypass, Controls, Hit, Scope
-from cacheproxy.pipeline import Parts, Pipeline
+from cacheproxy.parts import Parts
+from cacheproxy.pipeline import Pipeline
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.evict import quotas
 from cacheproxy.policy.pack import Category, Encoder, Pack

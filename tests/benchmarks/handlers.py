@@ -42,7 +42,8 @@ class Chat(msgspec.Struct):
 
 async def _answer(receive: Receive, send: Send) -> None:
     message = await receive()
-    msgspec.json.decode(message["body"])  # type: ignore[typeddict-item]
+    assert message["type"] == "http.request"
+    msgspec.json.decode(message["body"])
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(ANSWER))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": ANSWER, "more_body": False})

@@ -31,7 +31,7 @@ async def run(host: str, port: int, requests: Iterator[bytes], *, connections: i
     began = time.perf_counter()
     clients = [_Client(requests, seen, stop_at) for _ in range(connections)]
     for client in clients:
-        await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
+        await loop.create_connection(client.itself, host, port)
     try:
         await asyncio.gather(*(client.done for client in clients))
     finally:
@@ -42,6 +42,9 @@ async def run(host: str, port: int, requests: Iterator[bytes], *, connections: i
 
 
 class _Client(asyncio.Protocol):
+    def itself(self) -> _Client:
+        return self
+
     def __init__(self, requests: Iterator[bytes], seen: Measured, stop_at: float) -> None:
         self._requests = requests
         self._seen = seen

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cacheproxy.evaluate.replay import Replay
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Outcome
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.pack import Pack
-    from cacheproxy.tiers import Journey
     from tests.benchmarks.corpus import Answer
 
 HOME = Path(__file__).parents[2] / ".cacheproxy"

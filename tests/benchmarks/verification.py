@@ -264,7 +264,7 @@ def main() -> int:
     }
     asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     section = render(report)
-    print(section)  # noqa: T201
+    sys.stdout.write(f"{section}\n")
     asked.docs.write_text(written(asked.docs.read_text(encoding="utf-8"), section), encoding="utf-8")
     return 0
 

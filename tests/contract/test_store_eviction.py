@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -61,8 +61,8 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock)
     return opened
 
 
-def entry(category: str, tenant: str, number: int, **fields: float) -> Entry:
-    made = make_entry(f"{category}/{tenant}/{number}", dim=0, **fields)  # type: ignore[arg-type]
+def entry(category: str, tenant: str, number: int, **fields: Any) -> Entry:
+    made = make_entry(f"{category}/{tenant}/{number}", dim=0, **fields)
     partition = Partition(category=category, compatibility=b"", epoch=EPOCH)
     return replace(made, partition=partition, tenant=tenant)
 

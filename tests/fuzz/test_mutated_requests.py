@@ -138,7 +138,8 @@ class Lane:
 
 async def gauges(proxy: Proxy, *names: str) -> list[float]:
     told = (await send_raw(proxy.admin_url, request_bytes("GET", "/metrics"), "GET")).body.decode()
-    return [float(re.search(rf"^{name} (\S+)$", told, re.MULTILINE)[1]) for name in names]  # type: ignore[index]
+    values = dict(re.findall(r"^(\S+) (\S+)$", told, re.MULTILINE))
+    return [float(values[name]) for name in names]
 
 
 async def at_rest(proxy: Proxy, tasks: float) -> bool:
@@ -154,7 +155,7 @@ async def at_rest(proxy: Proxy, tasks: float) -> bool:
 
 
 async def test_no_bytes_break_the_edge(upstream: ScriptedUpstream, tmp_path: Path, key: str) -> None:
-    print(f"seed {SEED}, {REQUESTS} requests: FUZZ_SEED and FUZZ_REQUESTS change them")  # noqa: T201
+    print(f"seed {SEED}, {REQUESTS} requests: FUZZ_SEED and FUZZ_REQUESTS change them")  # noqa: T201 - shown when it fails
     backend, tally = Backend(), Tally()
     upstream.always(backend)
     environ = {f"CACHEPROXY_SERVER__{name}": value for name, value in SHORT.items()}
@@ -166,7 +167,7 @@ async def test_no_bytes_break_the_edge(upstream: ScriptedUpstream, tmp_path: Pat
         async with asyncio.TaskGroup() as group:
             for number in range(LANES):
                 group.create_task(Lane(urls, SEED * 1000 + number, tally).run(REQUESTS // LANES))
-        print(f"{time.monotonic() - began_s:.0f} s, slowest {tally.slowest_s:.1f} s, {tally.statuses.most_common()}")  # noqa: T201
+        print(f"{time.monotonic() - began_s:.0f} s, slowest {tally.slowest_s:.1f} s, {tally.statuses.most_common()}")  # noqa: T201 - as above
 
         assert not tally.faults, (len(tally.faults), tally.faults[:5])
         assert not backend.violations, (len(backend.violations), backend.violations[:5])

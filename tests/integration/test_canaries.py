@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -73,7 +74,7 @@ async def whole_run(
     for fields in ({}, {"stream": True}):
         question = asked(**fields)
         await ask(question)  # a miss
-        await eventually_true(lambda question=question: hit(url, key, question), "the answer is kept")  # type: ignore[misc]
+        await eventually_true(partial(hit, url, key, question), "the answer is kept")
         await ask(question)
     await ask(asked(n=2))
     forms: tuple[dict[str, object], ...] = ({}, {"stream": True}, {"n": 2})

@@ -581,7 +581,9 @@ async def test_an_input_too_large_to_keep_is_asked_for_each_time(
         await fill(proxy, "a", key)
 
 
-async def test_a_store_that_fails_means_a_miss(upstream: ScriptedUpstream, tmp_path: Path, key: str) -> None:
+async def test_a_store_that_fails_means_a_miss(
+    upstream: ScriptedUpstream, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running(proxy_settings(upstream.url, tmp_path)) as live:
         proxy = Proxy(url=live.url, admin_url=live.admin_url)
         await fill(proxy, TEXTS, key)
@@ -594,14 +596,16 @@ async def test_a_store_that_fails_means_a_miss(upstream: ScriptedUpstream, tmp_p
                 raise StoreUnavailable("gone")
             return await get(entry_id)
 
-        store.get = failing  # type: ignore[method-assign]
+        monkeypatch.setattr(store, "get", failing)
         answered = await ask(proxy, TEXTS, key)
         assert answered.json()["data"] == direct(TEXTS)["data"]
         assert upstream.requests[-1].json()["input"] == TEXTS[:1]
-        del store.get
+        monkeypatch.undo()
 
 
-async def test_what_is_not_read_in_time_is_missing(upstream: ScriptedUpstream, tmp_path: Path, key: str) -> None:
+async def test_what_is_not_read_in_time_is_missing(
+    upstream: ScriptedUpstream, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running(proxy_settings(upstream.url, tmp_path, server={"lookup_timeout_ms": 300})) as live:
         proxy = Proxy(url=live.url, admin_url=live.admin_url)
         many = [f"text {number}" for number in range(40)]
@@ -616,15 +620,15 @@ async def test_what_is_not_read_in_time_is_missing(upstream: ScriptedUpstream, t
                 await asyncio.Event().wait()
             return await get(entry_id)
 
-        store.get = stalling  # type: ignore[method-assign]
+        monkeypatch.setattr(store, "get", stalling)
         answered = await ask(proxy, many, key)
         assert answered.json()["data"] == direct(many)["data"]
         assert upstream.requests[-1].json()["input"] == many[32:]  # its group, and nothing read before
-        del store.get
+        monkeypatch.undo()
 
 
 async def test_a_store_that_cannot_write_changes_no_answer(
-    upstream: ScriptedUpstream, tmp_path: Path, key: str
+    upstream: ScriptedUpstream, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(proxy_settings(upstream.url, tmp_path)) as live:
         proxy = Proxy(url=live.url, admin_url=live.admin_url)
@@ -633,12 +637,12 @@ async def test_a_store_that_cannot_write_changes_no_answer(
             raise StoreUnavailable("full")
 
         store = live.pipeline.parts.store
-        store.put = failing  # type: ignore[method-assign]
+        monkeypatch.setattr(store, "put", failing)
         for value in (TEXTS, TEXTS, "alone"):
             told = await ask(proxy, value, key)
             assert told.json() == direct(value)
             assert "stored" not in told.cache_status.parameters
-        del store.put
+        monkeypatch.undo()
         assert upstream.calls == 3
 
 
@@ -655,8 +659,19 @@ async def test_an_answer_never_says_stored_of_what_is_too_large_to_be_kept(
         assert counted._value.get() == 1
 
 
-async def test_a_bad_word_on_an_input_holds_though_its_entry_cannot_be_removed(
+async def test_an_input_is_kept_under_the_policy_in_force_and_no_longer_than_it_is_fresh(
     upstream: ScriptedUpstream, tmp_path: Path, key: str
+) -> None:
+    async with running(proxy_settings(upstream.url, tmp_path, store={"url": "memory://"})) as live:
+        told = await fill(Proxy(url=live.url, admin_url=live.admin_url), "a", key)
+        entry = await live.pipeline.parts.store.get(told.get("x-cacheproxy-entry") or "")
+        assert entry is not None
+        assert entry.policy == live.pipeline.policy().version > 0
+        assert entry.gone_s == entry.expires_s
+
+
+async def test_a_bad_word_on_an_input_holds_though_its_entry_cannot_be_removed(
+    upstream: ScriptedUpstream, tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(proxy_settings(upstream.url, tmp_path, store={"url": "memory://"})) as live:
         proxy = Proxy(url=live.url, admin_url=live.admin_url)
@@ -665,8 +680,7 @@ async def test_a_bad_word_on_an_input_holds_though_its_entry_cannot_be_removed(
         async def failing(entry_ids: object) -> int:
             raise StoreUnavailable("full")
 
-        store = live.pipeline.parts.store
-        store.purge = failing  # type: ignore[method-assign]
+        monkeypatch.setattr(live.pipeline.parts.store, "purge", failing)
         word = {"id": entry, "verdict": "bad"}
         (await proxy.ask(word, key=key, target="/v1/cache/feedback")).assert_problem(503, "feedback_unavailable")
         assert (await ask(proxy, "a", key)).reason == "quarantined"

@@ -77,7 +77,7 @@ async def test_nothing_is_left_anywhere(upstream: ScriptedUpstream, tmp_path: Pa
         done = await told(proxy, "POST", "purge", selector)
         assert done["purged"] >= len(WORDS)
         assert {part["part"]: part["pending"] for part in done["parts"]} == dict.fromkeys(
-            ("entries", "feedback", "budget", "lookups", "questions", "embeddings", "snapshots"), ""
+            ("entries", "feedback", "budget", "lookups", "questions", "embeddings", "verifier", "snapshots"), ""
         )
         removed = {part["part"]: part["removed"] for part in done["parts"]}
         assert removed["feedback"] > 0

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import structlog
 
-from cacheproxy import app
+from cacheproxy import opening
 from cacheproxy.policy.budget import FEWEST
 from cacheproxy.policy.loader import POLICY_FILE, find_pack, load_pack
 from tests.support.openai_wire import completion
@@ -74,7 +74,7 @@ async def proxy_of(
 @pytest.fixture(autouse=True)
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every proxy here has a verifier that believes what a question says of itself."""
-    monkeypatch.setattr(app, "open_verifier", lambda settings: StepScorer())
+    monkeypatch.setattr(opening, "open_verifier", lambda settings: StepScorer())
 
 
 def says(text: str) -> Any:

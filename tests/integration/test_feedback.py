@@ -110,7 +110,9 @@ async def test_a_word_on_an_answer_spares_other_tenants_fills(
     await eventually_true(lambda: proxy.cached(chat(UNRELATED), key=other_key), "the other tenant's answer is kept")
 
 
-async def test_a_bad_word_holds_though_the_entry_cannot_be_removed(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+async def test_a_bad_word_holds_though_the_entry_cannot_be_removed(
+    upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings, key = proxy_settings(upstream.url, tmp_path, store={"url": "memory://"}), "sk-unremovable"
     async with running(settings) as live:
         proxy = Proxy(url=live.url, admin_url=live.admin_url)
@@ -120,7 +122,7 @@ async def test_a_bad_word_holds_though_the_entry_cannot_be_removed(upstream: Scr
         async def failing(entry_ids: object) -> int:
             raise StoreUnavailable("full")
 
-        live.pipeline.parts.store.purge = failing  # type: ignore[method-assign]
+        monkeypatch.setattr(live.pipeline.parts.store, "purge", failing)
         (await say(proxy, key, hit.whole["id"])).assert_problem(503, "feedback_unavailable")
         again = await proxy.ask(chat(QUESTION), key=key)
         assert (again.outcome, again.reason) == ("miss", "quarantined")

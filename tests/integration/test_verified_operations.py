@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from cacheproxy import app
+from cacheproxy import opening
 from cacheproxy.policy.loader import POLICY_FILE, find_pack, load_pack
 from tests.support.proxy import QUESTION, Answered, Proxy, chat, proxy_settings, started
 from tests.support.verifiers import StepScorer
@@ -43,7 +43,7 @@ def pack(folder: Path) -> str:
 @pytest_asyncio.fixture(loop_scope="module")
 async def verified(upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
     """A proxy whose verifier believes what a question says of itself."""
-    monkeypatch.setattr(app, "open_verifier", lambda settings: StepScorer())
+    monkeypatch.setattr(opening, "open_verifier", lambda settings: StepScorer())
     (tmp_path / "pack").mkdir()
     chosen = {"pack": pack(tmp_path / "pack")}
     settings = proxy_settings(upstream.url, tmp_path / "data", policies=chosen, store={"url": "memory://"})

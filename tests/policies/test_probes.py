@@ -36,7 +36,9 @@ def test_a_shipped_pack_is_calibrated_for_the_gpu_encoder_too(name: str) -> None
     pack = load_pack(find_pack(name))
     fingerprint = locate(settings.Encoder().name).fingerprint("torch-fp16", "float16")
     semantic = {category for category, rules in pack.categories.items() if rules.semantic and rules.allow_caching}
-    assert {category for category in semantic if pack.threshold(category, fingerprint) is None} == set()
+    decided = semantic - set(VERIFIED_ONLY)
+    assert {category for category in decided if pack.threshold(category, fingerprint) is None} == set()
+    assert {category for category in semantic if pack.verify_from(category, fingerprint) is None} == set()
 
 
 @pytest.mark.parametrize("name", PACKS)
@@ -53,6 +55,7 @@ def test_a_shipped_pack_is_whole(name: str) -> None:
 CATEGORIES = [
     *("default", "code", "api_docs", "support", "chat", "math", "law", "health", "finance", "news", "personal"),
 ]
+VERIFIED_ONLY = ["math", "law", "health"]
 SAFETY_CRITICAL = ["math", "law", "health", "finance", "news", "personal"]
 
 
@@ -77,9 +80,15 @@ def test_load_never_touches_what_is_safety_critical_or_volatile(name: str) -> No
 
 
 @pytest.mark.parametrize("name", PACKS)
-def test_where_numbers_decide_nothing_is_served_by_similarity(name: str) -> None:
+def test_where_numbers_decide_nothing_is_served_by_similarity_that_was_not_verified(name: str) -> None:
     pack = load_pack(find_pack(name))
-    assert [category for category in ("math", "law", "health") if pack.categories[category].semantic] == []
+    for category in VERIFIED_ONLY:
+        rules = pack.categories[category]
+        assert [told.thresholds.get(category) for told in pack.encoders.values()] == [None] * len(pack.encoders)
+        if rules.semantic and rules.allow_caching:
+            assert rules.verify
+            assert rules.min_probability >= pack.categories["default"].min_probability
+            assert rules.delta < pack.categories["default"].delta
     assert not pack.categories["personal"].allow_caching
 
 
@@ -95,7 +104,7 @@ def thresholds(name: str) -> dict[tuple[str, str], float]:
     """Every threshold in force of a pack; 2 where nothing is served by similarity."""
     pack = load_pack(find_pack(name))
     return {
-        (encoder, category): told.thresholds[category] if rules.semantic and rules.allow_caching else 2.0
+        (encoder, category): told.thresholds.get(category, 2.0) if rules.semantic and rules.allow_caching else 2.0
         for encoder, told in pack.encoders.items()
         for category, rules in pack.categories.items()
     }

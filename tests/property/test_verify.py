@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cacheproxy.verify import lexicon
+from cacheproxy.verify import lexicon, tokens
 from cacheproxy.verify import reading as readings
 from cacheproxy.verify.cross import Words, shortened
 from cacheproxy.verify.features import NAMES, compare, features, prepare
@@ -82,10 +82,10 @@ _PLAIN = "(?P<plain>[A-Za-z]{1,60}(?=[\\s?!,;]|\\Z))\n  |"
 
 @given(TEXTS)
 def test_the_short_cut_for_plain_words_finds_what_the_long_way_finds(text: str) -> None:
-    pattern = readings._TOKEN.pattern
+    pattern = tokens._TOKEN.pattern
     assert _PLAIN in pattern
     slow = re.compile(pattern.replace(_PLAIN, ""), re.VERBOSE)
-    short = [(m.lastgroup, m.span()) for m in readings._TOKEN.finditer(text)]
+    short = [(m.lastgroup, m.span()) for m in tokens._TOKEN.finditer(text)]
     assert [("word" if kind == "plain" else kind, span) for kind, span in short] == [
         (m.lastgroup, m.span()) for m in slow.finditer(text)
     ]
@@ -101,6 +101,25 @@ def test_kin_says_what_its_parts_say(left: str, right: str) -> None:
     assert kin.opposite == lexicon.antonyms(left, right)
     assert kin.sibling == lexicon.siblings(left, right)
     assert kin.synonym == lexicon.synonyms(left, right)
+
+
+@given(st.lists(KNOWN), st.lists(KNOWN))
+def test_the_kin_of_many_words_is_that_of_each_two(words: list[str], others: list[str]) -> None:
+    each = {(one, other): lexicon.kin(one, other) for one in words for other in others}
+    assert lexicon.related(words, others) == {pair: kin for pair, kin in each.items() if any(kin)}
+
+
+@given(TEXTS)
+@example("[SEP] [CLS]##a  b_c")
+def test_tokens_word_by_word_are_those_of_the_whole_text(text: str) -> None:
+    assert words()._tokens_of is not None
+    assert words().ids(text) == words()._encoded(text)
+
+
+@given(TEXTS)
+def test_a_gist_is_what_the_reading_says(text: str) -> None:
+    whole, part = readings.read(text), readings.gist(text)
+    assert (part.text, part.tokens, part.content, part.code) == (whole.text, whole.tokens, whole.content, whole.code)
 
 
 TOKENS = st.lists(st.integers(0, 4), max_size=90)

@@ -75,6 +75,12 @@ class StepScorer:
         """Return the same one with its rules off."""
         return StepScorer(rules=False)
 
+    def forget(self) -> int:
+        """Forget what was asked."""
+        known = len(self.asked)
+        self.asked.clear()
+        return known
+
     def score(self, pairs: Sequence[tuple[str, str, float]]) -> list[Verification]:
         """Return a verification for each pair."""
         return [word for asked, kept, cosine in pairs for word in self.verify(asked, [(kept, cosine)])]

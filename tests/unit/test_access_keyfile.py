@@ -206,7 +206,9 @@ async def test_a_file_that_breaks_or_goes_leaves_the_old_keys_in_force(path: Pat
         kept.gate.admit(BEARER)
 
 
-async def test_a_reload_is_not_undone_by_a_slower_read_of_an_older_file(path: Path) -> None:
+async def test_a_reload_is_not_undone_by_a_slower_read_of_an_older_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kept = keeper(path)
     change_keys(path, SECRET, lambda _: [record(name="renamed")])
     attempt, read, go_on = kept._attempt, threading.Event(), threading.Event()
@@ -217,10 +219,10 @@ async def test_a_reload_is_not_undone_by_a_slower_read_of_an_older_file(path: Pa
         assert go_on.wait(10)
         return found
 
-    kept._attempt = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(kept, "_attempt", slow)
     tending = asyncio.create_task(kept.tend())
     assert await asyncio.to_thread(read.wait, 10)
-    kept._attempt = attempt  # type: ignore[method-assign]
+    monkeypatch.undo()
     change_keys(path, SECRET, lambda _: [record(revoked=True)])
     kept.reload()
     go_on.set()

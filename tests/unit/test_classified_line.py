@@ -11,8 +11,8 @@ import pytest_asyncio
 from msgspec import structs
 
 from cacheproxy.errors import EmbedderUnavailable
+from cacheproxy.joining import Flown
 from cacheproxy.model import Bypass, Classification, Controls, Hit, Miss, Tier
-from cacheproxy.pipeline import Flown
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Rule
 from cacheproxy.policy.rules import Rules

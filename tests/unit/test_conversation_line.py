@@ -21,8 +21,8 @@ from tests.unit.test_pipeline import OTHER, PACK, House
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from cacheproxy.journey import Journey
     from cacheproxy.model import Bypass
-    from cacheproxy.pipeline import Journey
 
 ANSWER = (
     "The Great Barrier Reef is the largest coral reef system of the world, off the coast of Queensland in Australia."

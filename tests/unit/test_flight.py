@@ -473,3 +473,22 @@ async def test_waiting_for_a_short_body_ends_with_the_exchange() -> None:
     with pytest.raises(UpstreamBroken):
         await waiting
     reader.leave()
+
+
+@pytest.mark.parametrize(
+    ("status", "bad"), [(200, False), (400, False), (404, False), (429, True), (500, True), (503, True)]
+)
+def test_a_status_says_whether_another_try_may_help(status: int, bad: bool) -> None:
+    assert Head(status=status, headers=()).failed is bad
+
+
+@pytest.mark.parametrize(
+    ("headers", "streams"),
+    [
+        ((("Content-Type", "Text/Event-Stream; charset=utf-8"),), True),
+        ((("content-type", "application/json"),), False),
+        ((), False),
+    ],
+)
+def test_an_event_stream_is_known_by_its_type(headers: tuple[tuple[str, str], ...], streams: bool) -> None:
+    assert Head(status=200, headers=headers).streams is streams

@@ -22,7 +22,8 @@ from cacheproxy.errors import (
     VersionConflict,
 )
 from cacheproxy.govern.audit import AuditLog, broken_at
-from cacheproxy.govern.book import Order, PolicyBook, Records, matches
+from cacheproxy.govern.book import Order, PolicyBook, Records
+from cacheproxy.govern.condition import matches
 from cacheproxy.govern.maker import Means, PolicyMaker
 from cacheproxy.govern.versions import VersionFile
 from cacheproxy.model import Classification, Embedding

@@ -12,6 +12,7 @@ from litestar import Request
 from cacheproxy import settings
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.errors import NotFound, NotPromoted
+from cacheproxy.filing import entry_id
 from cacheproxy.govern.audit import AuditLog
 from cacheproxy.http.admin.near_misses import handlers
 from cacheproxy.index.partitioned import PartitionedIndex
@@ -21,12 +22,12 @@ from cacheproxy.learn.nearmisses import NearMiss
 from cacheproxy.learn.serves import Serve
 from cacheproxy.learn.verdicts import Verdicts, Word
 from cacheproxy.model import Embedding, Entry, Looked, Partition, Reply, Selector
+from cacheproxy.parts import Parts
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.promote import promote, promotion
 from cacheproxy.store.memory import MemoryStore
 from cacheproxy.telemetry import Telemetry
-from cacheproxy.tiers import Parts, entry_id
 from tests.support.backend import Backend
 from tests.support.clock import FakeClock
 from tests.support.encoders import HashEncoder

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cacheproxy.model import OPERATOR, Controls, Entry, Partition, Reply, Scope, Shared
+from cacheproxy.model import OPERATOR, Common, Controls, Entry, Partition, Query, Reply, Scope, Shared
 from cacheproxy.policy.active import Policy, stricter
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.policy.plan import plan
@@ -29,9 +29,14 @@ AGREED = Shared(principals=2, agreed=True, most=0.5)
 APPROVED = Shared(principals=2, agreed=False, most=0.5)
 
 
-def query(tenant: str = TENANT, *, common: str = COMMON, namespace: str = "", **fields: Any):  # type: ignore[no-untyped-def]
+def query(tenant: str = TENANT, *, common: str = COMMON, namespace: str = "", **fields: Any) -> Query:
     body = {"model": "m", "messages": [{"role": "user", "content": "How?"}], **fields}
     return read_chat(body, Scope(tenant=tenant, namespace=namespace, common=common), Controls(), b"")
+
+
+def shared_by(asked: Query) -> Common:
+    assert asked.common is not None
+    return asked.common
 
 
 def entry(tenant: str = TENANT, **fields: Any) -> Entry:
@@ -46,7 +51,7 @@ def entry(tenant: str = TENANT, **fields: Any) -> Entry:
         created_s=10.0,
         expires_s=100.0,
         fill_ms=5.0,
-        tags=("faq", common_tag(asked.common)),
+        tags=("faq", common_tag(shared_by(asked))),
         **fields,
     )
 
@@ -68,7 +73,7 @@ def test_all_tenants_have_one_request_in_common_and_nothing_else() -> None:
     ids=str,
 )
 def test_whatever_else_differs_is_not_in_common(change: dict[str, Any]) -> None:
-    assert query(**change).common.fingerprint != query().common.fingerprint
+    assert shared_by(query(**change)).fingerprint != shared_by(query()).fingerprint
 
 
 @pytest.mark.parametrize("tenant", [TENANT, COMMON])
@@ -77,14 +82,14 @@ def test_a_scope_of_its_own_never_meets_the_common_one(tenant: str) -> None:
     assert own.common is None
     assert in_common(own) is None
     if tenant != COMMON:
-        assert own.compatibility != query().common.compatibility
+        assert own.compatibility != shared_by(query()).compatibility
 
 
 def test_a_query_in_common_is_that_of_no_tenant() -> None:
     found = in_common(query())
     assert found is not None
     assert (found.scope.tenant, found.scope.common) == (COMMON, "")
-    assert found.fingerprint == query(OTHER).common.fingerprint
+    assert found.fingerprint == shared_by(query(OTHER)).fingerprint
 
 
 @given(st.sets(st.sampled_from([TENANT, OTHER, THIRD, "w" * 64])), st.integers(2, 4))
@@ -132,7 +137,7 @@ def test_what_differs_does_not_agree(change: dict[str, Any]) -> None:
 
 def test_a_shared_entry_lives_no_longer_than_its_sources_and_names_none_of_them() -> None:
     sources = [entry(stale_until_s=500.0), replace(entry(OTHER), expires_s=50.0, created_s=5.0)]
-    common = query().common
+    common = shared_by(query())
     made = shared_entry(common, sources, [principal(one.tenant) for one in sources], 80.0)
     assert (made.created_s, made.expires_s, made.gone_s, made.origin) == (5.0, 50.0, 50.0, "shared")
     assert (made.tenant, made.fingerprint) == (COMMON, common.fingerprint)

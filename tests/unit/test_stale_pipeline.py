@@ -11,8 +11,8 @@ import pytest
 import pytest_asyncio
 
 from cacheproxy.errors import UpstreamBroken, UpstreamError
+from cacheproxy.filing import entry_id
 from cacheproxy.model import Controls, Hit, Miss, Stale, Tier
-from cacheproxy.pipeline import entry_id
 from cacheproxy.policy.active import Policy
 from cacheproxy.ports import Call
 from cacheproxy.store.codec import encode
@@ -23,7 +23,7 @@ from tests.unit.test_pipeline import PACK, QUESTION, REPHRASED, STREAM, House, c
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from cacheproxy.pipeline import Journey
+    from cacheproxy.journey import Journey
 
 ASKED_ON_ERROR = Controls(stale_if_error_s=50.0)
 

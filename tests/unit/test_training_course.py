@@ -53,7 +53,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Few pairs for the trees, and one thread: on a busy machine two wait for each other."""
     import torch
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it comes without types
 
     monkeypatch.setattr(course, "_CHEAP_PAIRS", 400)
     monkeypatch.setattr(course, "_CALIBRATION_PAIRS", 120)

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from random import Random
 
 import pytest
 
+from cacheproxy.training import generate
 from cacheproxy.training.generate import Generator, made_of
 from cacheproxy.training.material import SETS, read_material
 from cacheproxy.verify import lexicon
@@ -23,8 +25,8 @@ QUESTIONS = [
     "Does stress cause headaches?", "When does the shop open at 10:30?", "How much is 500,000 yen in dollars?",
     "how to cook rice", "Where is the nearest bank?", "Do you have parking?", "who invented the telephone",
 ]  # fmt: skip
-TRAPS = {"other_number", "negated", "opposite", "other_name", "narrowed", "turned", "other_aspect"}
-REWORDINGS = {"polite", "misspelt", "plain", "contracted", "reframed", "spelt_numbers"}
+TRAPS = {"other_number", "negated", "opposite", "other_name", "narrowed", "turned", "other_aspect", "framed"}
+REWORDINGS = {"polite", "misspelt", "plain", "contracted", "reframed", "spelt_numbers", "wrapped"}
 
 
 def generator(seed: int) -> Generator:
@@ -68,7 +70,9 @@ def test_a_rewording_keeps_numbers_and_negations() -> None:
     kept = 0
     for made in made_of(sets, lexicon.opposites, Random(3), traps=0, rewordings=4_000):
         assert made.label
-        if made.family not in {"reframed", "spelt_numbers"}:
+        if made.family == "wrapped":  # what stands around the question has words of its own
+            assert not Counter(weighty(made.text)) - Counter(weighty(made.other)), made.other
+        elif made.family not in {"reframed", "spelt_numbers", "both_framed"}:
             assert weighty(made.text) == weighty(made.other), made.family
             kept += bool(weighty(made.text))
     assert kept > 100
@@ -131,3 +135,16 @@ def test_pairs_do_not_depend_on_the_order_of_hashes() -> None:
         for seed in ("1", "2")
     }
     assert len(told) == 1
+
+
+def test_a_frame_holds_the_question_once_and_is_no_rewording_and_trap_at_once() -> None:
+    for frame in (*generate._FRAMES_OTHER, *generate._FRAMES_SAME):
+        assert len(re.findall(r"\{[qQbB]\}", frame)) == 1, frame
+    assert not {*generate._FRAMES_OTHER} & {*generate._FRAMES_SAME}
+
+
+def test_some_rewordings_stand_in_one_frame_with_their_question() -> None:
+    made = list(made_of(QUESTIONS, lexicon.opposites, Random(4), traps=0, rewordings=600))
+    both = [one for one in made if one.family == "both_framed"]
+    assert 20 < len(both) < 80
+    assert all(one.label for one in both)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cacheproxy.verify import artefact
+from cacheproxy.verify.cross import Words
+from cacheproxy.verify.memory import LONGEST, MOST_TEXTS, Memory
 from cacheproxy.verify.scorer import MOST_READ, PairScorer, Steps
 from tests.support.artefacts import tiny_base, write_verifier
 
@@ -48,7 +50,7 @@ def test_a_probability_is_one_and_steps_tell_how_it_came(make: Any) -> None:
         assert 0.0 <= found.probability <= 1.0
         names = [name for name, _ in found.steps]
         assert names[:2] == ["cosine", "cheap"]
-        assert names[2:] in ([], ["cross"])
+        assert names[2:] in ([], ["cross"], ["cross", "equal"])
         assert all(0.0 <= value <= 1.0 for name, value in found.steps if name != "cosine")
 
 
@@ -130,6 +132,30 @@ def test_a_cosine_that_is_none_still_gives_a_probability(make: Any, cosine: floa
 def test_no_candidates_get_no_word(make: Any) -> None:
     assert make().verify(QUESTION, []) == []
     assert make().score([]) == []
+
+
+def test_a_text_that_comes_again_is_read_once_and_long_ones_each_time(base: Base) -> None:
+    memory = Memory(Words(base))
+    assert memory.text(QUESTION) is memory.text(QUESTION)
+    assert memory.parts(f"{QUESTION} Pay.") is memory.parts(f"{QUESTION} Pay.")
+    long = "pay " * LONGEST
+    assert memory.text(long) is not memory.text(long)
+    assert len(memory) == 1
+    for number in range(2 * MOST_TEXTS):
+        memory.text(f"pay {number}")
+    assert len(memory) == MOST_TEXTS
+
+
+def test_what_is_remembered_changes_no_word(make: Any) -> None:
+    kept = [("How can I reset my password? Pay.", 0.9), (QUESTION, 1.0), ("pay 5", 0.1)]
+    scorer = make()
+    first = scorer.verify(QUESTION, kept)
+    assert scorer.verify(QUESTION, kept) == first
+    scorer.score([(text, QUESTION, cosine) for text, cosine in kept])
+    assert scorer.verify(QUESTION, kept) == first
+    assert scorer.forget() == len({QUESTION, *(text for text, _ in kept)})
+    assert scorer.forget() == 0
+    assert scorer.verify(QUESTION, kept) == first
 
 
 def test_without_the_cross_encoder_the_trees_alone_decide(make: Any) -> None:

@@ -11,6 +11,7 @@ from litestar import Request, Response, delete, get
 from litestar.params import FromPath, QueryParameter
 
 from cacheproxy.errors import NotFound, VersionConflict
+from cacheproxy.govern.condition import matches
 from cacheproxy.http.admin.asked import actor_of, is_dry_run, refuse_unknown
 from cacheproxy.http.admin.document import GUARDED, refusals
 from cacheproxy.http.admin.purge import Purged, carry_out, previewed
@@ -149,8 +150,7 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
     async def delete_entry(request: Request[Any, Any, Any], entry_id: FromPath[str]) -> Response[Purged]:
         refuse_unknown(request, {"dry_run"})
         found = await _find(house, entry_id)
-        expected = request.headers.get("if-match", "*").strip()
-        if expected not in ("*", _etag(found)):
+        if not matches(request.headers.get("if-match"), _etag(found)):
             raise VersionConflict("this entry was answered anew meanwhile; look at it again")
         selector = Selector(ids=(found.id,))
         if is_dry_run(request):

@@ -24,7 +24,7 @@ _MOST = 500
 _SHOWN_CHARS = 200
 
 
-class Near(msgspec.Struct, frozen=True, kw_only=True):
+class NearMissBody(msgspec.Struct, frozen=True, kw_only=True):
     """A question that `entry` nearly answered; `entry_text` is that entry's own question, null when it is gone.
 
     Where a verifier decides, `probability` is what it said and `min_probability` what was asked; else both are null.
@@ -49,7 +49,7 @@ class Near(msgspec.Struct, frozen=True, kw_only=True):
 class NearMissesBody(msgspec.Struct, frozen=True, kw_only=True):
     """Some near misses, the latest first. `next` goes on as `cursor`; null at the end."""
 
-    near_misses: list[Near]
+    near_misses: list[NearMissBody]
     next: str | None
 
 
@@ -122,11 +122,11 @@ def _find(house: Operated, near_miss_id: str) -> NearMiss:
     return found
 
 
-async def _told(house: Operated, near_miss: NearMiss) -> Near:
+async def _told(house: Operated, near_miss: NearMiss) -> NearMissBody:
     looked, entry = near_miss.looked, None
     with contextlib.suppress(PartUnavailable):
         entry = await house.pipeline.parts.store.get(looked.entry_id)
-    return Near(
+    return NearMissBody(
         id=near_miss.id,
         at_s=looked.at_s,
         times=near_miss.times,

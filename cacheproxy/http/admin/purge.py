@@ -29,7 +29,7 @@ Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{32}$")]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 
 
-class Near(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SimilarTo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Questions like this one. `radius` is a cosine distance: a cosine of at least 1 - radius is meant."""
 
     text: Annotated[str, msgspec.Meta(min_length=1, max_length=32_768)]
@@ -37,7 +37,7 @@ class Near(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __repr__(self) -> str:
         """Show no text."""
-        return f"Near(radius={self.radius})"
+        return f"SimilarTo(radius={self.radius})"
 
 
 class PurgeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +57,7 @@ class PurgeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     user: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)] | None = None
     model: Name | None = None
     older_than: Annotated[float, msgspec.Meta(ge=0, le=1e10)] | None = None
-    similar_to: Near | None = None
+    similar_to: SimilarTo | None = None
     descendants: bool = False
     """Also what was made of these entries: promoted and shared ones. With a tenant, a user or `erase` they always go.
     """
@@ -139,7 +139,7 @@ def selector_of(house: Operated, asked: PurgeRequest) -> Selector:
     )
 
 
-async def _similar(house: Operated, asked: Near, selector: Selector) -> tuple[str, ...]:
+async def _similar(house: Operated, asked: SimilarTo, selector: Selector) -> tuple[str, ...]:
     parts = house.pipeline.parts
     if parts.embedder is None:
         raise InvalidRequest("similar_to needs an encoder, and this proxy runs without one", param="similar_to")

@@ -1,0 +1,102 @@
+"""Fetching: one exchange with the backend, passed on to its flight, folded beside, and kept if it may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+from cacheproxy.errors import UpstreamError
+from cacheproxy.flight import Head, Settlement
+from cacheproxy.model import Reply
+from cacheproxy.policy.admit import Keep, Refuse, admit
+from cacheproxy.ports import Answered
+from cacheproxy.refusals import Refusals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cacheproxy.flight import Flight, Flights, Reader
+    from cacheproxy.journey import Journey
+    from cacheproxy.parts import Parts
+    from cacheproxy.ports import Call, Dialect, Fold
+    from cacheproxy.tiers import Tiers
+
+F = TypeVar("F", bound="Fold")
+
+
+class Fetching:
+    """Has the backend answer. `still_kept` tells whether the policy in force by now lets a journey's answer be kept."""
+
+    def __init__(self, parts: Parts, flights: Flights, tiers: Tiers, still_kept: Callable[[Journey], bool]) -> None:
+        self._parts = parts
+        self._flights = flights
+        self._tiers = tiers
+        self._still_kept = still_kept
+        self._refusals = Refusals(parts.clock)
+
+    def open(self, journey: Journey, key: bytes | None, call: Call, dialect: Dialect) -> Reader:
+        """Start the exchange for a query as the leader of a flight, found by others under `key`; None: by nobody."""
+        reader = self._flights.open(
+            key, journey.query.wire, lambda flight: self._exchange(flight, journey, call, dialect), journey.query
+        )
+        if journey.settled:
+            reader.flight.told, reader.flight.policy = journey.told, journey.policy
+        return reader
+
+    async def relay(
+        self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...], bool], F]
+    ) -> tuple[Head, F]:
+        """Pass the backend's answer on to the flight, up to its clean end, and fold it. Raises UpstreamError.
+
+        `start_fold` is told the headers, and whether the backend took the call's `body` rather than its `plain_body`.
+        """
+        answer, altered = await self._refusals.send(self._parts.upstream, call)
+        async with answer:
+            head = Head(status=answer.status, headers=answer.headers)
+            if head.failed:
+                self._flights.ground(flight)
+            fold = start_fold(head.headers, altered)
+            flight.begin(head)
+            try:
+                async for chunk in answer.chunks():
+                    await flight.write(fold.feed(chunk))
+            finally:
+                flight.append(fold.flush())
+            flight.end()
+        return head, fold
+
+    async def _exchange(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> None:
+        parts = self._parts
+        fence, started_s = parts.store.fence, parts.clock.monotonic()
+        try:
+            head, fold = await self.relay(
+                flight, call, lambda headers, altered: dialect.fold(journey.query.wire, headers, altered=altered)
+            )
+        except UpstreamError as exc:
+            parts.telemetry.upstream_errors.labels(exc.code).inc()
+            raise
+        fill_s = parts.clock.monotonic() - started_s
+        parts.telemetry.upstream_seconds.observe(fill_s)
+        if parts.lookups is not None and not head.failed:
+            parts.lookups.filled(journey.plan.category, journey.query.model, fill_s * 1000)
+        reply, now_s = fold.reply(), parts.clock.now()
+        match admit(journey.query.dialect, head.status, head.headers, reply, journey.plan, now_s=now_s):
+            case Refuse(reason=reason):
+                settlement = Settlement(stored=False, reason=reason)
+            case Keep() if not self._still_kept(journey):
+                settlement = Settlement(stored=False, reason="policy_changed")
+            case Keep() as kept:
+                settlement = await self._tiers.keep(journey, kept, fence=fence, fill_ms=fill_s * 1000)
+        parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
+        flight.settle(settlement)
+        if parts.learning is not None and journey.missed is not None:
+            whole = reply if settlement.stored and isinstance(reply, Reply) else None
+            parts.learning.answered(
+                Answered(
+                    query=journey.query,
+                    plan=journey.plan,
+                    miss=journey.missed,
+                    reply=whole,
+                    call=call,
+                    looked=journey.looked,
+                )
+            )

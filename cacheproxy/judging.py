@@ -1,0 +1,185 @@
+"""Judging: which of the candidates that a search found is served, each on its document, read just now.
+
+The rules are pure (policy/decide.py); here documents are read, and the verifier and the error budget asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cacheproxy.errors import PartUnavailable, VerifierUnavailable
+from cacheproxy.model import Asking, Judgement, Stale
+from cacheproxy.policy.decide import judge, near_enough
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cacheproxy.contexts import Contexts
+    from cacheproxy.journey import Journey
+    from cacheproxy.model import Candidate, Embedding, Entry, Partition, Plan, Verification
+    from cacheproxy.parts import Parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What became of all candidates, the nearest first."""
+
+    judgements: tuple[Judgement, ...]
+    served: tuple[Entry, Judgement] | None
+    """A fresh entry before a stale one, then the most probable one; None where nothing is served."""
+
+    @property
+    def best(self) -> Judgement | None:
+        """The candidate that is served, or that says most about why none is."""
+        return self.served[1] if self.served else most_telling(self.judgements)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A candidate, the partition that it was found in, and its document."""
+
+    candidate: Candidate
+    partition: Partition
+    entry: Entry | None
+    """None where it is gone, or not read since it is not near enough."""
+
+
+class Judging:
+    """Judges candidates. Those without a document are removed from the index."""
+
+    def __init__(self, parts: Parts, contexts: Contexts) -> None:
+        self._parts = parts
+        self._contexts = contexts
+
+    async def judge_all(
+        self, journey: Journey, embedding: Embedding, candidates: Sequence[tuple[Candidate, Partition]]
+    ) -> Judged:
+        """Judge what was found by `embedding`, the nearest first, each in the partition it was found in.
+
+        Raises StoreUnavailable, EmbedderUnavailable and VerifierUnavailable.
+        """
+        found = [
+            _Found(candidate=candidate, partition=partition, entry=await self._document(journey, candidate))
+            for candidate, partition in candidates
+        ]
+        if journey.query.chain and not journey.plan.verify:
+            found = [await self._plainly(journey, one) for one in found]
+        judgements = [await self._judged(journey, embedding, one) for one in found]
+        unsure = [place for place, judgement in enumerate(judgements) if judgement.reason == "not_verified"]
+        if unsure:
+            words = await self._verified(journey, embedding, [found[at] for at in unsure])
+            for at, verified in zip(unsure, words, strict=True):
+                judgements[at] = await self._judged(journey, embedding, found[at], verified)
+        for judgement in judgements:
+            if judgement.reason == "document_missing":
+                self._parts.index.remove([judgement.candidate.entry_id])
+                self._parts.telemetry.repairs.inc()
+            self._parts.count_violation(judgement.reason)
+        servable = [
+            (one.entry, judgement)
+            for one, judgement in zip(found, judgements, strict=True)
+            if judgement.served and one.entry is not None
+        ]
+        served = max(servable, key=lambda one: (one[1].stale is Stale.NO, _rank(one[1])), default=None)
+        return Judged(judgements=tuple(judgements), served=served)
+
+    async def approved(self, journey: Journey, refused: Judgement) -> tuple[Entry, Stale] | None:
+        """Return the entry of a refused candidate that may be served since a judge approved it, or None.
+
+        It is looked at once more: all but its probability counts as before. Raises StoreUnavailable and
+        EmbedderUnavailable.
+        """
+        entry = await self._parts.store.get(refused.candidate.entry_id)
+        if entry is None or entry.partition.category not in journey.plan.searched:
+            return None
+        partition = replace(entry.partition, compatibility=journey.query.compatibility)
+        found = _Found(candidate=refused.candidate, partition=partition, entry=entry)
+        plan = replace(journey.plan, min_probability=0.0)
+        judgement = self._ruled(journey, plan, await self._contexts.placed(journey), found, refused.verified)
+        if not judgement.served or quarantined(self._parts, entry, journey.query.fingerprint):
+            return None
+        return None if await orphaned(self._parts, entry) else (entry, judgement.stale)
+
+    async def _document(self, journey: Journey, candidate: Candidate) -> Entry | None:
+        return await self._parts.store.get(candidate.entry_id) if near_enough(candidate, journey.plan) else None
+
+    async def _plainly(self, journey: Journey, found: _Found) -> _Found:
+        """Return a candidate as near as its own question is: thresholds are of questions, not of conversations."""
+        if found.entry is None or found.entry.chain != journey.query.chain:
+            return found
+        near = await self._contexts.plainly(journey, found.entry)
+        return replace(found, candidate=replace(found.candidate, similarity=near))
+
+    async def _judged(
+        self, journey: Journey, embedding: Embedding, found: _Found, verified: Verification | None = None
+    ) -> Judgement:
+        entry, candidate, budget = found.entry, found.candidate, self._parts.budget
+        if entry is not None and quarantined(self._parts, entry, journey.query.fingerprint):
+            return Judgement(candidate=candidate, served=False, reason="quarantined", verified=verified)
+        judgement = self._ruled(journey, journey.plan, embedding, found, verified)
+        if judgement.served and entry is not None and await orphaned(self._parts, entry):
+            return replace(judgement, served=False, reason="source_removed")
+        if judgement.served and verified is not None and budget is not None:
+            allowed = budget.allows(journey.plan, candidate.entry_id, verified)
+            return judgement if allowed else replace(judgement, served=False, reason="over_budget")
+        return judgement
+
+    def _ruled(
+        self, journey: Journey, plan: Plan, embedding: Embedding, found: _Found, verified: Verification | None
+    ) -> Judgement:
+        return judge(
+            found.candidate,
+            found.entry,
+            query=journey.query,
+            plan=plan,
+            partition=found.partition,
+            embedding=embedding,
+            now_s=self._parts.clock.now(),
+            verified=verified,
+        )
+
+    async def _verified(
+        self, journey: Journey, embedding: Embedding, found: Sequence[_Found]
+    ) -> Sequence[Verification]:
+        """Return what the verifier says of entries. Raises EmbedderUnavailable and VerifierUnavailable."""
+        query, verifier = journey.query, self._parts.verifier
+        if verifier is None:
+            raise VerifierUnavailable("there is no verifier")
+        kept = [(one.entry, one.candidate) for one in found if one.entry is not None]
+        if query.chain:
+            return await self._contexts.verified(query, kept, journey.plan.threshold)
+        return await verifier.verify(
+            Asking(text=query.text, vector=embedding.vector),
+            [(Asking(text=entry.text, vector=entry.vector), candidate.similarity) for entry, candidate in kept],
+        )
+
+
+def quarantined(parts: Parts, entry: Entry, question: bytes) -> bool:
+    """Whether a caller said that this entry is no answer to this question (an exact fingerprint)."""
+    return parts.feedback is not None and parts.feedback.quarantined(entry, question)
+
+
+async def orphaned(parts: Parts, entry: Entry) -> bool:
+    """Whether an entry repeats the answer of another one that was removed, so that it goes with it.
+
+    Where the store fails to tell, it does.
+    """
+    if not entry.alias_of:
+        return False
+    try:
+        return await parts.store.get(entry.alias_of) is None
+    except PartUnavailable as exc:
+        parts.failed(exc)
+        return True
+
+
+def most_telling(judgements: Sequence[Judgement]) -> Judgement | None:
+    """Return the candidate that says most about why nothing is served: the most probable one, else the nearest."""
+    verified = [judgement for judgement in judgements if judgement.verified]
+    return max(verified, key=_rank) if verified else next(iter(judgements), None)
+
+
+def _rank(judgement: Judgement) -> tuple[float, float]:
+    probability = judgement.verified.probability if judgement.verified else 0.0
+    return probability, judgement.candidate.similarity

@@ -1,0 +1,69 @@
+"""A file of what was learnt, and the one thread that uses it: the event loop never waits for the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from cacheproxy.datafile import connect, unusable
+from cacheproxy.errors import FeedbackUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from cacheproxy.datafile import Form
+
+T = TypeVar("T")
+
+
+class FileThread:
+    """Does work on one sqlite file, a piece at a time, between `open` and `close`."""
+
+    def __init__(self, path: Path, form: Form) -> None:
+        self._path = path
+        self._form = form
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=path.stem)
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self, load: Callable[[sqlite3.Connection], T]) -> T:
+        """Open the file and return what `load` makes of it. Raises ConfigError where either fails."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._open, load)
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    async def do(self, work: Callable[[sqlite3.Connection], T], *, timeout_s: float, failure: str) -> T:
+        """Return what `work` returns. Raises FeedbackUnavailable, which says `failure`, when it fails or is late."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+        except (sqlite3.Error, TimeoutError) as exc:
+            raise FeedbackUnavailable(failure) from exc
+
+    async def close(self) -> None:
+        """Close the file after what was begun."""
+        if self._connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        self._thread.shutdown()
+
+    def _open(self, load: Callable[[sqlite3.Connection], T]) -> T:
+        with contextlib.ExitStack() as on_failure:
+            connection = connect(self._path, self._form)
+            on_failure.callback(connection.close)
+            try:
+                loaded = load(connection)
+            except sqlite3.Error as exc:
+                raise unusable(self._path, self._form, exc) from exc
+            on_failure.pop_all()
+        self._connection = connection
+        return loaded
+
+    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            raise sqlite3.OperationalError("closed")
+        return work(self._connection)

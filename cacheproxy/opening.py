@@ -1,0 +1,241 @@
+"""What opens the parts, in steps: the ground, what is kept, the backends, the line. `app.py` takes the steps."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from cacheproxy.access.inserts import InsertRate
+from cacheproxy.access.keeper import open_keeper
+from cacheproxy.access.meter import MeteredUpstream
+from cacheproxy.access.names import Names
+from cacheproxy.assembly import Backends, Ground, Kept, Line
+from cacheproxy.embed.batcher import MicroBatcher
+from cacheproxy.embed.examples import Examples
+from cacheproxy.embed.open import open_encoder
+from cacheproxy.flight import Flights
+from cacheproxy.govern.audit import AuditLog
+from cacheproxy.govern.book import PolicyBook, Records
+from cacheproxy.govern.maker import Means, PolicyMaker
+from cacheproxy.govern.versions import VersionFile
+from cacheproxy.index.partitioned import PartitionedIndex
+from cacheproxy.install import claim, install_secret, open_data_dir
+from cacheproxy.learn import shadow as learning
+from cacheproxy.learn.budget import Budget
+from cacheproxy.learn.feedback import Feedback
+from cacheproxy.learn.lookups import LookupLog
+from cacheproxy.learn.meter import LearningMeter
+from cacheproxy.learn.shadow import Shadow
+from cacheproxy.learn.verdicts import Verdicts
+from cacheproxy.parts import Parts
+from cacheproxy.pipeline import Pipeline
+from cacheproxy.policy.adapt import LoadWatch
+from cacheproxy.policy.evict import quotas
+from cacheproxy.policy.loader import find_pack, load_pack
+from cacheproxy.policy.prepare import fitted
+from cacheproxy.privacy.gate import PresidioGate
+from cacheproxy.promote import promote_judged
+from cacheproxy.query.scope import common_of, read_scope
+from cacheproxy.query.scope import tenant_of as tenant_of_label
+from cacheproxy.sharing import Sharing, SharingMeans
+from cacheproxy.store.open import open_store
+from cacheproxy.supervise import Supervisor
+from cacheproxy.telemetry import Telemetry
+from cacheproxy.upstream.local.process import LocalModel
+from cacheproxy.upstream.open import open_pool
+from cacheproxy.verify.verifier import ThreadedVerifier
+from cacheproxy.verifying import open_verifier
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from cacheproxy.ports import Clock, Upstream
+    from cacheproxy.settings import Settings
+
+
+def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
+    """Take the data directory, the keys and the log of changes. Raises ConfigError, also where it is in use."""
+    load_pack(find_pack(settings.policies.pack))  # what is wrong with it is told before anything is made
+    telemetry, data_dir = Telemetry(), open_data_dir(settings)
+    owned, secret = stack.enter_context(claim(data_dir)), install_secret(data_dir)
+    keeper = open_keeper(settings, data_dir, secret, clock)
+    if keeper is not None:
+        stack.callback(keeper.save)  # after the supervisor's end: calls that it cancels are charged, too
+    return Ground(
+        settings=settings,
+        clock=clock,
+        telemetry=telemetry,
+        data_dir=data_dir,
+        claim=owned,
+        secret=secret,
+        keeper=keeper,
+        identify=keeper.gate.identify if keeper else partial(read_scope, secret=secret),
+        names=Names(secret, keyed=keeper is not None),
+        audit=AuditLog(data_dir / "audit.jsonl", clock),
+    )
+
+
+async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
+    """Open what is kept, what finds it, and the policy in force. Raises ConfigError and StoreUnavailable."""
+    settings, data_dir, clock = ground.settings, ground.data_dir, ground.clock
+    room = settings.store.max_entries, settings.store.max_bytes
+    store = open_store(settings.store, data_dir, clock, lambda: quotas(book().pack, *room))
+    await stack.enter_async_context(store)
+    encoder = await asyncio.to_thread(open_encoder, settings.encoder, data_dir)
+    embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
+    partitions = PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch)
+    index = await stack.enter_async_context(partitions)
+    await index.restore(ground.snapshots_dir, store.scan(embedder.epoch))
+    verifier = await _verifier(settings, embedder.epoch, stack)
+    records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
+    book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder, verifier)), clock)
+    await book.open()
+    return Kept(store=store, embedder=embedder, index=index, verifier=verifier, book=book)
+
+
+async def _verifier(settings: Settings, epoch: str, stack: AsyncExitStack) -> ThreadedVerifier | None:
+    chosen = settings.verifier
+    scorer = await asyncio.to_thread(open_verifier, settings)
+    if scorer is None:
+        return None
+    live = ThreadedVerifier(
+        scorer, [epoch], threads=chosen.threads, timeout_s=chosen.timeout_ms / 1000, queue=chosen.queue
+    )
+    return await stack.enter_async_context(live)
+
+
+def _means(ground: Ground, embedder: MicroBatcher, verifier: ThreadedVerifier | None) -> Means:
+    chosen = ground.settings.encoder.cache_dir
+    folder = Path(chosen).expanduser() if chosen else ground.data_dir / "encoders"
+    return Means(
+        epoch=embedder.epoch,
+        tenant_of=partial(tenant_of_label, secret=ground.secret),
+        embed_all=Examples(embedder, folder / "examples.sqlite3"),
+        fit=fitted,
+        verifier=verifier.scorer if verifier else None,
+    )
+
+
+async def open_backends(ground: Ground, stack: AsyncExitStack) -> Backends:
+    """Open the way to the backends, and start the embedded model where it is one. Raises ConfigError."""
+    settings, told = ground.settings, ground.telemetry.upstream_first_byte_seconds
+    model: LocalModel | None = None
+    if settings.upstream.url == "local":
+        model = await stack.enter_async_context(LocalModel(_model_dir(ground)))
+    pool = await stack.enter_async_context(
+        open_pool(
+            settings,
+            ground.clock,
+            socket_path=model.socket_path if model else None,
+            observe=lambda name, seconds: told.labels(name).observe(seconds),
+        )
+    )
+    upstream: Upstream = MeteredUpstream(pool) if ground.keeper else pool
+    return Backends(model=model, pool=pool, load=LoadWatch(settings.load), upstream=upstream)
+
+
+def _model_dir(ground: Ground) -> Path:
+    chosen = ground.settings.upstream.local_cache_dir
+    return Path(chosen).expanduser() if chosen else ground.data_dir
+
+
+async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: AsyncExitStack) -> Line:
+    """Open what a request walks, and the tasks beside it. Raises ConfigError."""
+    settings, clock, pool, watch = ground.settings, ground.clock, backends.pool, backends.load
+    # What flights use while they end is opened before the supervisor that ends them, so that it closes after it.
+    gate = PresidioGate()
+    stack.callback(gate.close)
+    verdicts = await stack.enter_async_context(Verdicts(ground.data_dir / "feedback.sqlite3"))
+    threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
+    supervisor = await stack.enter_async_context(Supervisor())
+    flights = Flights(
+        supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
+    )
+    lookups = LookupLog(kept.book, ground.telemetry, clock, kept.embedder.epoch)
+    fingerprint = kept.verifier.fingerprint if kept.verifier else ""
+    budget = await stack.enter_async_context(Budget(ground.data_dir / "budget.sqlite3", fingerprint, clock))
+    feedback = Feedback(verdicts, clock, lookups, budget)
+    crowded = asyncio.Event()
+    sharing = Sharing(
+        SharingMeans(
+            store=kept.store,
+            catalogue=kept.store,
+            index=kept.index,
+            pii=gate,
+            feedback=feedback,
+            clock=clock,
+            telemetry=ground.telemetry,
+            common=common_of(ground.secret),
+            spawn=supervisor.spawn,
+        )
+    )
+    parts = Parts(
+        store=kept.store,
+        index=kept.index,
+        embedder=kept.embedder,
+        verifier=kept.verifier,
+        upstream=backends.upstream,
+        clock=clock,
+        telemetry=ground.telemetry,
+        make_room=crowded.set,
+        feedback=feedback,
+        lookups=lookups,
+        resolve=pool.resolve,
+        pii=gate,
+        budget=budget,
+        sharing=sharing,
+        may_keep=InsertRate(settings.store.max_inserts_per_minute, clock),
+        load=lambda model: watch.least(pool.backends(model)),
+    )
+    parts = replace(parts, learning=_learning(ground, kept, parts, budget, feedback, lookups, supervisor))
+    return Line(
+        budget=budget,
+        gate=gate,
+        threads=threads,
+        supervisor=supervisor,
+        flights=flights,
+        lookups=lookups,
+        feedback=feedback,
+        sharing=sharing,
+        crowded=crowded,
+        pipeline=Pipeline(
+            parts,
+            kept.book,
+            flights,
+            lookup_timeout_s=settings.server.lookup_timeout_ms / 1000,
+            coalesce_timeout_s=settings.flight.coalesce_timeout_s,
+        ),
+    )
+
+
+def _learning(
+    ground: Ground,
+    kept: Kept,
+    parts: Parts,
+    budget: Budget,
+    feedback: Feedback,
+    lookups: LookupLog,
+    supervisor: Supervisor,
+) -> Shadow:
+    means = learning.Means(
+        store=kept.store,
+        embedder=kept.embedder,
+        upstream=parts.upstream,
+        budget=budget,
+        meter=LearningMeter(ground.clock),
+        lookups=lookups,
+        telemetry=ground.telemetry,
+        clock=ground.clock,
+        random=Random(),
+        policy=kept.book,
+        load=parts.load,
+        spawn=supervisor.spawn,
+        quarantine=feedback.found_wrong,
+        promote=lambda looked, source_id: promote_judged(parts, kept.book(), looked, source_id),
+    )
+    return Shadow(means, ground.settings.learn)

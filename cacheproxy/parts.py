@@ -1,0 +1,76 @@
+"""The parts: what the line runs through, each behind its port, and what is told when one of them fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cacheproxy.model import Destination
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cacheproxy.errors import PartUnavailable
+    from cacheproxy.ports import (
+        Budget,
+        Clock,
+        Embedder,
+        EntryStore,
+        Feedback,
+        Learning,
+        LookupLog,
+        PiiGate,
+        Sharing,
+        Upstream,
+        VectorIndex,
+        Verifier,
+    )
+    from cacheproxy.telemetry import Telemetry
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the line runs through. `embedder` is None when only exact matches are served."""
+
+    store: EntryStore
+    index: VectorIndex
+    embedder: Embedder | None
+    upstream: Upstream
+    clock: Clock
+    telemetry: Telemetry
+    make_room: Callable[[], None]
+    """Called after a put that took the store above its caps."""
+    feedback: Feedback | None = None
+    lookups: LookupLog | None = None
+    pii: PiiGate | None = None
+    verifier: Verifier | None = None
+    budget: Budget | None = None
+    learning: Learning | None = None
+    sharing: Sharing | None = None
+    may_keep: Callable[[str], bool] = field(default=lambda tenant: True)
+    """Takes one of the answers that a tenant may have kept a minute; False when there is none left."""
+    load: Callable[[str], float] = field(default=lambda model: 0.0)
+    """How loaded the backend of a model is, 0 to 1."""
+    resolve: Callable[[str], Destination] = field(default=lambda model: Destination(model=model))
+    """Where requests for a model go."""
+
+    @property
+    def epoch(self) -> str | None:
+        """The encoder's epoch, or None without an encoder."""
+        return self.embedder.epoch if self.embedder else None
+
+    def failed(self, exc: PartUnavailable) -> str:
+        """Count a part's failure; return the reason that a caller reads."""
+        self.telemetry.part_failures.labels(exc.part).inc()
+        log.warning("part_failed", part=exc.part, reason=exc.message)
+        return f"{exc.part}_unavailable"
+
+    def count_violation(self, reason: str) -> None:
+        """Count a refusal if its reason is that a document of another scope was proposed."""
+        if reason == "scope_violation":
+            self.telemetry.scope_violations.inc()
+            log.error("scope_violated", what="a document of another scope was proposed and refused")
