@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from cacheproxy.training.material import Part
 
 _GENERATED = 0.35
-"""Generated pairs for each one given."""
+"""Generated pairs for each other one."""
+_OF_SETS, _LEAST_OF_SETS = 0.5, 10_000
+"""Most pairs of sets for each one that is given, once they are so many: they must not drown what is given, and few that
+are given not drown them."""
 _MOST_OF_A_FILE = 40_000
 """Pairs of one file in an epoch: a large file must not drown the others."""
 _WINDOW = 50
@@ -27,7 +30,9 @@ def epoch(part: Part, random: Random) -> list[Example]:
     pairs: list[Example] = []
     for given in part.pairs.values():
         pairs += random.sample(given, min(len(given), _MOST_OF_A_FILE))
-    pairs += pairs_of_sets(part.sets, random)
+    sets = pairs_of_sets(part.sets, random)
+    most = max(int(_OF_SETS * len(pairs)), _LEAST_OF_SETS) if pairs else len(sets)
+    pairs += random.sample(sets, min(len(sets), most))
     pairs += generated(part, random, int(_GENERATED * len(pairs)))
     random.shuffle(pairs)
     return pairs

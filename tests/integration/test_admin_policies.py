@@ -132,7 +132,7 @@ BAD = {
     "empty": b"",
     "not UTF-8": b'{"description": "\xff"}',
     "deep": b'{"rules": ' + b"[" * 200 + b"]" * 200 + b"}",
-    "semantic without a threshold": b'{"semantic": true, "threshold": null}',
+    "semantic without a threshold": b'{"semantic": true, "verify": false, "threshold": null}',
 }
 
 

@@ -41,6 +41,14 @@ def test_a_large_file_does_not_drown_the_others(monkeypatch: pytest.MonkeyPatch)
     assert len(epoch(few, Random(1))) == 21
 
 
+def test_sets_drown_neither_what_is_given_nor_are_they_drowned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mix, "_LEAST_OF_SETS", 20)
+    alone = Part(pairs={}, sets=SETS, questions=[])
+    few = Part(pairs={"a": PAIRS[:10]}, sets=SETS, questions=[])
+    many = Part(pairs={"a": PAIRS[:100]}, sets=SETS, questions=[])
+    assert [len(epoch(part, Random(1))) for part in (alone, few, many)] == [80, 10 + 20, 100 + 50]
+
+
 def test_each_epoch_is_made_anew_and_turned_at_random() -> None:
     one, other = epoch(PART, random := Random(1)), epoch(PART, random)
     assert one != other
