@@ -43,7 +43,7 @@ def with_category(pack: Pack, name: str, body: Mapping[str, Any], epoch: str) ->
     """Return the pack with this category put in place of the one of its name, if any. `epoch` is the encoder in use.
 
     A threshold of null takes it away. A category that may be served by similarity gets `UNCALIBRATED` where an encoder
-    has no threshold of it; for the encoder in use it must bring its own.
+    has no threshold of it and verifies nothing; for the encoder in use it must then bring its own.
     """
     tree = pack_tree(pack)
     values = dict(body)
@@ -55,7 +55,7 @@ def with_category(pack: Pack, name: str, body: Mapping[str, Any], epoch: str) ->
                 encoder[table].pop(name, None)
                 if given.get(key) is not None:
                     encoder[table][name] = given.pop(key)
-        elif values.get("semantic") is True:
+        elif values.get("semantic") is True and not (values.get("verify", True) and encoder.get("verify_from")):
             encoder["thresholds"].setdefault(name, UNCALIBRATED)
     # What no encoder of the pack could take is left where it is refused by its name.
     values.update({key: value for key, value in given.items() if value is not None})

@@ -85,14 +85,16 @@ def test_a_category_that_is_told_and_put_back_changes_nothing(name: str) -> None
 
 
 def test_a_new_category_serves_equal_texts_only_for_encoders_that_nobody_calibrated_it_for() -> None:
-    made = pack_from(with_category(BALANCED, "new", {"semantic": True, "threshold": 0.9, "floor": 0.85}, EPOCH))
-    assert (made.threshold("new", EPOCH), made.floor("new", EPOCH)) == (0.9, 0.85)
-    others = {made.threshold("new", encoder.fingerprint) for encoder in ENCODERS[1:]}
-    assert others <= {UNCALIBRATED}
+    for verify, elsewhere in ((False, UNCALIBRATED), (True, None)):  # what is verified needs no threshold
+        body = {"semantic": True, "verify": verify, "threshold": 0.9, "floor": 0.85}
+        made = pack_from(with_category(BALANCED, "new", body, EPOCH))
+        assert (made.threshold("new", EPOCH), made.floor("new", EPOCH)) == (0.9, 0.85)
+        assert {made.threshold("new", encoder.fingerprint) for encoder in ENCODERS[1:]} <= {elsewhere}
 
 
-def test_a_category_served_by_similarity_needs_a_threshold_for_the_encoder_in_use() -> None:
-    problems = problems_of(with_category(BALANCED, "new", {"semantic": True}, EPOCH))
+def test_a_category_served_by_similarity_needs_a_threshold_for_the_encoder_in_use_or_to_be_verified() -> None:
+    assert problems_of(with_category(BALANCED, "new", {"semantic": True}, EPOCH)) == []
+    problems = problems_of(with_category(BALANCED, "new", {"semantic": True, "verify": False}, EPOCH))
     assert [key.rpartition(".")[2] for key, _ in problems] == ["new"]
     assert "thresholds" in problems[0][0]
 
