@@ -136,7 +136,7 @@ async def explain(
         reason=outcome.reason,
         candidates=candidates,
         elsewhere=await _elsewhere(pipeline, journey, {near.entry for near in candidates}),
-        **_evidence(query, journey, outcome, pipeline.epoch or "", pipeline.parts.budget),
+        **_evidence(query, journey, outcome, pipeline.parts.epoch or "", pipeline.parts.budget),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cacheproxy.errors import UpstreamError
 from cacheproxy.flight import Head, Settlement
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from cacheproxy.tiers import Tiers
 
 F = TypeVar("F", bound="Fold")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relayed(Generic[F]):
+    """An answer of the backend that was passed on up to its clean end. `fill_ms` is how long it took."""
+
+    head: Head
+    fold: F
+    fill_ms: float
 
 
 class Fetching:
@@ -44,11 +54,25 @@ class Fetching:
 
     async def relay(
         self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...], bool], F]
-    ) -> tuple[Head, F]:
+    ) -> Relayed[F]:
         """Pass the backend's answer on to the flight, up to its clean end, and fold it. Raises UpstreamError.
 
         `start_fold` is told the headers, and whether the backend took the call's `body` rather than its `plain_body`.
         """
+        parts = self._parts
+        started_s = parts.clock.monotonic()
+        try:
+            head, fold = await self._passed_on(flight, call, start_fold)
+        except UpstreamError as exc:
+            parts.telemetry.upstream_errors.labels(exc.code).inc()
+            raise
+        fill_s = parts.clock.monotonic() - started_s
+        parts.telemetry.upstream_seconds.observe(fill_s)
+        return Relayed(head=head, fold=fold, fill_ms=fill_s * 1000)
+
+    async def _passed_on(
+        self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...], bool], F]
+    ) -> tuple[Head, F]:
         answer, altered = await self._refusals.send(self._parts.upstream, call)
         async with answer:
             head = Head(status=answer.status, headers=answer.headers)
@@ -65,27 +89,20 @@ class Fetching:
         return head, fold
 
     async def _exchange(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> None:
-        parts = self._parts
-        fence, started_s = parts.store.fence, parts.clock.monotonic()
-        try:
-            head, fold = await self.relay(
-                flight, call, lambda headers, altered: dialect.fold(journey.query.wire, headers, altered=altered)
-            )
-        except UpstreamError as exc:
-            parts.telemetry.upstream_errors.labels(exc.code).inc()
-            raise
-        fill_s = parts.clock.monotonic() - started_s
-        parts.telemetry.upstream_seconds.observe(fill_s)
+        parts, fence = self._parts, self._parts.store.fence
+        relayed = await self.relay(
+            flight, call, lambda headers, altered: dialect.fold(journey.query.wire, headers, altered=altered)
+        )
+        head, reply, now_s = relayed.head, relayed.fold.reply(), parts.clock.now()
         if parts.lookups is not None and not head.failed:
-            parts.lookups.filled(journey.plan.category, journey.query.model, fill_s * 1000)
-        reply, now_s = fold.reply(), parts.clock.now()
+            parts.lookups.filled(journey.plan.category, journey.query.model, relayed.fill_ms)
         match admit(journey.query.dialect, head.status, head.headers, reply, journey.plan, now_s=now_s):
             case Refuse(reason=reason):
                 settlement = Settlement(stored=False, reason=reason)
             case Keep() if not self._still_kept(journey):
                 settlement = Settlement(stored=False, reason="policy_changed")
             case Keep() as kept:
-                settlement = await self._tiers.keep(journey, kept, fence=fence, fill_ms=fill_s * 1000)
+                settlement = await self._tiers.keep(journey, kept, fence=fence, fill_ms=relayed.fill_ms)
         parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
         flight.settle(settlement)
         if parts.learning is not None and journey.missed is not None:

@@ -1,11 +1,12 @@
-"""Filing: the entry that an answer is kept as, and the id that it is found by."""
+"""Filing: the entry that an answer is kept as, and whether personal data forbids it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cacheproxy.model import Entry, Partition
+from cacheproxy.errors import PartUnavailable
+from cacheproxy.model import Entry, Partition, entry_id
 from cacheproxy.policy.active import may_be_private
 from cacheproxy.policy.jitter import jittered
 from cacheproxy.policy.share import common_tag
@@ -14,6 +15,7 @@ from cacheproxy.query.variant import variant
 if TYPE_CHECKING:
     from cacheproxy.journey import Journey
     from cacheproxy.model import Embedding
+    from cacheproxy.parts import Parts
     from cacheproxy.policy.admit import Keep, Lifetime
 
 
@@ -30,11 +32,6 @@ class Filing:
     """The encoder's; "" without one, and where no text is ever looked for by similarity."""
     embedding: Embedding | None = None
     """The question's, in its conversation; None for an answer that serves the exact tier only."""
-
-
-def entry_id(key: bytes) -> str:
-    """Return the id of the entry that answers exactly this request: opaque, since its scope is keyed by the install."""
-    return key[:16].hex()
 
 
 def entry_of(journey: Journey, kept: Keep, filing: Filing) -> Entry:
@@ -69,6 +66,21 @@ def entry_of(journey: Journey, kept: Keep, filing: Filing) -> Entry:
         origin=journey.origin,
         policy=journey.policy.version,
     )
+
+
+async def private(parts: Parts, told: object, kinds: tuple[str, ...]) -> str:
+    """Return why personal data of these kinds, none for no matter, forbids keeping what was told, or "".
+
+    What cannot be looked through is not kept.
+    """
+    if not kinds:
+        return ""
+    if parts.pii is None:
+        return "pii_unavailable"
+    try:
+        return "pii" if await parts.pii.find(told, kinds) else ""
+    except PartUnavailable as exc:
+        return parts.failed(exc)
 
 
 def _sharable(journey: Journey, life: Lifetime, embedding: Embedding | None) -> tuple[str, ...]:

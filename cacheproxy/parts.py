@@ -63,10 +63,10 @@ class Parts:
         """The encoder's epoch, or None without an encoder."""
         return self.embedder.epoch if self.embedder else None
 
-    def failed(self, exc: PartUnavailable) -> str:
-        """Count a part's failure; return the reason that a caller reads."""
-        self.telemetry.part_failures.labels(exc.part).inc()
-        log.warning("part_failed", part=exc.part, reason=exc.message)
+    def failed(self, exc: PartUnavailable, times: int = 1) -> str:
+        """Count a part's failure, or several that are alike; return the reason that a caller reads."""
+        self.telemetry.part_failures.labels(exc.part).inc(times)
+        log.warning("part_failed", part=exc.part, reason=exc.message, **({"times": times} if times > 1 else {}))
         return f"{exc.part}_unavailable"
 
     def count_violation(self, reason: str) -> None:

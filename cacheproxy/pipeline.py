@@ -27,7 +27,8 @@ from cacheproxy.tiers import Tiers
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
 
-    from cacheproxy.flight import Flight, Flights, Head, Reader, Settlement
+    from cacheproxy.fetching import Relayed
+    from cacheproxy.flight import Flight, Flights, Reader, Settlement
     from cacheproxy.model import Outcome, Query
     from cacheproxy.parts import Parts
     from cacheproxy.policy.active import Policy
@@ -66,11 +67,6 @@ class Pipeline:
         self._coalesce_timeout_s = coalesce_timeout_s
         self._settle_timeout_s = settle_timeout_s
 
-    @property
-    def epoch(self) -> str | None:
-        """The encoder's epoch, or None without an encoder."""
-        return self.parts.embedder.epoch if self.parts.embedder else None
-
     def pack(self) -> Pack:
         """Return the pack in force."""
         return self.policy().pack
@@ -81,7 +77,7 @@ class Pipeline:
         Raises InvalidRequest for a category the pack does not have.
         """
         query = replace(query, headers=selectable(headers), user=user)
-        policy, epoch, load = self.policy(), self.epoch, self.parts.load(query.model)
+        policy, epoch, load = self.policy(), self.parts.epoch, self.parts.load(query.model)
         told = policy.told(query)
         return Journey(
             query=query,
@@ -120,7 +116,7 @@ class Pipeline:
         flight = self._joining.flight_for(journey)
         if flight is not None:  # the very same text is being answered: what it is of is known
             if journey.told is None and flight.policy is journey.policy and flight.told is not None:
-                journey.settle(flight.told, self.epoch)
+                journey.settle(flight.told, self.parts.epoch)
             if journey.settled:
                 return replace(outcome, category=journey.plan.category)
         if not journey.settled:
@@ -223,7 +219,7 @@ class Pipeline:
 
     async def relay(
         self, flight: Flight, call: Call, start_fold: Callable[[tuple[tuple[str, str], ...], bool], F]
-    ) -> tuple[Head, F]:
+    ) -> Relayed[F]:
         """Pass the backend's answer on to the flight, up to its clean end, and fold it, as `Fetching.relay`."""
         return await self._fetching.relay(flight, call, start_fold)
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import NotFound, NotPromoted, PartUnavailable
-from cacheproxy.filing import entry_id
 from cacheproxy.learn.nearmisses import NearMiss
-from cacheproxy.model import ALIAS_TAG, COMMON_TAG, Partition
+from cacheproxy.model import ALIAS_TAG, COMMON_TAG, Partition, entry_id
 from cacheproxy.policy.whole import calls_tools
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cacheproxy.errors import NotFound, NotPromoted, PartUnavailable
-from cacheproxy.model import OPERATOR, Selector
+from cacheproxy.model import OPERATOR, Selector, entry_id
 from cacheproxy.policy.agreement import told
 from cacheproxy.policy.kinds import PII_KINDS
 from cacheproxy.policy.share import Taken, agreeing, common_in, common_tag, principal, shared_entry
@@ -91,7 +91,7 @@ class Sharing:
         category = entry.partition.category
         counted = [one for one in group if self._taken.within(category, one.tenant, terms.most)]
         principals = {principal(one.tenant) for one in counted}
-        before = await means.store.get(common.fingerprint[:16].hex())
+        before = await means.store.get(entry_id(common.fingerprint))
         if before is not None and self._stands(before) and before.tenant == common.tenant and _alike(entry, before):
             if principals <= set(before.principals):
                 return "known"

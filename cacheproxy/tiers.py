@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from cacheproxy.categories import Categories, filed
 from cacheproxy.contexts import Contexts
 from cacheproxy.errors import IndexUnavailable, PartUnavailable
-from cacheproxy.filing import Filing, entry_id, entry_of
+from cacheproxy.filing import Filing, entry_of, private
 from cacheproxy.flight import Settlement
 from cacheproxy.judging import Judging, orphaned, quarantined
-from cacheproxy.model import Hit, Lookup, Miss, Partition, Stale, Tier
+from cacheproxy.model import Hit, Lookup, Miss, Partition, Stale, Tier, entry_id
 from cacheproxy.policy.decide import exact_reason
 from cacheproxy.policy.freshness import freshness
 from cacheproxy.policy.share import in_common, visible
@@ -158,7 +158,7 @@ class Tiers:
         model = str(kept.reply.body.get("model") or "")
         if not parts.may_keep(query.scope.tenant):
             return Settlement(stored=False, reason="insert_rate", model=model)
-        if plan.check_pii and (refusal := await self._private(journey, kept)):
+        if refusal := await self._private(journey, kept):
             return Settlement(stored=False, reason=refusal, model=model)
         embedding = await self._kept_by(journey)
         now_s, kept_id = parts.clock.now(), ""
@@ -243,15 +243,8 @@ class Tiers:
         return sorted(found, key=lambda one: one[0].similarity, reverse=True)[:k] if len(partitions) > 1 else found
 
     async def _private(self, journey: Journey, kept: Keep) -> str:
-        """Return why personal data forbids keeping an answer, or ""; what cannot be looked through is not kept."""
-        if self._parts.pii is None:
-            return "pii_unavailable"
-        try:
-            told = (journey.query.text, journey.query.chain if journey.plan.embed else (), kept.reply.body)
-            kinds = await self._parts.pii.find(told, journey.plan.check_pii)
-        except PartUnavailable as exc:
-            return self._parts.failed(exc)
-        return "pii" if kinds else ""
+        told = (journey.query.text, journey.query.chain if journey.plan.embed else (), kept.reply.body)
+        return await private(self._parts, told, journey.plan.check_pii)
 
     def _hit(self, journey: Journey, entry: Entry, tier: Tier, reason: str, evidence: Lookup, stale: Stale) -> Hit:
         return Hit(

@@ -5,12 +5,9 @@ Numbers only; no text is in the file. The one module of this room that is not pu
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -19,10 +16,12 @@ from cacheproxy.augment.gains import Gains
 from cacheproxy.augment.helpful import Helpfulness
 from cacheproxy.augment.observed import Observed
 from cacheproxy.augment.worth import Standing
-from cacheproxy.datafile import Form, connect, empty_log
+from cacheproxy.datafile import Form, empty_log
 from cacheproxy.errors import AugmentUnavailable, ConfigError
+from cacheproxy.filethread import FileThread
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
@@ -71,7 +70,6 @@ class AugmentState:
     def __init__(
         self, path: Path, models: str, terms: Terms | None = None, *, most_examples: int = _MOST_EXAMPLES
     ) -> None:
-        self._path = path
         self._models = models
         self._terms = terms
         self._most = most_examples
@@ -83,25 +81,21 @@ class AugmentState:
         self._changed: set[str] = set()
         self._gone: set[str] = set()
         self._written: dict[str, bytes] = {}
-        self._connection: sqlite3.Connection | None = None
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="augment")
+        self._file = FileThread(path, _FORM, AugmentUnavailable)
 
     async def __aenter__(self) -> AugmentState:
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
-        except BaseException:
-            self._thread.shutdown()
-            raise
+        learnt, rows = await self._file.open(self._load)
+        self._take(learnt)
+        for row in rows:
+            one = Standing(**dict(zip(_COLUMNS, row, strict=True)))
+            self._examples[one.entry_id] = replace(one, pinned=bool(one.pinned))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         try:
             await self.tend()
         finally:
-            connection, self._connection = self._connection, None
-            if connection is not None:
-                await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
-            self._thread.shutdown()
+            await self._file.close()
 
     # Examples
 
@@ -162,7 +156,11 @@ class AugmentState:
                 empty_log(connection)
 
         try:
-            await self._do(work)
+            await self._file.do(
+                work,
+                timeout_s=_TIMEOUT_S,
+                failure="what augmentation learnt could not be written; see the log and the disk",
+            )
         except BaseException:  # cancelled, too: it may not have been written
             self._changed |= {entry_id for entry_id in changed if entry_id in self._examples}
             self._gone |= {entry_id for entry_id in (*gone, *erased) if entry_id not in self._examples}
@@ -176,15 +174,6 @@ class AugmentState:
             "gains": self.gains.to_bytes(),
             "observed": self.observed.to_bytes(),
         }
-
-    async def _do(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        if self._connection is None:
-            raise AugmentUnavailable("what augmentation learnt is not written before the start and after the end")
-        try:
-            async with asyncio.timeout(_TIMEOUT_S):
-                await asyncio.get_running_loop().run_in_executor(self._thread, work, self._connection)
-        except (sqlite3.Error, TimeoutError) as exc:
-            raise AugmentUnavailable("what augmentation learnt could not be written; see the log and the disk") from exc
 
     def _save(
         self,
@@ -205,19 +194,10 @@ class AugmentState:
             )
             connection.executemany("DELETE FROM examples WHERE entry_id = ?", ((entry_id,) for entry_id in gone))
 
-    def _open(self) -> None:
-        connection = connect(self._path, _FORM)
-        try:
-            learnt = connection.execute("SELECT part, state FROM learnt WHERE models = ?", (self._models,)).fetchall()
-            rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM examples ORDER BY at_s").fetchall()
-        except sqlite3.Error as exc:
-            connection.close()
-            raise ConfigError(f"{self._path}: cannot be read ({exc}); move it aside, or mend the disk") from exc
-        self._connection = connection
-        self._take(dict(learnt))
-        for row in rows:
-            one = Standing(**dict(zip(_COLUMNS, row, strict=True)))
-            self._examples[one.entry_id] = replace(one, pinned=bool(one.pinned))
+    def _load(self, connection: sqlite3.Connection) -> tuple[dict[str, bytes], list[tuple[Any, ...]]]:
+        learnt = connection.execute("SELECT part, state FROM learnt WHERE models = ?", (self._models,)).fetchall()
+        rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM examples ORDER BY at_s").fetchall()
+        return dict(learnt), rows
 
     def _take(self, learnt: dict[str, bytes]) -> None:
         """Read each part by itself: one that cannot be read starts afresh."""

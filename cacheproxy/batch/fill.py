@@ -11,10 +11,10 @@ import msgspec
 from cacheproxy.batch.groups import apply, groups
 from cacheproxy.dialect import usage
 from cacheproxy.dialect.embeddings import Batch, EmbeddingsFold, Item, batch_of, flaw, read_item, said, single
-from cacheproxy.errors import PartUnavailable, UpstreamError
-from cacheproxy.filing import Filing, entry_id, entry_of
+from cacheproxy.errors import PartUnavailable
+from cacheproxy.filing import Filing, entry_of, private
 from cacheproxy.flight import Settlement
-from cacheproxy.model import Reply
+from cacheproxy.model import Reply, entry_id
 from cacheproxy.policy.admit import Keep, Lifetime, Refuse, admit
 
 if TYPE_CHECKING:
@@ -82,21 +82,12 @@ class BatchFill:
     async def _exchange(
         self, flight: Flight, journey: Journey, asked: Asked, inputs: tuple[Input, ...], call: Call
     ) -> None:
-        parts = self._parts
-        fence, started_s = parts.store.fence, parts.clock.monotonic()
-        try:
-            head, fold = await self._pipeline.relay(
-                flight, call, lambda headers, _: EmbeddingsFold(headers, most=len(inputs))
-            )
-        except UpstreamError as exc:
-            parts.telemetry.upstream_errors.labels(exc.code).inc()
-            raise
-        fill_s = parts.clock.monotonic() - started_s
-        parts.telemetry.upstream_seconds.observe(fill_s)
+        parts, fence = self._parts, self._parts.store.fence
+        relayed = await self._pipeline.relay(flight, call, lambda headers, _: EmbeddingsFold(headers, most=len(inputs)))
         filling = _Filling(
-            journey=journey, inputs=inputs, dimensions=asked.dimensions, fence=fence, fill_ms=fill_s * 1000
+            journey=journey, inputs=inputs, dimensions=asked.dimensions, fence=fence, fill_ms=relayed.fill_ms
         )
-        batch, life = await self._admit(filling, head, fold)
+        batch, life = await self._admit(filling, relayed.head, relayed.fold)
         model = str(batch.model or "") if batch is not None else ""
         if batch is None or isinstance(life, Refuse):
             reason = life.reason if isinstance(life, Refuse) else "malformed_body"
@@ -140,7 +131,7 @@ class BatchFill:
 
         Nothing is kept where the gate refuses any of it. Return "kept" when all of them are, else why one is not.
         """
-        if filling.journey.plan.check_pii and (refusal := await self._private(filling, batch)):
+        if refusal := await self._private(filling, batch):
             return refusal
         shares = usage.shares(batch.envelope.get("usage"), [one.weight for one in filling.inputs])
         envelope = {**batch.envelope, "data": []}
@@ -170,14 +161,11 @@ class BatchFill:
 
         All is looked through at once: the texts and what the answer says beside its vectors. Tokens cannot be.
         """
-        gate, texts = self._parts.pii, [one.value for one in filling.inputs if isinstance(one.value, str)]
-        if gate is None or len(texts) < len(filling.inputs):
+        kinds = filling.journey.plan.check_pii
+        texts = [one.value for one in filling.inputs if isinstance(one.value, str)]
+        if kinds and len(texts) < len(filling.inputs):
             return "pii_unavailable"
-        try:
-            kinds = await gate.find((texts, said(batch)), filling.journey.plan.check_pii)
-        except PartUnavailable as exc:
-            return self._parts.failed(exc)
-        return "pii" if kinds else ""
+        return await private(self._parts, (texts, said(batch)), kinds)
 
     async def _put(self, entry: Entry, fence: int) -> str | None:
         """Return why an entry was not kept, or None."""

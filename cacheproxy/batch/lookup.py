@@ -6,15 +6,12 @@ import asyncio
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from cacheproxy.batch.groups import apply, groups
 from cacheproxy.dialect import usage
 from cacheproxy.dialect.embeddings import Item, item_of
 from cacheproxy.errors import LookupTooSlow, PartUnavailable
-from cacheproxy.filing import entry_id
 from cacheproxy.judging import quarantined
-from cacheproxy.model import Entry, Hit, Lookup, Miss, Reply, Staleness, Tier
+from cacheproxy.model import Entry, Hit, Lookup, Miss, Reply, Staleness, Tier, entry_id
 from cacheproxy.policy.decide import exact_reason
 
 if TYPE_CHECKING:
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
     from cacheproxy.journey import Journey
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.query.embeddings import Asked, Input
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +69,7 @@ class BatchLookup:
                     for group in groups(distinct.values()):
                         await self._read_group(journey, asked, group, read)
             except TimeoutError:
-                read.late = self._failed(LookupTooSlow("the lookup took longer than its budget"), 1)
+                read.late = self._parts.failed(LookupTooSlow("the lookup took longer than its budget"))
         if not _agree(read):
             read = _Read(late="entries_differ")
         missing = tuple(one for key, one in distinct.items() if key not in read.items)
@@ -111,7 +106,7 @@ class BatchLookup:
                 case reason:
                     read.reasons[one.fingerprint] = reason
         if failures:
-            self._failed(failures[0], len(failures))
+            self._parts.failed(failures[0], len(failures))
         items = await apply(
             self._threads,
             lambda pair: item_of(pair[1].reply.body, asked.encoding),
@@ -133,9 +128,7 @@ class BatchLookup:
             return "no_entry"
         query = replace(journey.query, fingerprint=one.fingerprint)
         reason = exact_reason(entry, query, journey.plan, self._parts.clock.now())
-        if reason == "scope_violation":
-            self._parts.telemetry.scope_violations.inc()
-            log.error("scope_violated", what="a document of another scope was proposed and refused")
+        self._parts.count_violation(reason)
         if not reason and quarantined(self._parts, entry, one.fingerprint):
             return "quarantined"
         return reason or entry
@@ -146,11 +139,6 @@ class BatchLookup:
 
     def _elapsed_ms(self, journey: Journey) -> float:
         return (self._parts.clock.monotonic() - journey.started_s) * 1000
-
-    def _failed(self, exc: PartUnavailable, times: int) -> str:
-        self._parts.telemetry.part_failures.labels(exc.part).inc(times)
-        log.warning("part_failed", part=exc.part, reason=exc.message, times=times)
-        return f"{exc.part}_unavailable"
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cacheproxy.errors import PackError
-from cacheproxy.model import Asking, Candidate, Classification, Controls, Entry, Partition, Reply, Scope, Tier
+from cacheproxy.model import Asking, Candidate, Classification, Controls, Entry, Partition, Reply, Scope, Tier, entry_id
 from cacheproxy.policy.active import of_conversation
 from cacheproxy.policy.decide import exact_reason, judge
 from cacheproxy.policy.plan import plan
@@ -164,7 +164,7 @@ class TalkRule:
             return None
         placed = self._placed(query) if allowed.embed else None
         return Entry(
-            id=query.fingerprint[:16].hex(),
+            id=entry_id(query.fingerprint),
             fingerprint=query.fingerprint,
             partition=Partition(category=told.category, compatibility=query.compatibility, epoch=self._epoch),
             tenant=query.scope.tenant,

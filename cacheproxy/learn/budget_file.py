@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cacheproxy.datafile import Form, empty_log
-from cacheproxy.learn.filethread import FileThread
+from cacheproxy.errors import FeedbackUnavailable
+from cacheproxy.filethread import FileThread
 
 if TYPE_CHECKING:
     import sqlite3
@@ -58,7 +59,7 @@ class BudgetFile:
 
     def __init__(self, path: Path, verifier: str) -> None:
         self._verifier = verifier
-        self._file = FileThread(path, _FORM)
+        self._file = FileThread(path, _FORM, FeedbackUnavailable)
 
     async def open(self, take: Callable[[dict[str, bytes], list[EntryRow]], None]) -> None:
         """Open it, and give `take` the states of the categories, and what is known of entries, the oldest first.

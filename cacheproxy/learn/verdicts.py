@@ -13,8 +13,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.datafile import Form, connect, empty_log
-from cacheproxy.errors import ConfigError
-from cacheproxy.learn.filethread import FileThread
+from cacheproxy.errors import ConfigError, FeedbackUnavailable
+from cacheproxy.filethread import FileThread
 from cacheproxy.learn.ledger import Ledger, Pair
 from cacheproxy.learn.traces import Trace, meant
 
@@ -96,7 +96,7 @@ class Verdicts:
 
     def __init__(self, path: Path, ledger: Ledger | None = None) -> None:
         self._ledger = Ledger() if ledger is None else ledger
-        self._file = FileThread(path, _FORM)
+        self._file = FileThread(path, _FORM, FeedbackUnavailable)
 
     async def __aenter__(self) -> Verdicts:
         await self._file.open(self._load)

@@ -16,6 +16,7 @@ from cacheproxy.model.entry import (
     Quota,
     Reply,
     Selector,
+    entry_id,
 )
 from cacheproxy.model.likeness import Asking, Candidate, Embedding, Partition, Verification
 from cacheproxy.model.outcome import Bypass, Hit, Judgement, Looked, Lookup, Miss, Outcome, Stale
@@ -59,4 +60,5 @@ __all__ = [
     "Trait",
     "Verification",
     "Wire",
+    "entry_id",
 ]

@@ -32,6 +32,14 @@ PLAIN_STREAM = "plain_stream"
 """The source of a reply without usage that was folded from a stream for which nobody had asked for it."""
 
 
+def entry_id(key: bytes) -> str:
+    """Return the id of the entry that answers exactly this request: opaque, since its scope is keyed by the install.
+
+    `key` is the request's exact fingerprint, or its variant's key.
+    """
+    return key[:16].hex()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A whole answer in canonical form: the dialect's non-stream body, every field kept, in the order it came.
@@ -47,8 +55,8 @@ class Reply:
 class Entry:
     """A kept answer with everything a hit must re-check.
 
-    `id` is the hex of the exact fingerprint's first 16 bytes, or, for a further variant of one request, of a digest
-    with that variant's headers. `vector` is None when the entry serves the exact tier only.
+    `id` is `entry_id` of the exact fingerprint, or, for a further variant of one request, of a digest with that
+    variant's headers. `vector` is None when the entry serves the exact tier only.
     """
 
     id: str

@@ -22,6 +22,7 @@ from cacheproxy.model import (
     Tier,
     Trait,
     Wire,
+    entry_id,
 )
 from cacheproxy.policy.decide import exact_reason, judge
 from cacheproxy.policy.plan import plan
@@ -153,7 +154,7 @@ class PairRule:
         if not allowed.store:
             return None
         return Entry(
-            id=query.fingerprint[:16].hex(),
+            id=entry_id(query.fingerprint),
             fingerprint=query.fingerprint,
             partition=Partition(category=told.category, compatibility=_SAME, epoch=self._epoch),
             tenant=query.scope.tenant,

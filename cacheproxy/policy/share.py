@@ -11,7 +11,17 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from cacheproxy.model import ALIAS_TAG, COMMON_TAG, OPERATOR, PRINCIPAL_TAG, SHARED_TAG, Common, Partition, Scope
+from cacheproxy.model import (
+    ALIAS_TAG,
+    COMMON_TAG,
+    OPERATOR,
+    PRINCIPAL_TAG,
+    SHARED_TAG,
+    Common,
+    Partition,
+    Scope,
+    entry_id,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -96,7 +106,7 @@ def shared_entry(common: Common, sources: Sequence[Entry], principals: Iterable[
     of_principals = (f"{PRINCIPAL_TAG}{one}" for one in named)
     return replace(
         first,
-        id=common.fingerprint[:16].hex(),
+        id=entry_id(common.fingerprint),
         fingerprint=common.fingerprint,
         tenant=common.tenant,
         partition=Partition(

@@ -46,10 +46,11 @@ def grow_trees(rows: NDArray[np.float32], labels: NDArray[np.bool_], seed: int) 
     """Fit boosted trees. Raises ValueError unless both labels are there."""
     model = HistGradientBoostingClassifier(
         max_iter=300,
-        learning_rate=0.06,
-        max_leaf_nodes=24,
-        min_samples_leaf=max(2, min(40, len(labels) // 50)),
-        l2_regularization=1.0,
+        learning_rate=0.05,
+        max_leaf_nodes=32,
+        min_samples_leaf=max(2, min(80, len(labels) // 50)),
+        l2_regularization=3.0,
+        max_features=0.3,
         random_state=seed,
     )
     return of_sklearn(model.fit(rows, labels))

@@ -8,7 +8,7 @@ import pytest
 
 from cacheproxy.datafile import Form, connect, empty_log
 from cacheproxy.errors import ConfigError, FeedbackUnavailable
-from cacheproxy.learn.filethread import FileThread
+from cacheproxy.filethread import FileThread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,13 +83,13 @@ def test_an_emptied_log_holds_nothing_of_what_was_deleted(tmp_path: Path) -> Non
 
 
 async def test_a_file_that_cannot_be_read_is_the_operators_to_mend(tmp_path: Path) -> None:
-    file = FileThread(tmp_path / "notes.sqlite3", FORM)
+    file = FileThread(tmp_path / "notes.sqlite3", FORM, FeedbackUnavailable)
     with pytest.raises(ConfigError, match="cannot be used for notes"):
         await file.open(lambda connection: connection.execute("SELECT * FROM missing"))
 
 
 async def test_work_that_fails_is_told_as_a_failure_of_feedback(tmp_path: Path) -> None:
-    file = FileThread(tmp_path / "notes.sqlite3", FORM)
+    file = FileThread(tmp_path / "notes.sqlite3", FORM, FeedbackUnavailable)
     with pytest.raises(FeedbackUnavailable, match="not kept"):
         await file.do(lambda connection: None, timeout_s=10, failure="not kept")  # it was not opened
     await file.open(lambda connection: None)

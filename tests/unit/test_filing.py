@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cacheproxy.filing import Filing, entry_id, entry_of
+from cacheproxy.filing import Filing, entry_of
 from cacheproxy.journey import Journey
-from cacheproxy.model import Classification, Common, Controls, Embedding, Query, Reply, Scope, Shared, Wire
+from cacheproxy.model import Classification, Common, Controls, Embedding, Query, Reply, Scope, Shared, Wire, entry_id
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.admit import Keep, Lifetime
 from cacheproxy.policy.pack import Category, Pack

@@ -15,11 +15,10 @@ from cacheproxy import settings
 from cacheproxy.dialect.chat import ChatDialect
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.errors import InvalidRequest, StoreUnavailable, UpstreamBroken, UpstreamError
-from cacheproxy.filing import entry_id
 from cacheproxy.flight import Flights
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.joining import Flown
-from cacheproxy.model import Bypass, Controls, Hit, Miss, Scope, Tier
+from cacheproxy.model import Bypass, Controls, Hit, Miss, Scope, Tier, entry_id
 from cacheproxy.parts import Parts
 from cacheproxy.pipeline import Pipeline
 from cacheproxy.policy.active import Policy

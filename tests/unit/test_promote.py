@@ -12,7 +12,6 @@ from litestar import Request
 from cacheproxy import settings
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.errors import NotFound, NotPromoted
-from cacheproxy.filing import entry_id
 from cacheproxy.govern.audit import AuditLog
 from cacheproxy.http.admin.near_misses import handlers
 from cacheproxy.index.partitioned import PartitionedIndex
@@ -21,7 +20,7 @@ from cacheproxy.learn.lookups import LookupLog
 from cacheproxy.learn.nearmisses import NearMiss
 from cacheproxy.learn.serves import Serve
 from cacheproxy.learn.verdicts import Verdicts, Word
-from cacheproxy.model import Embedding, Entry, Looked, Partition, Reply, Selector
+from cacheproxy.model import Embedding, Entry, Looked, Partition, Reply, Selector, entry_id
 from cacheproxy.parts import Parts
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Encoder, Pack

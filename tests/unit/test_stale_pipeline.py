@@ -11,8 +11,7 @@ import pytest
 import pytest_asyncio
 
 from cacheproxy.errors import UpstreamBroken, UpstreamError
-from cacheproxy.filing import entry_id
-from cacheproxy.model import Controls, Hit, Miss, Stale, Tier
+from cacheproxy.model import Controls, Hit, Miss, Stale, Tier, entry_id
 from cacheproxy.policy.active import Policy
 from cacheproxy.ports import Call
 from cacheproxy.store.codec import encode

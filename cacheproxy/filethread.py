@@ -9,23 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from cacheproxy.datafile import connect, unusable
-from cacheproxy.errors import FeedbackUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from cacheproxy.datafile import Form
+    from cacheproxy.errors import PartUnavailable
 
 T = TypeVar("T")
 
 
 class FileThread:
-    """Does work on one sqlite file, a piece at a time, between `open` and `close`."""
+    """Does work on one sqlite file, a piece at a time, between `open` and `close`; `failed` is what it raises."""
 
-    def __init__(self, path: Path, form: Form) -> None:
+    def __init__(self, path: Path, form: Form, failed: Callable[[str], PartUnavailable]) -> None:
         self._path = path
         self._form = form
+        self._failed = failed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=path.stem)
         self._connection: sqlite3.Connection | None = None
 
@@ -38,17 +39,20 @@ class FileThread:
             raise
 
     async def do(self, work: Callable[[sqlite3.Connection], T], *, timeout_s: float, failure: str) -> T:
-        """Return what `work` returns. Raises FeedbackUnavailable, which says `failure`, when it fails or is late."""
+        """Return what `work` returns. When it fails, is late, or the file is closed, raises what says `failure`."""
+        if self._connection is None:
+            raise self._failed(failure)
         try:
             async with asyncio.timeout(timeout_s):
-                return await asyncio.get_running_loop().run_in_executor(self._thread, self._do, work)
+                return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._connection)
         except (sqlite3.Error, TimeoutError) as exc:
-            raise FeedbackUnavailable(failure) from exc
+            raise self._failed(failure) from exc
 
     async def close(self) -> None:
         """Close the file after what was begun."""
-        if self._connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
         self._thread.shutdown()
 
     def _open(self, load: Callable[[sqlite3.Connection], T]) -> T:
@@ -62,8 +66,3 @@ class FileThread:
             on_failure.pop_all()
         self._connection = connection
         return loaded
-
-    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        if self._connection is None:
-            raise sqlite3.OperationalError("closed")
-        return work(self._connection)
