@@ -33,6 +33,7 @@ from cacheproxy.query.completions import read_completion
 from cacheproxy.query.responses import read_responses
 from cacheproxy.reconcile import Reconciler
 from cacheproxy.stats.reader import Sources, Stats
+from cacheproxy.stats.routing import Routing
 from cacheproxy.upkeep import Snapshots, Upkeep
 from cacheproxy.warming import Warming
 
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     Read = Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]
 
 _BUDGET_INTERVAL_S = 2.0
+_CAPACITY_INTERVAL_S = 120.0
+_REPLAY_INTERVAL_S = 2.0
 
 
 @asynccontextmanager
@@ -64,7 +67,7 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
         backends = await open_backends(ground, stack)
         line = await open_line(ground, kept, backends, stack)
         front = _front(ground, kept, backends, line)
-        stats = _stats(kept, backends, line)
+        stats = _stats(ground, kept, backends, line)
         ground.telemetry.export(
             Counted(
                 store=kept.store,
@@ -73,7 +76,7 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
                 flights=line.flights,
                 supervisor=line.supervisor,
                 door=front.edge.door,
-                pool=backends.pool,
+                backends=backends.states,
                 load=backends.load,
                 stats=stats,
             )
@@ -97,14 +100,15 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
             lookups=line.lookups,
             sharing=line.sharing,
             stats=stats,
+            small=line.small,
         )
 
 
 def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
     """Return the front; nothing of it has to be closed."""
     settings, secret, pipeline, feedback = ground.settings, ground.secret, line.pipeline, line.feedback
-    server, pool = settings.server, backends.pool
-    to_backends = settings.upstream.max_connections * (1 + len(settings.upstreams))
+    server = settings.server
+    to_backends = settings.upstream.max_connections * (1 + len(settings.upstreams)) + settings.small.max_concurrency
     aliases = Aliases(pipeline, feedback, secret, timeout_s=server.lookup_timeout_ms / 1000)
     cached: dict[str, CachedRoute | EmbeddingsRoute] = {
         path: CachedRoute(pipeline, settings, secret, dialect, read, line.threads, aliases)
@@ -123,26 +127,34 @@ def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
         max_upload_bytes=server.max_upload_bytes,
         tenant_of=partial(tenant_of, secret=secret),
         readiness=ready,
-        upstreams=lambda: {backend.name: backend.state for backend in pool.states()},
+        upstreams=lambda: {backend.name: backend.state for backend in backends.states()},
         door=Door(server, room_for(server.max_connections, to_backends)),
         gate=ground.keeper.gate if ground.keeper else None,
     )
     return Front(edge=edge, ready=ready)
 
 
-def _stats(kept: Kept, backends: Backends, line: Line) -> Stats:
+def _stats(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Stats:
     return Stats(
         Sources(
             lookups=line.lookups,
             policy=kept.book,
             epoch=kept.embedder.epoch,
             backends=backends.pool.states,
+            beside=backends.states_beside,
             load=backends.load.lam,
             holdings=kept.store.holdings,
             evictions=lambda: kept.store.evictions,
             standing=line.budget.standing,
+            routing=_routing(backends, line, ground.clock),
         )
     )
+
+
+def _routing(backends: Backends, line: Line, clock: Clock) -> Routing | None:
+    if line.small is None or backends.small is None:
+        return None
+    return Routing(state=line.small.state, ledger=line.small.rewarding.ledger, model=backends.small.model, clock=clock)
 
 
 def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: AsyncExitStack) -> Erasure:
@@ -153,6 +165,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         Part(name="feedback", forget=line.feedback.forget),
         Part(name="budget", forget=line.budget.forget),
         Part(name="lookups", forget=line.lookups.forget),
+        *([Part(name="examples", forget=line.small.forget)] if line.small else []),
         Part(name="questions", forget=lambda *_: line.pipeline.forget_questions()),
         Part(name="embeddings", forget=lambda *_: kept.embedder.forget()),
         Part(name="verifier", forget=lambda *_: kept.verifier.forget() if kept.verifier else 0),
@@ -167,18 +180,24 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         snapshot_interval_s=ground.settings.index.snapshot_interval_s,
         book=kept.book,
         erasure=erasure,
-        backends=backends.pool.states,
+        backends=backends.states,
         load=backends.load,
         gate=line.gate,
         keeper=ground.keeper,
         telemetry=ground.telemetry,
         clock=ground.clock,
+        gone=line.small.gone if line.small else None,
     )
     kept.book.on_change(line.lookups.follow)
     kept.book.on_change(upkeep.policy_changed)
     kept.book.on_change(Reconciler(kept.store, kept.embedder, upkeep.erase))
     upkeep.start(line.supervisor)
     line.supervisor.every(_BUDGET_INTERVAL_S, line.budget.tend, "budget")
+    if line.small is not None:
+        line.supervisor.every(_BUDGET_INTERVAL_S, line.small.tend, "augment")
+        line.supervisor.every(_CAPACITY_INTERVAL_S, line.small.capacity.tend, "capacity")
+        if line.small.replaying is not None:
+            line.supervisor.every(_REPLAY_INTERVAL_S, line.small.replaying.tend, "replay")
     stack.push_async_callback(snapshots.save_last)
     return erasure
 
@@ -227,6 +246,7 @@ def _refuse_open_relay(settings: Settings) -> None:
     """Raise ConfigError where anybody on the network could spend the operator's key."""
     keyed = [name for name, backend in settings.upstreams.items() if backend.api_key.reveal()]
     where = ["upstream.api_key"] * bool(settings.upstream.api_key.reveal()) + [f"upstreams.{n}.api_key" for n in keyed]
+    where += ["small.api_key"] * bool(settings.small.api_key.reveal())
     if where and settings.access.mode == "pass" and not is_loopback(settings.server.host):
         raise ConfigError(
             f"{where[0]}: anybody who reaches {settings.server.host} could spend this key; set access.mode to `keys` "

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from cacheproxy.replaying import Traffic
+
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
@@ -27,16 +29,19 @@ if TYPE_CHECKING:
     from cacheproxy.model import Scope
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.policy.adapt import LoadWatch
-    from cacheproxy.ports import Clock, Upstream
+    from cacheproxy.ports import Clock, SmallModel, Upstream
     from cacheproxy.privacy.gate import PresidioGate
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
+    from cacheproxy.small import Small
     from cacheproxy.store.memory import MemoryStore
     from cacheproxy.store.sqlite import SqliteStore
     from cacheproxy.supervise import Supervisor
     from cacheproxy.telemetry import Telemetry
+    from cacheproxy.upstream.backend import State
     from cacheproxy.upstream.local.process import LocalModel
     from cacheproxy.upstream.pool import UpstreamPool
+    from cacheproxy.upstream.small import SmallUpstream
     from cacheproxy.verify.verifier import ThreadedVerifier
 
 
@@ -77,10 +82,33 @@ class Backends:
     """Who answers what is not kept."""
 
     model: LocalModel | None
+    """The embedded model where it is the default backend: only then the proxy is not ready without it."""
     pool: UpstreamPool
     load: LoadWatch
     upstream: Upstream
     """The pool, counting tokens where callers need a virtual key."""
+    small: SmallModel | None = None
+    beside: SmallUpstream | None = None
+    """The backend of the small model, which is not in the pool: no request is routed to it."""
+
+    def states(self) -> list[State]:
+        """Return how every backend is, the small model's last."""
+        return [*self.pool.states(), *self.states_beside()]
+
+    def traffic(self, model: str) -> Traffic:
+        """Return how busy those are that may be asked for a model, all together; loaded as the most loaded one."""
+        names, readings = self.pool.backends(model), self.load.readings
+        states = [state for state in self.pool.states() if state.name in names]
+        return Traffic(
+            load=max((readings[name].held for name in names if name in readings), default=0.0),
+            running=sum(state.running for state in states),
+            waiting=sum(state.waiting for state in states),
+            limit=sum(state.limit for state in states),
+        )
+
+    def states_beside(self) -> list[State]:
+        """Return how the backend beside the pool is, where there is one."""
+        return [self.beside.state()] if self.beside else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +125,8 @@ class Line:
     feedback: Feedback
     sharing: Sharing
     crowded: asyncio.Event
+    small: Small | None
+    """What lets the small model answer; None without one."""
     pipeline: Pipeline
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from cacheproxy import __version__, admin_cli, entries_cli, eval_cli, settings
+from cacheproxy import __version__, admin_cli, entries_cli, eval_cli, examples_cli, settings
 from cacheproxy.errors import CacheProxyError, ConfigError, RequestError
 from cacheproxy.flags import COMMON_FLAGS, encoder_of, load, run, with_flags
 from cacheproxy.keys_cli import keys
@@ -64,6 +64,7 @@ def main() -> None:
 @main.command()
 @with_flags(*_SERVE_FLAGS, *COMMON_FLAGS)
 @click.option("--upstream", "upstream__url", metavar="URL|local", help="Backend.  [default: $OPENAI_BASE_URL]")
+@click.option("--small-upstream", "small__url", metavar="URL|local", help="Small model that may answer with examples.")
 def serve(config: Path | None, **flags: str | None) -> None:
     """Serve until SIGTERM; SIGHUP reads the policy pack again.
 
@@ -177,7 +178,14 @@ def feedback(config: Path | None, **flags: str | None) -> None:
         click.echo(msgspec.json.encode(pair).decode())
 
 
-for _command in (keys, verifier, *eval_cli.COMMANDS, *entries_cli.COMMANDS, *admin_cli.COMMANDS):
+for _command in (
+    keys,
+    verifier,
+    *eval_cli.COMMANDS,
+    *entries_cli.COMMANDS,
+    *examples_cli.COMMANDS,
+    *admin_cli.COMMANDS,
+):
     main.add_command(_command)
 
 
@@ -217,7 +225,9 @@ def _ask_running(loaded: settings.Settings, asked: bytes) -> Explanation | None:
 def _explain_here(loaded: settings.Settings, request: ExplainRequest) -> Explanation:
     from cacheproxy import app
 
-    idle = msgspec.structs.replace(loaded, upstream=settings.Upstream())  # no question goes to a backend
+    # No question goes to a backend, so none is opened.
+    small = loaded.small if loaded.small.url != "local" else settings.Small()  # that one would be started
+    idle = msgspec.structs.replace(loaded, upstream=settings.Upstream(), small=small)
 
     async def once() -> Explanation:
         async with app.assemble(idle) as house:

@@ -24,6 +24,7 @@ _CHOICES = {
     ("encoder", "precision"): ("fp32", "int8"),
     ("log", "format"): ("json", "text"),
     ("log", "level"): ("debug", "info", "warning", "error"),
+    ("small", "form"): ("auto", "block", "turns"),
 }
 
 

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
+from cacheproxy.augment.constraint import NO_LIMIT
+from cacheproxy.considered import Augmentation, augmentation
+from cacheproxy.considered import lines as considered_lines
 from cacheproxy.errors import InvalidRequest, PartUnavailable
 from cacheproxy.model import Hit
 from cacheproxy.query.chat import read_chat
@@ -19,6 +22,7 @@ from cacheproxy.query.responses import read_responses
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cacheproxy.augment.constraint import Limit
     from cacheproxy.journey import Journey
     from cacheproxy.model import Controls, Entry, Judgement, Outcome, Query, Scope
     from cacheproxy.pipeline import Pipeline
@@ -86,6 +90,8 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     exact_allowed: bool
     semantic_allowed: bool
     store_allowed: bool
+    augment_allowed: bool
+    """Whether policy lets a small model answer with kept answers as examples, where no kept answer may be served."""
     plan_reason: str
     threshold: float | None
     base_threshold: float | None
@@ -102,14 +108,19 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     probability: float | None
     entry: str
     lookup_ms: float
+    augmentation: Augmentation
+    """Who would answer where no kept answer may be served, and with which examples."""
     candidates: list[NearbyEntry]
     elsewhere: list[NearbyEntry]
 
 
 async def explain(
-    pipeline: Pipeline, request: ExplainRequest, identify: Callable[[list[tuple[bytes, bytes]]], Scope]
+    pipeline: Pipeline,
+    request: ExplainRequest,
+    identify: Callable[[list[tuple[bytes, bytes]]], Scope],
+    limited: Callable[[list[tuple[bytes, bytes]]], Limit] = lambda _: NO_LIMIT,
 ) -> Explanation:
-    """Walk the line up to the decision, for whoever `identify` says the key is.
+    """Walk the line up to the decision, for whoever `identify` says the key is, `limited` as it is.
 
     Raises InvalidRequest for an empty question or an unknown category, and what `identify` raises.
     """
@@ -128,12 +139,15 @@ async def explain(
     if not query.text.strip():
         raise InvalidRequest("nothing to explain: give a question, or a body whose last message has text")
     journey = pipeline.set_out(query)
+    journey.limit = limited(headers)
     outcome = await pipeline.look_up(journey, remember=False)
     candidates = await _candidates(pipeline, outcome)
+    considered = await augmentation(pipeline, journey, outcome, body)
     return Explanation(
         outcome=type(outcome).__name__.lower(),
         tier=outcome.tier.value if isinstance(outcome, Hit) else "",
         reason=outcome.reason,
+        augmentation=considered,
         candidates=candidates,
         elsewhere=await _elsewhere(pipeline, journey, {near.entry for near in candidates}),
         **_evidence(query, journey, outcome, pipeline.parts.epoch or "", pipeline.parts.budget),
@@ -161,6 +175,7 @@ def render(explanation: Explanation) -> str:
         + (f"; {e.second_category} is searched as well, under the stricter rules of both" if e.second_category else "")
         + (f"; margin {e.margin:.2f}" if e.margin is not None else ""),
         f"plan       read {' and '.join(tiers) or 'nothing'}; keep the answer: {'yes' if e.store_allowed else 'no'}"
+        + ("; a small model may answer with examples" if e.augment_allowed else "")
         + (f"; because {e.plan_reason}" if e.plan_reason else ""),
         f"threshold  {threshold} for encoder {e.encoder or '(none)'}; entries live {e.ttl_s:g} s",
     ]
@@ -181,6 +196,7 @@ def render(explanation: Explanation) -> str:
         lines.append("long text  its middle is outside the encoder's window and must be equal in a candidate")
     lines += [_line("candidate", near) for near in e.candidates] or ["candidate  none in this caller's partition"]
     lines += [_line("elsewhere", near) for near in e.elsewhere]
+    lines += considered_lines(e.augmentation)
     tier = f" ({e.tier})" if e.tier else ""
     lines.append(f"outcome    {e.outcome}{tier}: {e.reason}, decided in {e.lookup_ms:.2f} ms")
     return "\n".join(lines)
@@ -212,6 +228,7 @@ def _evidence(query: Query, journey: Journey, outcome: Outcome, epoch: str, budg
         "exact_allowed": plan.exact,
         "semantic_allowed": plan.semantic,
         "store_allowed": plan.store,
+        "augment_allowed": plan.augment is not None,
         "plan_reason": plan.reason,
         "threshold": plan.threshold if plan.semantic else None,
         "base_threshold": plan.base_threshold if plan.semantic else None,

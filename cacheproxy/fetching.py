@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from cacheproxy.augment.arms import Arm
 from cacheproxy.errors import UpstreamError
 from cacheproxy.flight import Head, Settlement
 from cacheproxy.model import Reply
+from cacheproxy.offloading import as_offloaded
 from cacheproxy.policy.admit import Keep, Refuse, admit
 from cacheproxy.ports import Answered
 from cacheproxy.refusals import Refusals
+from cacheproxy.relay import Relayed, pass_on
+from cacheproxy.rewarding import Came
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cacheproxy.flight import Flight, Flights, Reader
     from cacheproxy.journey import Journey
+    from cacheproxy.offloading import Offloading
     from cacheproxy.parts import Parts
     from cacheproxy.ports import Call, Dialect, Fold
     from cacheproxy.tiers import Tiers
 
 F = TypeVar("F", bound="Fold")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Relayed(Generic[F]):
-    """An answer of the backend that was passed on up to its clean end. `fill_ms` is how long it took."""
-
-    head: Head
-    fold: F
-    fill_ms: float
+_KNOWN_BY = frozenset({200, 401, 403})
+"""What the large model answers those whom it knows, or will have nothing to do with."""
 
 
 class Fetching:
-    """Has the backend answer. `still_kept` tells whether the policy in force by now lets a journey's answer be kept."""
+    """Has the backend answer, or the small model where `offloading` finds it good enough.
 
-    def __init__(self, parts: Parts, flights: Flights, tiers: Tiers, still_kept: Callable[[Journey], bool]) -> None:
+    `still_kept` tells whether the policy in force by now lets a journey's answer be kept.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        flights: Flights,
+        tiers: Tiers,
+        still_kept: Callable[[Journey], bool],
+        offloading: Offloading | None = None,
+    ) -> None:
         self._parts = parts
         self._flights = flights
         self._tiers = tiers
         self._still_kept = still_kept
+        self._offloading = offloading
         self._refusals = Refusals(parts.clock)
 
     def open(self, journey: Journey, key: bytes | None, call: Call, dialect: Dialect) -> Reader:
@@ -48,6 +57,7 @@ class Fetching:
         reader = self._flights.open(
             key, journey.query.wire, lambda flight: self._exchange(flight, journey, call, dialect), journey.query
         )
+        reader.flight.may_offload = self._offloading is not None and journey.body is not None
         if journey.settled:
             reader.flight.told, reader.flight.policy = journey.told, journey.policy
         return reader
@@ -80,32 +90,50 @@ class Fetching:
                 self._flights.ground(flight)
             fold = start_fold(head.headers, altered)
             flight.begin(head)
-            try:
-                async for chunk in answer.chunks():
-                    await flight.write(fold.feed(chunk))
-            finally:
-                flight.append(fold.flush())
-            flight.end()
+            await pass_on(answer.chunks(), fold, flight)
         return head, fold
 
     async def _exchange(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> None:
-        parts, fence = self._parts, self._parts.store.fence
-        relayed = await self.relay(
+        parts, fence, offloading = self._parts, self._parts.store.fence, self._offloading
+        attempt = await offloading.attempt(journey) if offloading is not None else None
+        offloaded: Relayed[Fold] | None = None
+        if offloading is not None and attempt is not None:
+            offloaded = await offloading.answer(flight, journey, attempt, call, dialect)
+        flight.may_offload = offloaded is not None
+        relayed = offloaded or await self.relay(
             flight, call, lambda headers, altered: dialect.fold(journey.query.wire, headers, altered=altered)
         )
+        filed = journey if offloaded is None else as_offloaded(journey)
         head, reply, now_s = relayed.head, relayed.fold.reply(), parts.clock.now()
-        if parts.lookups is not None and not head.failed:
+        if parts.lookups is not None and offloaded is None and not head.failed:
             parts.lookups.filled(journey.plan.category, journey.query.model, relayed.fill_ms)
-        match admit(journey.query.dialect, head.status, head.headers, reply, journey.plan, now_s=now_s):
+        match admit(journey.query.dialect, head.status, head.headers, reply, filed.plan, now_s=now_s):
             case Refuse(reason=reason):
                 settlement = Settlement(stored=False, reason=reason)
             case Keep() if not self._still_kept(journey):
                 settlement = Settlement(stored=False, reason="policy_changed")
+            case Keep() if offloaded is not None and await self._tiers.holds(journey):
+                settlement = Settlement(stored=False, reason="kept_already")
             case Keep() as kept:
-                settlement = await self._tiers.keep(journey, kept, fence=fence, fill_ms=relayed.fill_ms)
+                settlement = await self._tiers.keep(filed, kept, fence=fence, fill_ms=relayed.fill_ms)
         parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
         flight.settle(settlement)
-        if parts.learning is not None and journey.missed is not None:
+        if offloading is not None and offloaded is None and head.status in _KNOWN_BY:
+            offloading.known(journey.query.scope.tenant, answered=head.status == 200)
+        if offloading is not None and attempt is not None and head.status == 200 and isinstance(reply, Reply):
+            offloading.answered(
+                Came(
+                    journey=journey,
+                    attempt=attempt,
+                    arm=attempt.arm if offloaded is not None else Arm.LARGE,
+                    reply=reply,
+                    fill_ms=relayed.fill_ms,
+                    entry_id=settlement.entry_id if settlement.stored else "",
+                    call=call,
+                    dialect=dialect,
+                )
+            )
+        if parts.learning is not None and journey.missed is not None and offloaded is None:
             whole = reply if settlement.stored and isinstance(reply, Reply) else None
             parts.learning.answered(
                 Answered(

@@ -10,6 +10,8 @@ from cacheproxy.stats.told import longest_ttl_s, lowest_threshold
 from cacheproxy.telemetry import Figures
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from cacheproxy.embed.batcher import MicroBatcher
     from cacheproxy.flight import Flights
     from cacheproxy.http.door import Door
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from cacheproxy.store.memory import MemoryStore
     from cacheproxy.store.sqlite import SqliteStore
     from cacheproxy.supervise import Supervisor
-    from cacheproxy.upstream.pool import UpstreamPool
+    from cacheproxy.upstream.backend import State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,7 @@ class Counted:
     flights: Flights
     supervisor: Supervisor
     door: Door
-    pool: UpstreamPool
+    backends: Callable[[], Sequence[State]]
     load: LoadWatch
     stats: Stats
 
@@ -40,7 +42,7 @@ class Counted:
         """Return their figures of this moment."""
         store, embedder, door = self.store, self.embedder, self.door
         encoded, indexed = embedder.stats, self.index.stats()
-        backends, categories = self.pool.states(), self.stats.categories()
+        backends, categories = self.backends(), self.stats.categories()
         return Figures(
             upstream_out={backend.name: int(backend.state != "ok") for backend in backends},
             upstream_running={backend.name: backend.running for backend in backends},
@@ -69,6 +71,8 @@ class Counted:
                 one.category: one.budget.wrong.high for one in categories if one.budget and one.budget.wrong.labelled
             },
             category_delta={one.category: one.budget.delta for one in categories if one.budget},
+            arm_quality=self.stats.arm_qualities(),
+            examples=self.stats.examples(),
             upstream_shed={backend.name: backend.shed for backend in backends},
             upstream_ejections={backend.name: backend.ejections for backend in backends},
             upstream_retries={backend.name: backend.retries for backend in backends},

@@ -17,7 +17,7 @@ from cacheproxy.errors import CacheProxyError, UpstreamBroken
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 
-    from cacheproxy.model import Classification, Query
+    from cacheproxy.model import Classification, Offload, Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,10 @@ class Flight:
         """The category of what is being answered, where it is known."""
         self.policy: object = None
         """The policy that told it."""
+        self.offload: Offload | None = None
+        """How the small model came to answer, once its answer begins."""
+        self.may_offload = False
+        """Whether the small model answers, or may yet: not for callers who want none of its answers."""
         self.ended = False
         self.abandoned = False
         self.error: CacheProxyError | None = None

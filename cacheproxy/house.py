@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from cacheproxy.augment.constraint import NO_LIMIT, Limit
 from cacheproxy.explain import explain
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cacheproxy.ports import EntryCatalogue
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
+    from cacheproxy.small import Small
     from cacheproxy.stats.reader import Stats
     from cacheproxy.warming import Warming
 
@@ -80,6 +82,8 @@ class House:
     """What lets answers go beyond their tenant."""
     stats: Stats
     """What operators see of it all."""
+    small: Small | None
+    """What lets the small model answer; None without one."""
 
     def readiness(self) -> dict[str, str]:
         """Return every part with "" or what is wrong with it."""
@@ -87,4 +91,11 @@ class House:
 
     async def explain(self, request: ExplainRequest) -> Explanation:
         """Show every step of one decision. Raises RequestError."""
-        return await explain(self.pipeline, request, self.identify)
+        return await explain(self.pipeline, request, self.identify, self._limit)
+
+    def _limit(self, headers: list[tuple[bytes, bytes]]) -> Limit:
+        """Return what one answer should take by the key in these headers. Raises as `identify`."""
+        if self.keeper is None:
+            return NO_LIMIT
+        caller = self.keeper.gate.admit(headers)
+        return Limit(latency_s=caller.answer_s, usd=caller.answer_usd)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import UpstreamError
+from cacheproxy.model import Augment
 from cacheproxy.policy.admit import vary_names
 from cacheproxy.policy.freshness import prefers_stale
 from cacheproxy.query.variant import variant, variant_key
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.flight import Flight, Flights, Head, Reader
     from cacheproxy.journey import Journey
-    from cacheproxy.model import Miss, Query
+    from cacheproxy.model import Miss, Offload, Query
     from cacheproxy.telemetry import Telemetry
 
 _MOST_WAITS = 2
@@ -51,7 +52,9 @@ class Joining:
         if not (plan.exact and plan.store) or plan.only_if_cached:
             return None
         flight = self._flights.find(journey.key)
-        return flight if flight is not None and flight.form == journey.query.wire else None
+        if flight is None or flight.form != journey.query.wire:
+            return None
+        return flight if plan.augmented or not flight.may_offload else None
 
     async def join_or_lead(
         self, journey: Journey, outcome: Miss, lead: Callable[[bytes | None], Reader], whole_bytes: int | None = None
@@ -116,7 +119,20 @@ class Joining:
         except BaseException:
             reader.leave()
             raise
-        return Flown(outcome=outcome, reader=reader, head=head, body=body, coalesced=coalesced)
+        told = _offloaded(outcome, reader.flight.offload)
+        return Flown(outcome=told, reader=reader, head=head, body=body, coalesced=coalesced)
+
+
+def _offloaded(outcome: Miss, by: Offload | None) -> Miss:
+    if by is None:
+        return outcome
+    return Augment(
+        category=outcome.category,
+        reason=outcome.reason,
+        evidence=outcome.evidence,
+        asked_otherwise=outcome.asked_otherwise,
+        by=by,
+    )
 
 
 def _told_apart(flown: Flown, query: Query) -> bytes | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from cacheproxy.augment.constraint import NO_LIMIT
 from cacheproxy.policy.plan import plan as plan_query
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cacheproxy.augment.constraint import Limit
     from cacheproxy.model import Classification, Embedding, Looked, Miss, Plan, Query
     from cacheproxy.policy.active import Policy
 
@@ -39,6 +43,10 @@ class Journey:
     """The decision, as it was logged."""
     missed: Miss | None = None
     """What the backend was asked for."""
+    body: Mapping[str, Any] | None = field(default=None, repr=False)
+    """The request, where the small model may be asked in its place."""
+    limit: Limit = NO_LIMIT
+    """What its caller's key lets one answer take, where the small model may give it."""
     origin: str = "backend"
     """Where the answer that is kept is from, as `Entry.origin`."""
 

@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from datetime import date
 
 _COUNT = click.IntRange(min=1)
+_USD = click.FloatRange(min=0, min_open=True)
 _LIMITS = (
-    ("--rpm", "requests_per_minute", "Requests a minute; cache hits count, too."),
-    ("--tpm", "tokens_per_minute", "Tokens a minute, of the backend's answers; a cache hit costs none."),
-    ("--tokens-per-day", "tokens_per_day", "Tokens a day (UTC), counted alike."),
+    ("--rpm", "requests_per_minute", _COUNT, "Requests a minute; cache hits count, too."),
+    ("--tpm", "tokens_per_minute", _COUNT, "Tokens a minute, of the backend's answers; a cache hit costs none."),
+    ("--tokens-per-day", "tokens_per_day", _COUNT, "Tokens a day (UTC), counted alike."),
+    ("--answer-ms", "answer_ms", _COUNT, "How long an answer should take, where a small model may give it."),
+    ("--answer-usd", "answer_usd", _USD, "What it should cost; whoever most probably keeps both answers."),
 )
 
 
@@ -49,8 +52,8 @@ def _placed(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _limited(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option, name, text in reversed(_LIMITS):
-        command = click.option(option, name, type=_COUNT, metavar="N", help=text)(command)
+    for option, name, kind, text in reversed(_LIMITS):
+        command = click.option(option, name, type=kind, metavar="N", help=text)(command)
     return command
 
 
@@ -87,7 +90,7 @@ def new(
     models: tuple[str, ...],
     expires: datetime | None,
     upstream_key_env: str,
-    **limits: int | None,
+    **limits: float | None,
 ) -> None:
     """Make a key called NAME and print it. It cannot be shown again.
 
@@ -152,7 +155,7 @@ def list_keys(config: Path | None, data_dir: str | None, as_json: bool) -> None:
 @_limited
 @click.argument("key_id", metavar="ID")
 @click.option("--none", "none", is_flag=True, help="Take away every limit that is not given here.")
-def limit(config: Path | None, data_dir: str | None, key_id: str, none: bool, **limits: int | None) -> None:
+def limit(config: Path | None, data_dir: str | None, key_id: str, none: bool, **limits: float | None) -> None:
     """Change what the key ID may use; limits not given stay as they are.
 
     \b
@@ -161,7 +164,9 @@ def limit(config: Path | None, data_dir: str | None, key_id: str, none: bool, **
       cacheproxy keys limit k1a2b3c4d --none            # no limits any more
     """
     if not none and not any(limits.values()):
-        raise ConfigError("nothing to change; give --rpm, --tpm, --tokens-per-day, or --none")
+        raise ConfigError(
+            "nothing to change; give --rpm, --tpm, --tokens-per-day, --answer-ms, --answer-usd, or --none"
+        )
     given = {name: value for name, value in limits.items() if none or value is not None}
     _change_one(_Place(config, data_dir), key_id, lambda record: msgspec.structs.replace(record, **given))
     click.echo(f"{key_id}: limits changed")
@@ -221,6 +226,8 @@ def _row(record: KeyRecord, used: int, today: date) -> dict[str, Any]:
         "rpm": record.requests_per_minute,
         "tpm": record.tokens_per_minute,
         "tokens_per_day": record.tokens_per_day,
+        "answer_ms": record.answer_ms,
+        "answer_usd": record.answer_usd,
         "today": used,
         "expires": record.expires,
         "state": record.state(today),

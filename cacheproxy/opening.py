@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -10,14 +11,18 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
+import structlog
+
 from cacheproxy.access.inserts import InsertRate
 from cacheproxy.access.keeper import open_keeper
 from cacheproxy.access.meter import MeteredUpstream
 from cacheproxy.access.names import Names
 from cacheproxy.assembly import Backends, Ground, Kept, Line
+from cacheproxy.augment.tokens import Estimated, Tokenised
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.examples import Examples
 from cacheproxy.embed.open import open_encoder
+from cacheproxy.errors import ConfigError
 from cacheproxy.flight import Flights
 from cacheproxy.govern.audit import AuditLog
 from cacheproxy.govern.book import PolicyBook, Records
@@ -37,25 +42,35 @@ from cacheproxy.pipeline import Pipeline
 from cacheproxy.policy.adapt import LoadWatch
 from cacheproxy.policy.evict import quotas
 from cacheproxy.policy.loader import find_pack, load_pack
+from cacheproxy.policy.plan import needs_verifier
 from cacheproxy.policy.prepare import fitted
+from cacheproxy.ports import SmallModel
 from cacheproxy.privacy.gate import PresidioGate
 from cacheproxy.promote import promote_judged
 from cacheproxy.query.scope import common_of, read_scope
 from cacheproxy.query.scope import tenant_of as tenant_of_label
 from cacheproxy.sharing import Sharing, SharingMeans
+from cacheproxy.small import Around, made_of, open_state
 from cacheproxy.store.open import open_store
 from cacheproxy.supervise import Supervisor
 from cacheproxy.telemetry import Telemetry
+from cacheproxy.upstream.keys import operators_own
+from cacheproxy.upstream.local.convert import copy_in
 from cacheproxy.upstream.local.process import LocalModel
 from cacheproxy.upstream.open import open_pool
+from cacheproxy.upstream.small import NAME, QUEUE_S, form_of, model_of, open_small
+from cacheproxy.verify.open import OFF
 from cacheproxy.verify.verifier import ThreadedVerifier
 from cacheproxy.verifying import open_verifier
 
 if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
-    from cacheproxy.ports import Clock, Upstream
+    from cacheproxy.policy.pack import Pack
+    from cacheproxy.ports import Clock, TokenCounter, Upstream
     from cacheproxy.settings import Settings
+
+log = structlog.get_logger()
 
 
 def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
@@ -95,7 +110,16 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
     book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder, verifier)), clock)
     await book.open()
+    if settings.verifier.path == OFF:
+        _warn_unverified(book().pack, embedder.epoch)
     return Kept(store=store, embedder=embedder, index=index, verifier=verifier, book=book)
+
+
+def _warn_unverified(pack: Pack, epoch: str) -> None:
+    names = [name for name, rules in pack.categories.items() if rules.allow_caching and rules.semantic]
+    names = [name for name in names if needs_verifier(pack, name, epoch)]
+    if names:
+        log.warning("verifier_off", exact_only=names, hint="these categories have no threshold: set verifier.path")
 
 
 async def _verifier(settings: Settings, epoch: str, stack: AsyncExitStack) -> ThreadedVerifier | None:
@@ -125,18 +149,65 @@ async def open_backends(ground: Ground, stack: AsyncExitStack) -> Backends:
     """Open the way to the backends, and start the embedded model where it is one. Raises ConfigError."""
     settings, told = ground.settings, ground.telemetry.upstream_first_byte_seconds
     model: LocalModel | None = None
-    if settings.upstream.url == "local":
+    name = model_of(settings) if settings.small.url else ""
+    if "local" in (settings.upstream.url, settings.small.url):  # one child, whoever asks it
         model = await stack.enter_async_context(LocalModel(_model_dir(ground)))
     pool = await stack.enter_async_context(
         open_pool(
             settings,
             ground.clock,
-            socket_path=model.socket_path if model else None,
+            socket_path=model.socket_path if model and settings.upstream.url == "local" else None,
             observe=lambda name, seconds: told.labels(name).observe(seconds),
         )
     )
     upstream: Upstream = MeteredUpstream(pool) if ground.keeper else pool
-    return Backends(model=model, pool=pool, load=LoadWatch(settings.load), upstream=upstream)
+    backends = Backends(
+        model=model if settings.upstream.url == "local" else None,
+        pool=pool,
+        load=LoadWatch(settings.load),
+        upstream=upstream,
+    )
+    return await _with_small(ground, backends, name, model, stack) if name else backends
+
+
+async def _with_small(
+    ground: Ground, backends: Backends, name: str, model: LocalModel | None, stack: AsyncExitStack
+) -> Backends:
+    settings, chosen = ground.settings, ground.settings.small
+    embedded = model if chosen.url == "local" else None
+    beside = await stack.enter_async_context(
+        open_small(
+            settings,
+            ground.clock,
+            embedded=embedded,
+            observe=ground.telemetry.upstream_first_byte_seconds.labels(NAME).observe,
+        )
+    )
+    small = SmallModel(
+        upstream=MeteredUpstream(beside) if ground.keeper else beside,
+        model=name,
+        context_tokens=chosen.context_tokens,
+        form=form_of(chosen),
+        counter=await asyncio.to_thread(_counter, ground),
+        first_words_s=QUEUE_S + chosen.first_byte_timeout_s,
+        whole_answer_s=chosen.total_timeout_s,
+    )
+    return replace(backends, small=small, beside=beside)
+
+
+def _counter(ground: Ground) -> TokenCounter:
+    """Return what counts the small model's tokens. Raises ConfigError for a tokenizer that cannot be read.
+
+    The embedded model's own is there once its child has converted the weights: after the very first start, from the
+    next one on. Until then, and where the copy is damaged (the child makes it anew), tokens are estimated.
+    """
+    chosen = ground.settings.small
+    if chosen.tokenizer:
+        return Tokenised.from_file(Path(chosen.tokenizer).expanduser())
+    if chosen.url == "local":
+        with contextlib.suppress(ConfigError):
+            return Tokenised.from_file(copy_in(_model_dir(ground)) / "tokenizer.json")
+    return Estimated()
 
 
 def _model_dir(ground: Ground) -> Path:
@@ -151,6 +222,7 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
     gate = PresidioGate()
     stack.callback(gate.close)
     verdicts = await stack.enter_async_context(Verdicts(ground.data_dir / "feedback.sqlite3"))
+    learnt = await open_state(backends.small, kept.embedder.epoch, ground.data_dir, stack) if backends.small else None
     threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
     supervisor = await stack.enter_async_context(Supervisor())
     flights = Flights(
@@ -189,10 +261,25 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         pii=gate,
         budget=budget,
         sharing=sharing,
+        small=backends.small,
         may_keep=InsertRate(settings.store.max_inserts_per_minute, clock),
         load=lambda model: watch.least(pool.backends(model)),
     )
     parts = replace(parts, learning=_learning(ground, kept, parts, budget, feedback, lookups, supervisor))
+    small = None
+    if learnt is not None and backends.small is not None:
+        # With a key of the operator's own, or the embedded model, the large model takes everybody.
+        checked = ground.keeper is not None or bool(settings.upstream.api_key.reveal()) or backends.model is not None
+        around = Around(
+            learn=settings.learn,
+            capacity_tokens=settings.small.example_capacity_tokens,
+            policy=kept.book,
+            traffic=backends.traffic,
+            own_key=lambda model: operators_own(settings, pool.routes(model)),
+            spawn=supervisor.spawn,
+            checked=checked,
+        )
+        small = made_of(learnt, backends.small, parts, around)
     return Line(
         budget=budget,
         gate=gate,
@@ -203,12 +290,14 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         feedback=feedback,
         sharing=sharing,
         crowded=crowded,
+        small=small,
         pipeline=Pipeline(
             parts,
             kept.book,
             flights,
             lookup_timeout_s=settings.server.lookup_timeout_ms / 1000,
             coalesce_timeout_s=settings.flight.coalesce_timeout_s,
+            offloading=small.offloading if small else None,
         ),
     )
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         LookupLog,
         PiiGate,
         Sharing,
+        SmallModel,
         Upstream,
         VectorIndex,
         Verifier,
@@ -51,6 +52,8 @@ class Parts:
     budget: Budget | None = None
     learning: Learning | None = None
     sharing: Sharing | None = None
+    small: SmallModel | None = None
+    """May answer a miss in the place of the model that was asked for, where policy lets it."""
     may_keep: Callable[[str], bool] = field(default=lambda tenant: True)
     """Takes one of the answers that a tenant may have kept a minute; False when there is none left."""
     load: Callable[[str], float] = field(default=lambda model: 0.0)

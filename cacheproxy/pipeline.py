@@ -27,13 +27,15 @@ from cacheproxy.tiers import Tiers
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
 
-    from cacheproxy.fetching import Relayed
+    from cacheproxy.augmenting import Considered
     from cacheproxy.flight import Flight, Flights, Reader, Settlement
     from cacheproxy.model import Outcome, Query
+    from cacheproxy.offloading import Offloading
     from cacheproxy.parts import Parts
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.pack import Pack
     from cacheproxy.ports import Call, Dialect, Fold
+    from cacheproxy.relay import Relayed
 
 _MOST_REFRESHES = 64
 """Most answers fetched anew in the background at a time; beyond it a stale one stays as it is for now."""
@@ -55,6 +57,7 @@ class Pipeline:
         lookup_timeout_s: float,
         coalesce_timeout_s: float,
         settle_timeout_s: float = 1.0,
+        offloading: Offloading | None = None,
     ) -> None:
         self.parts = parts
         self.policy = policy
@@ -62,7 +65,8 @@ class Pipeline:
         self._recent = RecentQuestions()
         self.tiers = Tiers(parts, flights, settle_timeout_s=settle_timeout_s)
         self._joining = Joining(flights, parts.telemetry, timeout_s=coalesce_timeout_s)
-        self._fetching = Fetching(parts, flights, self.tiers, self.still_kept)
+        self._offloading = offloading
+        self._fetching = Fetching(parts, flights, self.tiers, self.still_kept, offloading)
         self._lookup_timeout_s = lookup_timeout_s
         self._coalesce_timeout_s = coalesce_timeout_s
         self._settle_timeout_s = settle_timeout_s
@@ -94,6 +98,8 @@ class Pipeline:
 
         Without `remember` nobody will know that the question was asked.
         """
+        if self._offloading is not None and journey.query.controls.no_cache and remember:
+            self._offloading.asked_again(journey.query)
         outcome: Outcome = Bypass(category=journey.plan.category, reason=journey.plan.reason)
         if journey.plan.lookup or journey.plan.store:
             try:
@@ -222,6 +228,14 @@ class Pipeline:
     ) -> Relayed[F]:
         """Pass the backend's answer on to the flight, up to its clean end, and fold it, as `Fetching.relay`."""
         return await self._fetching.relay(flight, call, start_fold)
+
+    def heard(self, tenant: str, given_id: str, *, good: bool) -> bool:
+        """Take a caller's word on an answer that the small model gave, or might have; return whether it is known."""
+        return self._offloading is not None and self._offloading.heard(tenant, given_id, good=good)
+
+    async def considered(self, journey: Journey) -> Considered | None:
+        """Return what the small model would make of a miss, changing nothing; None where there is none."""
+        return None if self._offloading is None else await self._offloading.considered(journey)
 
     async def settlement(self, flown: Flown) -> Settlement:
         """Return what became of a flown answer, waiting a moment for it to be stored, so that headers can tell."""

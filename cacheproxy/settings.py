@@ -138,6 +138,33 @@ class NamedUpstream(_Section, frozen=True):
     """Most requests it answers at once; without it `upstream.max_concurrency`."""
 
 
+class Small(_Section, frozen=True):
+    """The small model that may answer where no kept answer may be served (docs/operations.md, "A small model")."""
+
+    url: str = ""
+    """Base URL, or `local` for the embedded one; empty means none."""
+    model: str = ""
+    """The name it is asked for by; required for a URL, `smollm2-135m-instruct` for `local`."""
+    api_key: Secret = Secret("")
+    """Its own key, the only one it is sent."""
+    context_tokens: Count = 2048
+    """What a prompt and its answer have together."""
+    form: str = "auto"
+    """How it is told examples: as `block` or as `turns`; `auto` is turns for `local`, else a block."""
+    tokenizer: str = ""
+    """A `tokenizer.json` to count its tokens with; empty means the embedded model's own, for a URL an estimate."""
+    first_byte_timeout_s: Positive = 10.0
+    """Longest wait for the first words of a stream, beside at most 2 s in its queue; then the large model answers."""
+    total_timeout_s: Positive = 60.0
+    """Longest wait for the whole of another answer; then the large model answers. Longest stream; then it is cut."""
+    max_concurrency: Count = 4
+    """Most requests it answers at once; more wait in its queue."""
+    queue: Annotated[int, msgspec.Meta(ge=0)] = 8
+    """Most requests waiting for it, a quarter of them of one tenant; above it the large model answers."""
+    example_capacity_tokens: Count = 2_000_000
+    """Most tokens of all examples together; who helps least for its tokens rests."""
+
+
 class Load(_Section, frozen=True):
     """When a backend counts as loaded: then thresholds and lifetimes give way, as far as a pack's categories let them.
 
@@ -305,6 +332,7 @@ class Settings(_Section, frozen=True):
     upstream: Upstream = Upstream()
     upstreams: dict[str, NamedUpstream] = msgspec.field(default_factory=dict)
     aliases: dict[str, str] = msgspec.field(default_factory=dict)
+    small: Small = Small()
     load: Load = Load()
     learn: Learn = Learn()
     store: Store = Store()

@@ -128,6 +128,18 @@ class Figures:
         dict[str, float],
         _Gauge("cacheproxy_category_delta", "Share of wrong hits that is tolerated; verified ones only.", "category"),
     ]
+    arm_quality: Annotated[
+        dict[tuple[str, str], float],
+        _Gauge(
+            "cacheproxy_arm_quality",
+            "Quality expected of an arm at the category's typical question, 0 to 1; missing before anything was said.",
+            ("category", "arm"),
+        ),
+    ]
+    examples: Annotated[
+        dict[str, int],
+        _Gauge("cacheproxy_examples", "Past answers that something is known of as examples.", "category"),
+    ]
     upstream_shed: Annotated[
         dict[str, int],
         _Total("cacheproxy_upstream_shed_total", "Requests its queue refused, or let go after the wait.", "upstream"),
@@ -300,6 +312,57 @@ class Telemetry:
         self.category_saved_usd = Counter(
             "cacheproxy_category_saved_usd_total",
             "Price of the answers served from the cache, by category.",
+            ("category",),
+            registry=r,
+        )
+        self.arms = Counter(
+            "cacheproxy_arms_total",
+            "Misses that the small model might have, by who answered (augmented, small, large) and why.",
+            ("category", "arm", "reason"),
+            registry=r,
+        )
+        self.arm_seconds = Histogram(
+            "cacheproxy_arm_choice_seconds", "Time to choose examples and who answers.", buckets=_FAST_S, registry=r
+        )
+        self.arm_regret = Counter(
+            "cacheproxy_arm_regret_total",
+            "Score given up for exploring, as expected beforehand; 1 is a whole answer's quality.",
+            ("category",),
+            registry=r,
+        )
+        self.arm_rewards = Counter(
+            "cacheproxy_arm_rewards_total", "What was said of answers, by who gave them.", ("arm", "source"), registry=r
+        )
+        self.arm_assessed = Counter(
+            "cacheproxy_arm_assessed_total",
+            "Answers judged or compared beside the line, by result.",
+            ("came",),
+            registry=r,
+        )
+        self.replays = Counter(
+            "cacheproxy_example_replays_total",
+            "Questions of examples that the large model was asked again while it was quiet, by what came of it.",
+            ("came",),
+            registry=r,
+        )
+        self.not_augmented = Counter(
+            "cacheproxy_not_augmented_total", "Misses that only the model asked for may have.", ("reason",), registry=r
+        )
+        self.offload_failures = Counter(
+            "cacheproxy_offload_failures_total",
+            "Answers that the small model did not give, or not to their end.",
+            ("reason",),
+            registry=r,
+        )
+        self.offload_saved_usd = Counter(
+            "cacheproxy_offload_saved_usd_total",
+            "What answers of the small model would have cost more of the large one, by category.",
+            ("category",),
+            registry=r,
+        )
+        self.offload_saved_seconds = Counter(
+            "cacheproxy_offload_saved_seconds_total",
+            "Waiting that the small model spared against the large one's usual time, by category; never below 0.",
             ("category",),
             registry=r,
         )

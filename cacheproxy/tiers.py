@@ -188,6 +188,19 @@ class Tiers:
             parts.sharing.kept(query, plan, entry)
         return Settlement(stored=True, reason="kept", entry_id=entry.id, model=model)
 
+    async def holds(self, journey: Journey) -> bool:
+        """Whether a fresh answer to the very same request is kept that the small model did not give.
+
+        Another caller may have got it meanwhile, or this one may have wanted a newer one. Where the store fails to
+        tell, it is.
+        """
+        try:
+            entry = await self._parts.store.get(entry_id(journey.key))
+        except PartUnavailable as exc:
+            self._parts.failed(exc)
+            return True
+        return entry is not None and entry.origin != "augmented" and self._parts.clock.now() < entry.expires_s
+
     def miss(self, journey: Journey, reason: str, evidence: Lookup | None = None) -> Miss:
         """Return a miss with the time it took to find out."""
         evidence = self._told(journey, evidence or Lookup())

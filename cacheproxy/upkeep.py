@@ -138,6 +138,8 @@ class Upkeep:
     """Of the virtual keys, where callers need one."""
     telemetry: Telemetry
     clock: Clock
+    gone: Callable[[Collection[str]], None] | None = None
+    """Told of the entries that are removed."""
 
     def start(self, tasks: Tasks) -> None:
         """Begin all of it."""
@@ -162,6 +164,8 @@ class Upkeep:
         self.crowded.clear()
         while removed := await self.store.sweep():
             self.index.remove(removed)
+            if self.gone is not None:
+                self.gone(removed)
             self.telemetry.removed.inc(len(removed))
 
     async def watch_load(self) -> None:

@@ -52,6 +52,17 @@ class Caller:
         return self._key.upstream_key
 
     @property
+    def answer_s(self) -> float | None:
+        """How long an answer should take, in seconds; None without a limit."""
+        limit_ms = self._key.record.answer_ms
+        return None if limit_ms is None else limit_ms / 1000
+
+    @property
+    def answer_usd(self) -> float | None:
+        """What an answer should cost, in US dollars; None without a limit."""
+        return self._key.record.answer_usd
+
+    @property
     def restricted(self) -> bool:
         """Whether only certain models may be asked for."""
         return bool(self._key.record.models)

@@ -23,6 +23,7 @@ _KEY_BYTES = 32
 _LONGEST_MODEL = 256
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=10**12)]
+Money = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 Label = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,62}[\x21-\x7e])?$")]
 """1 to 64 printable ASCII characters, no blank at either end."""
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_MODEL)]
@@ -32,7 +33,8 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """One virtual key as the file keeps it: everything but the key.
 
     `hash` is the hex of the key's HMAC-SHA256 under the install's secret. `models` are shell patterns; none means all.
-    `expires` is the last day, in UTC, on which the key works.
+    `expires` is the last day, in UTC, on which the key works. Where a small model may answer, `answer_ms` and
+    `answer_usd` say how long one answer should take and what it should cost: whoever most probably keeps both answers.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
@@ -43,6 +45,8 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None
     tokens_per_day: Limit | None = None
+    answer_ms: Limit | None = None
+    answer_usd: Money | None = None
     expires: date | None = None
     revoked: bool = False
     upstream_key: Secret | None = None

@@ -174,7 +174,7 @@ class Router:
     """
 
     def __init__(self, terms: Terms | None = None) -> None:
-        self._terms = terms or Terms()
+        self.terms = terms or Terms()
         self._pages: dict[str, dict[Arm, Belief]] = {}
         self._runs: dict[tuple[str, Arm], Runs] = {}
 
@@ -188,7 +188,7 @@ class Router:
         known = [one for one in scores if one.known]
         likely = max(one.quality for one in known)
         unknown = [one.arm for one in scores if not one.known and _at_best(one) >= likely]
-        if unknown and coin < self._terms.explore:
+        if unknown and coin < self.terms.explore:
             tried = unknown[int(which * len(unknown))]
             if situation.double_run:
                 return Choice(arm=Arm.LARGE, scores=scores, reason=Reason.COLD, sampled_runner_up=tried, judge=True)
@@ -197,7 +197,7 @@ class Router:
             return Choice(arm=Arm.LARGE, scores=scores, reason=Reason.COLD)
         best, chances = max(known, key=lambda one: one.index), chances_of(known)
         choice = Choice(arm=best.arm, scores=scores, reason=self._why(best, known), chances=chances)
-        if _deviation(chances.values()) >= self._terms.uniform_below:
+        if _deviation(chances.values()) >= self.terms.uniform_below:
             return choice
         runner_up = max((arm for arm in chances if arm != best.arm), key=chances.__getitem__)
         return replace(choice, sampled_runner_up=runner_up if situation.double_run else None, judge=True)
@@ -207,13 +207,13 @@ class Router:
         row, pressure = features(situation), self.pressure(situation.load)
         found: list[ArmScore] = []
         for arm in Arm:
-            belief, runs = self._belief(category, arm), self._runs.get((category, arm))
+            belief = self._belief(category, arm)
             mean, spread = belief.expects(row)
-            compared = self._terms.index(mean, spread, random)
+            compared = self.terms.index(mean, spread, random)
             if arm is Arm.AUGMENTED and situation.examples <= 0:
                 continue
-            reliability = runs.share(now_s) if runs is not None else RELIABLE
-            price = pressure * self._terms.costs[arm]
+            reliability = self.reliability(category, arm, now_s)
+            price = pressure * self.terms.costs[arm]
             found.append(
                 ArmScore(
                     arm=arm,
@@ -224,17 +224,27 @@ class Router:
                     score=mean * reliability - price,
                     index=compared * reliability - price,
                     rewards=belief.weight,
-                    known=arm is Arm.LARGE or belief.weight >= self._terms.enough,
+                    known=arm is Arm.LARGE or belief.weight >= self.terms.enough,
                 )
             )
         return tuple(found)
+
+    def beliefs(self, category: str) -> dict[Arm, Belief]:
+        """Return what is believed of each arm in a category; nothing is remembered of having asked."""
+        page = self._pages.get(category, {})
+        return {arm: page.get(arm) or Belief(self.terms.priors[arm]) for arm in Arm}
+
+    def reliability(self, category: str, arm: Arm, now_s: float) -> float:
+        """Return how probable an arm is to answer at all now."""
+        runs = self._runs.get((category, arm))
+        return RELIABLE if runs is None else runs.share(now_s)
 
     def pressure(self, load: float) -> float:
         """Return the quality that the large model's whole cost is worth at this load. Never falls with it.
 
         A load that is no number counts as none.
         """
-        terms = self._terms
+        terms = self.terms
         over = max(0.0, load - terms.load_from) if not math.isnan(load) else 0.0
         return terms.thrift + terms.lambda_0 * math.tanh(terms.gamma * over)
 
@@ -242,7 +252,7 @@ class Router:
         """Learn how good an answer was, in [0, 1]. What is known of the category's other arms fades as well."""
         if not (math.isfinite(value) and math.isfinite(weight) and weight > 0):
             return
-        row, belief, terms = features(situation), self._belief(category, arm), self._terms
+        row, belief, terms = features(situation), self._belief(category, arm), self.terms
         if belief.weight >= terms.enough and belief.surprise(row, value, weight) > terms.alarm:
             belief.fade(0.5 * terms.enough / belief.weight)
             belief.doubt = 0.0
@@ -260,7 +270,11 @@ class Router:
 
     def to_bytes(self) -> bytes:
         """Return what was learnt. Outages are left out: they are over, or will be noticed."""
-        pages = {name: {arm: belief.sums() for arm, belief in page.items()} for name, page in self._pages.items()}
+        pages = {
+            name: {arm: belief.sums() for arm, belief in page.items() if belief.weight > 0}
+            for name, page in self._pages.items()
+            if any(belief.weight > 0 for belief in page.values())
+        }
         return msgspec.msgpack.encode(_Written(version=VERSION, categories=pages))
 
     @classmethod
@@ -275,19 +289,19 @@ class Router:
         router = cls(terms)
         for category, page in written.categories.items():
             router._pages[category] = {
-                arm: Belief.of(page[arm], router._terms.priors[arm]) for arm in Arm if arm in page
+                arm: Belief.of(page[arm], router.terms.priors[arm]) for arm in Arm if arm in page
             }
         return router
 
     def _belief(self, category: str, arm: Arm) -> Belief:
         page = self._pages.setdefault(category, {})
         if arm not in page:
-            page[arm] = Belief(self._terms.priors[arm])
+            page[arm] = Belief(self.terms.priors[arm])
         return page[arm]
 
     def _why(self, best: ArmScore, known: list[ArmScore]) -> Reason:
-        costs = self._terms.costs
-        unloaded = max(known, key=lambda one: one.index + one.price - self._terms.thrift * costs[one.arm])
+        costs = self.terms.costs
+        unloaded = max(known, key=lambda one: one.index + one.price - self.terms.thrift * costs[one.arm])
         if unloaded.arm != best.arm:
             return Reason.LOAD
         return Reason.BEST if best.score >= max(one.score for one in known) else Reason.OPTIMISM

@@ -71,6 +71,12 @@ class Belief:
         mean, covariance = self._known
         return float(row @ mean), math.sqrt(max(0.0, float(row @ covariance @ row)))
 
+    @property
+    def seen(self) -> Floats:
+        """The sum of the rows it learnt from, each by its faded weight: the first number is that of them all."""
+        row: Floats = self._squares[0]
+        return row
+
     def surprise(self, row: Floats, reward: float, weight: float) -> float:
         """Return the doubt in what was learnt, after a reward that is about to be: it grows where rewards are too low.
 

@@ -39,6 +39,9 @@ class Limit:
         return self.latency_s is not None or self.usd is not None
 
 
+NO_LIMIT = Limit()
+
+
 def within(limit: Limit, estimate: Estimate | None) -> float:
     """Return how probable an answer is to keep both limits; `EVEN` where nothing is known of the arm."""
     if not limit:

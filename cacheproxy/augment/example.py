@@ -42,3 +42,5 @@ class Example:
     offloads: float
     """Questions that it helped to answer without the large model, faded by the hour; 1.0 of a new one (`worth.py`)."""
     same_category: bool
+    user: str = ""
+    """Whose question it was (a digest), so that it can be erased."""

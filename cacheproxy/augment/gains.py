@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import numpy as np
 
+from cacheproxy.augment.kindred import Evidence, Kindred
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,17 +30,16 @@ BINS = 10
 MOST_CATEGORIES = 256
 """Tries of further ones are kept together."""
 
-LEAST = 0.02
-"""Gain that pays for the tokens and the time that examples take."""
+LEAST = 0.05
+"""Gain that pays for the tokens and the time that examples take; a hundred tries can just tell it from none."""
 
 NEVER = 1.0
 """A threshold that no score is above."""
 
-_EXPECTED = 0.2 * (np.arange(BINS) + 0.5) / BINS - 0.06
-"""Gains before anything is tried: enough from a score of 0.4 on, and 0.13 at most."""
-_SURE = 25.0
-"""Pairs of tries that say as much as what is expected: one pair differs by 0.6, gains of categories by 0.12 (standard
-deviations)."""
+_EXPECTED = 0.2 * (np.arange(BINS) + 0.5) / BINS - 0.03
+"""Gains before anything is tried: enough from a score of 0.4 on, and 0.16 at most."""
+_EVEN = 2.0
+"""Good answers, and bad ones, that an arm counts as having had before: how sure a try is, where there are few."""
 _MEMORY = 400
 """Tries in one part, with or without, after which one has faded to a third."""
 _WITHOUT, _WITH = 0, 1
@@ -73,11 +73,13 @@ class Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Gains:
     """Learns what examples gain by how helpful they were thought to be. Not for several threads at once."""
 
-    __slots__ = ("_parts", "_thresholds")
+    __slots__ = ("_evidence", "_kindred", "_parts", "_thresholds")
 
     def __init__(self) -> None:
         self._parts: dict[str, _Parts] = {}
         self._thresholds: dict[tuple[str, float], float] = {}
+        self._evidence: dict[str, Evidence] = {}
+        self._kindred: Kindred | None = None
 
     def learn(self, category: str, score: float, reward: float, *, augmented: bool, weight: float = 1.0) -> None:
         """Take the reward, in [0, 1], of an answer that was given with examples, or without.
@@ -93,12 +95,14 @@ class Gains:
         if category not in self._parts and len(self._parts) >= MOST_CATEGORIES:
             category = ""
         self._parts.setdefault(category, _Parts()).add(arm, part, told, counts)
+        self._evidence.pop(category, None)
         self._thresholds.clear()
+        self._kindred = None
 
     def threshold(self, category: str, *, least: float = LEAST) -> float:
         """Return theta: the lowest score from which on examples are expected to gain more than `least`, else NEVER.
 
-        Examples are worth using whose score is above it.
+        Sets of examples are worth using whose score is above it.
         """
         found = self._thresholds.get((category, least))
         if found is None:
@@ -109,13 +113,16 @@ class Gains:
     def known(self, category: str) -> tuple[Gain, ...]:
         """Return what is expected of each part of the scores, lowest first; gains never fall as scores rise.
 
-        A category is expected to be like the others until its own tries say more, and those as the code expects.
+        A category is expected to be like the others until its own tries say more (`kindred.py`).
         """
+        if self._kindred is None:
+            for name in self._parts.keys() - self._evidence.keys():
+                self._evidence[name] = self._parts[name].evidence()
+            self._kindred = Kindred(_EXPECTED, [self._evidence[name] for name in self._parts])
         own = self._parts.get(category, _Parts())
-        others = sum((parts for name, parts in self._parts.items() if name != category), _Parts())
-        expected, _ = others.shrunk(_EXPECTED)
-        expected, weight = own.shrunk(expected)
-        rising = _rising(expected.tolist(), weight.tolist())
+        at = list(self._parts).index(category) if category in self._parts else None
+        found = self._kindred.estimate(at)
+        rising = _rising(found.gains.tolist(), (1.0 / found.variances).tolist())
         return tuple(
             Gain(
                 score=part / BINS,
@@ -170,28 +177,24 @@ class _Parts:
         weights, rewards = self.weights.tolist(), self.rewards.tolist()
         return Tries(weights=(tuple(weights[0]), tuple(weights[1])), rewards=(tuple(rewards[0]), tuple(rewards[1])))
 
-    def __add__(self, other: _Parts) -> _Parts:
-        """Return both together."""
-        made = _Parts()
-        made.weights, made.rewards = self.weights + other.weights, self.rewards + other.rewards
-        return made
-
     def add(self, arm: int, part: int, reward: float, weight: float) -> None:
         """Take one try."""
         kept = 1.0 - weight / _MEMORY
         self.weights[arm, part] = kept * self.weights[arm, part] + weight
         self.rewards[arm, part] = kept * self.rewards[arm, part] + weight * reward
 
-    def shrunk(self, expected: Floats) -> tuple[Floats, Floats]:
-        """Return gains between what was expected and what was seen, and how much stands behind each.
+    def evidence(self) -> Evidence:
+        """Return what these tries say by themselves.
 
-        Of a difference of two means, the harmonic mean of both numbers tells.
+        Of a difference of two means, the harmonic mean of both numbers tells; the error of one pair is that of a yes
+        and a no as frequent as the category's, so that what is never right, or always, is soon believed.
         """
         without, with_ = self.weights
         pairs = 2.0 * without * with_ / np.maximum(without + with_, 1e-12)
         means = self.rewards / np.maximum(self.weights, 1e-12)
-        weight = pairs + _SURE
-        return (pairs * (means[_WITH] - means[_WITHOUT]) + _SURE * expected) / weight, weight
+        often = (self.rewards.sum(axis=1) + _EVEN) / (self.weights.sum(axis=1) + 2.0 * _EVEN)
+        error = float((often * (1.0 - often)).sum())
+        return Evidence(gains=means[_WITH] - means[_WITHOUT], precisions=pairs / error)
 
 
 def _rising(values: Sequence[float], weights: Sequence[float]) -> list[float]:

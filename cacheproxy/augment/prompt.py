@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.augment.example import Example
     from cacheproxy.augment.select import Selection
-    from cacheproxy.augment.tokens import TokenCounter
+    from cacheproxy.ports import TokenCounter
 
 Dialect = Literal["chat", "completions", "responses"]
 
@@ -64,6 +64,11 @@ def augmented(
 def prompt_tokens(body: Mapping[str, Any], counter: TokenCounter, *, dialect: Dialect) -> int:
     """Return what the caller's own prompt takes in the small model, its chat template's marks included."""
     return sum(counter.count(text) + MESSAGE_TOKENS for text in _texts(body, dialect)) + MESSAGE_TOKENS
+
+
+def prompt_chars(body: Mapping[str, Any], *, dialect: Dialect) -> int:
+    """Return how many characters `prompt_tokens` would count."""
+    return sum(map(len, _texts(body, dialect)))
 
 
 def frame_tokens(counter: TokenCounter, *, form: Form = "block") -> int:

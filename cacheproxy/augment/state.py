@@ -5,7 +5,7 @@ Numbers only; no text is in the file. The one module of this room that is not pu
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 _FORM = Form(
     what="what augmentation learnt",
     mark=0x63706175,  # `cpau`
-    version=1,
+    version=2,
     pragmas=("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = ON"),
     schema="""
 CREATE TABLE learnt (part TEXT PRIMARY KEY, models TEXT NOT NULL, state BLOB NOT NULL) WITHOUT ROWID;
@@ -50,9 +50,16 @@ CREATE TABLE examples (
     loss REAL NOT NULL,
     replays INTEGER NOT NULL,
     better REAL NOT NULL,
-    pinned INTEGER NOT NULL
+    pinned INTEGER NOT NULL,
+    quarantined INTEGER NOT NULL
 ) WITHOUT ROWID;
 """,
+    upgrades={
+        1: """
+ALTER TABLE examples ADD COLUMN quarantined INTEGER NOT NULL DEFAULT 0;
+PRAGMA user_version = 2;
+"""
+    },
 )
 _COLUMNS = tuple(field.name for field in fields(Standing))
 _TIMEOUT_S = 30.0
@@ -78,6 +85,7 @@ class AugmentState:
         self.gains = Gains()
         self.observed = Observed()
         self._examples: OrderedDict[str, Standing] = OrderedDict()
+        self._counts: Counter[str] = Counter()
         self._changed: set[str] = set()
         self._gone: set[str] = set()
         self._written: dict[str, bytes] = {}
@@ -88,7 +96,8 @@ class AugmentState:
         self._take(learnt)
         for row in rows:
             one = Standing(**dict(zip(_COLUMNS, row, strict=True)))
-            self._examples[one.entry_id] = replace(one, pinned=bool(one.pinned))
+            self._examples[one.entry_id] = replace(one, pinned=bool(one.pinned), quarantined=bool(one.quarantined))
+            self._counts[one.category] += 1
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -104,25 +113,39 @@ class AugmentState:
         return self._examples.get(entry_id)
 
     def put(self, one: Standing) -> None:
-        """Remember what is known of an example. Of too many, who changed longest ago and is not pinned is forgotten."""
+        """Remember what is known of an example.
+
+        Of too many, who changed longest ago is forgotten, but for what an operator pinned or quarantined.
+        """
+        before = self._examples.get(one.entry_id)
+        self._counts[one.category] += 1
+        if before is not None:
+            self._counts[before.category] -= 1
         self._examples[one.entry_id] = one
         self._examples.move_to_end(one.entry_id)
         self._changed.add(one.entry_id)
         self._gone.discard(one.entry_id)
         if len(self._examples) > self._most:
-            oldest = next((kept.entry_id for kept in self._examples.values() if not kept.pinned), one.entry_id)
+            unmarked = (kept.entry_id for kept in self._examples.values() if not (kept.pinned or kept.quarantined))
+            oldest = next(unmarked, one.entry_id)
             self.drop((oldest,))
 
     def drop(self, entry_ids: Iterable[str]) -> None:
         """Forget examples: their entries are gone, or they are not worth their room."""
         for entry_id in entry_ids:
-            if self._examples.pop(entry_id, None) is not None:
+            gone = self._examples.pop(entry_id, None)
+            if gone is not None:
+                self._counts[gone.category] -= 1
                 self._changed.discard(entry_id)
                 self._gone.add(entry_id)
 
     def standings(self, category: str = "") -> Iterator[Standing]:
         """Yield what is known of the examples of a category, or of all, who changed longest ago first."""
         return (one for one in list(self._examples.values()) if category in ("", one.category))
+
+    def counts(self) -> dict[str, int]:
+        """Return how many examples are known of each category that has any."""
+        return {category: count for category, count in self._counts.items() if count}
 
     async def forget(self, meant: Callable[[Standing], bool], erased: Collection[str] = ()) -> int:
         """Forget examples that an erasure means, and entries that it erased: none can be read from the file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
@@ -17,14 +17,6 @@ MESSAGE_TOKENS = 8
 
 _ASCII_PIECE = re.compile(r"[A-Z][a-z]{1,3}|[a-z]{1,4}|[A-Z]{1,2}| (?=\d)|\n|\s{2,}|[\x21-\x7e]")
 _FOREIGN = re.compile(r"[^\x00-\x7f]+")
-
-
-class TokenCounter(Protocol):
-    """Says how many tokens a text takes. Never fails, whatever the text; never awaits."""
-
-    def count(self, text: str) -> int:
-        """Return how many tokens a text takes, template and special tokens apart."""
-        ...
 
 
 class Estimated:

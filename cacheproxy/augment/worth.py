@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 KEPT_AN_HOUR = 0.9
 MOST_REPLAYS = 5
 UNKNOWN_QUALITY = 0.5
+_SAME_S = 1.0
+"""Times of one answer that differ by less are rounded otherwise."""
 _WORDS = 2.0
 _LEAST_STEP = 0.1
 """Quality is a mean of what was said, as if two had said 0.5 before; later words never move it by less than a tenth."""
@@ -46,6 +48,8 @@ class Facts:
     private: bool = False
     """Whether policy or the search for personal data keeps it from being used beyond what it was asked for."""
     quarantined: bool = False
+    orders: bool | None = None
+    """Whether its text gives orders, where that was looked at before."""
 
 
 def admissible(entry: Entry, answer: str, facts: Facts, now_s: float) -> str:
@@ -71,7 +75,13 @@ def admissible(entry: Entry, answer: str, facts: Facts, now_s: float) -> str:
         return "unverified"
     if not (entry.text.strip() and answer.strip()):
         return "empty"
-    return "instructions" if instruction_shaped(entry.text) or instruction_shaped(answer) else ""
+    ordering = gives_orders(entry, answer) if facts.orders is None else facts.orders
+    return "instructions" if ordering else ""
+
+
+def gives_orders(entry: Entry, answer: str) -> bool:
+    """Whether the text of an entry is shaped like orders."""
+    return instruction_shaped(entry.text) or instruction_shaped(answer)
 
 
 # What is known of one
@@ -102,6 +112,14 @@ class Standing:
     better: float = _BETTER
     """Share of what was missing that asking again brought, as far as it was tried."""
     pinned: bool = False
+    """Kept before all others, by an operator, who vouches for the answer of `since_s` with it; see `vouched`."""
+    quarantined: bool = False
+    """Never in a prompt, by an operator, until that is lifted; not forgotten for want of room either."""
+
+
+def vouched(one: Standing | None, answered_s: float) -> bool:
+    """Whether an operator found the answer of this time right: a later one to the same question is not vouched for."""
+    return one is not None and one.pinned and answered_s <= one.since_s + _SAME_S
 
 
 def faded(one: Standing, now_s: float) -> Standing:
@@ -160,8 +178,11 @@ def replay_pays(one: Standing, cost: float) -> bool:
 
 
 def replay_order(standings: Iterable[Standing], cost: float, most: int, now_s: float) -> list[Standing]:
-    """Return which to ask again as of `now_s`, who saves most first: at most so many, and only those that pay."""
-    paying = [now for one in standings if replay_pays(now := faded(one, now_s), cost)]
+    """Return which to ask again as of `now_s`, who saves most first: at most so many, and only those that pay.
+
+    What is quarantined is not asked again.
+    """
+    paying = [now for one in standings if not one.quarantined and replay_pays(now := faded(one, now_s), cost)]
     return sorted(paying, key=lambda one: (-_saves(one), one.entry_id))[: max(0, most)]
 
 
@@ -185,12 +206,14 @@ def keep(standings: Iterable[Standing], capacity_tokens: int, now_s: float) -> K
     """Return which examples to keep within a capacity: pinned ones first, then who helps most for the tokens it takes.
 
     The greedy rule for a knapsack (Dantzig, 1957): what does not fit any more is passed over. Nothing exceeds it, even
-    what is pinned.
+    what is pinned. What is quarantined takes no room, and stays: forgotten, it might come back.
     """
     ranked = sorted((faded(one, now_s) for one in standings), key=_rank)
     stay, dropped, left = set(), [], max(0, capacity_tokens)
     for one in ranked:
-        if one.tokens <= left:
+        if one.quarantined:
+            stay.add(one.entry_id)
+        elif one.tokens <= left:
             stay.add(one.entry_id)
             left -= one.tokens
         else:

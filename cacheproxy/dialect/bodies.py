@@ -36,6 +36,11 @@ class BodyFold:
         """Return nothing: no byte is held back."""
         return b""
 
+    @property
+    def spoken(self) -> bool:
+        """Whether something of the answer's text was read; of a body that is not known before its end."""
+        return False
+
     def reply(self) -> Reply | str:
         """Return the body as a Reply, or why it is none."""
         if self._room < 0:

@@ -112,6 +112,12 @@ class _Account:
         self._choices: dict[int, dict[str, Any]] = {}
         self._texts = Texts()
 
+    @property
+    def spoken(self) -> bool:
+        """Whether something of a choice's text was told."""
+        choices = self._choices.values()
+        return any((choice.get("message") or {}).get("content") or choice.get("text") for choice in choices)
+
     def take(self, raw: bytes) -> None:
         """Take the next raw event."""
         if not self._flaw:

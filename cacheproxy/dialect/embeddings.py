@@ -94,6 +94,11 @@ class EmbeddingsFold:
         """Return nothing: no byte is held back."""
         return b""
 
+    @property
+    def spoken(self) -> bool:
+        """Whether something of the answer was read; not known before its end."""
+        return False
+
     def reply(self) -> Reply | str:
         """Return the answer without its data objects, or why these bytes make none; the objects are not looked at."""
         if not self._json:

@@ -63,6 +63,11 @@ class StreamFold:
             self._account.refuse("stream_not_finished")
         return b""
 
+    @property
+    def spoken(self) -> bool:
+        """Whether something of the answer's text was read."""
+        return self._account.spoken
+
     def reply(self) -> Reply | str:
         """Return the whole response, or why the stream makes none."""
         return self._account.reply()
@@ -89,6 +94,11 @@ class Account:
         self._texts: dict[_Place, StringIO] = {}
         self._item_types: dict[int, object] = {}
         self._response: Mapping[str, Any] = {}
+
+    @property
+    def spoken(self) -> bool:
+        """Whether something of the answer's text was told."""
+        return any(told.tell() for told in self._texts.values())
 
     def refuse(self, reason: str) -> None:
         """Note why this stream is not kept, unless something was wrong before."""

@@ -57,6 +57,13 @@ def name_of(event: bytes) -> bytes:
     return next(reversed(_values(event, b"event")), b"")
 
 
+def with_data(event: bytes, data: bytes) -> bytes:
+    """Return a raw event with other data, of a single line; its name and whatever else it says stay."""
+    lines = _LINE.split(event.removeprefix(_BOM))
+    kept = [line + b"\n" for line in lines if line and line.partition(b":")[0] != b"data"]
+    return b"".join(kept) + b"data: " + data + b"\n\n"
+
+
 def _values(event: bytes, field: bytes) -> list[bytes]:
     found: list[bytes] = []
     for line in _LINE.split(event.removeprefix(_BOM)):

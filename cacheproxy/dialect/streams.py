@@ -19,6 +19,10 @@ _MAX_EVENTS = 32_768
 class Account(Protocol):
     """What a stream has told so far."""
 
+    @property
+    def spoken(self) -> bool:
+        """Whether something of the answer's text was told."""
+
     def take(self, raw: bytes) -> None:
         """Take the next raw event, which is not blank. Nothing is taken any more once something is wrong."""
 
@@ -56,6 +60,11 @@ class StreamFold:
         held = self._splitter.flush()
         self._unfinished = bool(held.strip())
         return held
+
+    @property
+    def spoken(self) -> bool:
+        """Whether something of the answer's text was read."""
+        return self._account.spoken
 
     def reply(self) -> Reply | str:
         """Return the folded Reply, or why the stream makes none."""

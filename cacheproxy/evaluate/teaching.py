@@ -49,7 +49,7 @@ class Teacher:
             probability=told.verified.probability,
             right=right,
         )
-        self.labels += self._budget.label(label, journey.plan.delta)
+        self.labels += self._budget.label(label, journey.plan)
 
 
 def _told(outcome: Outcome, journey: Journey) -> tuple[Judgement | None, float, str]:

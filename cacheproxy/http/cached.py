@@ -7,8 +7,10 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cacheproxy.augment.constraint import Limit
 from cacheproxy.dialect.bodies import larger_than
 from cacheproxy.dialect.ids import new_tail
+from cacheproxy.dialect.renaming import renamed
 from cacheproxy.errors import CacheProxyError, NotCached, RateLimited, UpstreamError
 from cacheproxy.http.headers import outcome_headers
 from cacheproxy.http.route import LARGE_BYTES, NO_SNIFF, PRIVATE, Route, Understood
@@ -79,6 +81,8 @@ class CachedRoute(Route["Query"]):
         self._count(hit)
         question = journey.query.fingerprint if hit.tier is Tier.SEMANTIC else b""
         tail = new_tail(hit.entry.id, reply.body.get("id"), question)
+        if hit.entry.origin == "augmented" and journey.plan.named_as_asked:
+            reply = renamed(reply, journey.query.model)
         render = partial(self._dialect.render, reply, journey.query.wire, tail=tail, now_s=now_s)
         content_type, body = await self._aside(render) if larger_than(reply.body, LARGE_BYTES) else render()
         if self._pipeline.parts.feedback is not None:
@@ -126,6 +130,10 @@ class CachedRoute(Route["Query"]):
         return replace(call, plain_body=None if asked is None else understood.raw)
 
     async def _fly(self, exchange: Exchange, journey: Journey, miss: Miss, understood: Understood[Query]) -> None:
+        if journey.plan.augment is not None:
+            journey.body = understood.body
+            if exchange.caller is not None:
+                journey.limit = Limit(latency_s=exchange.caller.answer_s, usd=exchange.caller.answer_usd)
         try:
             call = await self._asking(exchange, journey, understood)
             flown = await self._pipeline.fly(journey, miss, call, self._dialect)
@@ -136,7 +144,7 @@ class CachedRoute(Route["Query"]):
         if isinstance(flown, Hit):
             await self._replay(exchange, journey, flown)
             return
-        self._count(miss)
+        self._count(flown.outcome)
         try:
             await self._send_flown(exchange, journey, flown)
         finally:

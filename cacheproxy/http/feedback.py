@@ -64,14 +64,17 @@ class FeedbackRoute:
         await exchange.send_whole(200, [problems.JSON, (b"cache-control", b"no-store")], msgspec.json.encode(body))
 
     async def _take(self, said: Said) -> dict[str, Any]:
+        taught = self._pipeline.heard(said.tenant, said.given_id, good=said.word is Word.GOOD)
         serve = self._feedback.recall(said.tenant, tail_of(said.given_id) or said.given_id)
         entry_id = serve.entry_id if serve else entry_of(said.given_id) or said.given_id
-        entry = await self._entry(said, entry_id, must_know=serve is None)
+        entry = await self._entry(said, entry_id, must_know=serve is None and not taught)
         own = serve.similarity is None if serve else not question_of(said.given_id)
         if own and entry is not None and _replaced(said.given_id, entry):
             raise _unknown()
         if serve is None:
             if entry is None:
+                if taught:  # it was not kept, but who answered it learns
+                    return _answer(said, entry_id="", action="noted", standing=0)
                 raise _unknown()
             serve = _told_by(said.given_id, entry)
         bad = said.word is Word.BAD
@@ -81,14 +84,12 @@ class FeedbackRoute:
         finally:
             if removes and entry is not None:
                 await self._remove(entry.id)
-        return {
-            "object": "cache.feedback",
-            "id": said.given_id,
-            "entry": serve.entry_id,
-            "verdict": said.word.value,
-            "action": "removed" if removes else "quarantined" if bad else "noted",
-            "standing": self._feedback.standing(said.tenant, serve.entry_id),
-        }
+        return _answer(
+            said,
+            entry_id=serve.entry_id,
+            action="removed" if removes else "quarantined" if bad else "noted",
+            standing=self._feedback.standing(said.tenant, serve.entry_id),
+        )
 
     async def _remove(self, entry_id: str) -> None:
         try:
@@ -108,6 +109,17 @@ class FeedbackRoute:
                 raise FeedbackUnavailable("the store cannot say what this id stands for; send it again later") from exc
             return None
         return entry if entry is not None and said.tenant and entry.tenant == said.tenant else None
+
+
+def _answer(said: Said, *, entry_id: str, action: str, standing: int) -> dict[str, Any]:
+    return {
+        "object": "cache.feedback",
+        "id": said.given_id,
+        "entry": entry_id,
+        "verdict": said.word.value,
+        "action": action,
+        "standing": standing,
+    }
 
 
 def _replaced(given_id: str, entry: Entry) -> bool:

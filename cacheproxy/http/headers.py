@@ -10,7 +10,7 @@ import math
 import re
 from typing import TYPE_CHECKING, assert_never
 
-from cacheproxy.model import Bypass, Hit, Miss, Stale
+from cacheproxy.model import Augment, Bypass, Hit, Miss, Stale
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,6 +45,14 @@ def outcome_headers(outcome: Outcome, now_s: float, saved: float = 0.0) -> Heade
                 (b"x-cacheproxy-coalesced", b"false"),
             ]
             return headers
+        case Augment(by=by):
+            headers = _common("augment", outcome.category, outcome.reason, outcome.evidence)
+            return [
+                *headers,
+                (b"x-cacheproxy-arm", by.arm.encode()),
+                (b"x-cacheproxy-arm-reason", by.reason.encode()),
+                (b"x-cacheproxy-examples", b"%d" % len(by.examples)),
+            ]
         case Miss():
             return _common("miss", outcome.category, outcome.reason, outcome.evidence)
         case Bypass():

@@ -13,7 +13,7 @@ from cacheproxy.errors import EncodingNotSupported, RateLimited, UpstreamError
 from cacheproxy.http import passthrough, problems
 from cacheproxy.http.callers import check_models, check_query, model_of, on_account, scope_of
 from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, shareable, unanswered_headers
-from cacheproxy.model import Bypass, Hit, Miss, Trait
+from cacheproxy.model import Augment, Bypass, Hit, Miss, Trait
 from cacheproxy.ports import Call
 from cacheproxy.query.canonical import decode
 from cacheproxy.query.controls import read_body_controls, read_controls
@@ -128,17 +128,17 @@ class Route(Generic[Q]):
         return on_account(exchange, call)
 
     async def _send_flown(self, exchange: Exchange, journey: Journey, flown: Flown) -> None:
-        head = flown.head
+        head, outcome = flown.head, flown.outcome
         headers = [
             (name.encode("latin-1"), value.encode("latin-1"))
             for name, value in (shareable(head.headers) if flown.coalesced else head.headers)
             if name.lower() != "content-length"
         ]
-        headers += outcome_headers(flown.outcome, 0)
+        headers += outcome_headers(outcome, 0)
         headers += forwarded_headers(
-            flown.outcome,
+            outcome,
             status=head.status,
-            model=journey.query.model,
+            model=outcome.by.model if isinstance(outcome, Augment) else journey.query.model,
             settlement=None if flown.body is None else await self._pipeline.settlement(flown),
             coalesced=flown.coalesced,
         )

@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 _MOST_ENTRIES = 100_000
 _MOST_SAID = 20_000
+_MOST_DELTAS = 16
+"""Of one category; a question in doubt between two is decided by the smaller delta of both."""
 _SEEN_BETWEEN = 64
 """Candidates after which a ceiling is taken anew without a label: what is asked may change, too."""
 _TOLD = 0.005
@@ -67,15 +69,16 @@ class _State(msgspec.Struct, kw_only=True):
     """A category as it is written."""
 
     account: Account
-    held: float = 1.0
-    delta: float = 0.0
+    ceilings: dict[float, float] = {}
+    """Held for each delta."""
     sources: dict[str, int] = {}
 
 
 @dataclass(slots=True)
 class _Category:
     state: _State
-    told: float = 0.0
+    told: dict[float, float] = field(default_factory=dict)
+    """By delta: the lowest probability served, as the log says it."""
     unseen: int = 0
     dirty: bool = False
 
@@ -104,6 +107,7 @@ class Budget:
 
     def __init__(self, path: Path, verifier: str, clock: Clock, *, most_entries: int = _MOST_ENTRIES) -> None:
         self._file = BudgetFile(path, verifier)
+        self._verifier = verifier
         self._clock = clock
         self._most_entries = most_entries
         self._categories: dict[str, _Category] = {}
@@ -128,17 +132,16 @@ class Budget:
         page = self._categories.get(plan.category)
         if page is None:
             return True
-        if page.state.delta != plan.delta:
-            self._settle(plan.category, page, plan.delta)
+        held = self._held(plan.category, page, plan.delta)
         known = self._entries.get(entry_id)
         effect = known.effect if known is not None else NEW
-        if page.state.held >= 1.0:  # nothing is known of the category: the pack's minimum, with the entry's own labels
+        if held >= 1.0:  # nothing is known of the category: the pack's minimum, with the entry's own labels
             return place(verified.probability) + min(0.0, effect.mean) >= place(plan.min_probability)
-        return page.state.account.allows(verified.probability, effect, page.state.held)
+        return page.state.account.allows(verified.probability, effect, held)
 
     def least(self, plan: Plan) -> float:
         """Return the lowest probability that is served of an entry without labels."""
-        return self.standing(plan.category, plan.min_probability).least
+        return self.standing(plan.category, plan.min_probability, plan.delta).least
 
     def saw(self, plan: Plan, verified: Verification) -> None:
         """Count a candidate that was verified without a veto."""
@@ -148,20 +151,23 @@ class Budget:
         page.dirty = True
         if page.unseen >= _SEEN_BETWEEN:
             page.unseen = 0
-            self._settle(plan.category, page, plan.delta)
+            self._settle_all(plan.category, page, plan.delta)
 
     # Labels
 
     def hear(self, label: Label) -> bool:
         """Learn from a word of a caller; return whether it was news: it counts once for a pair.
 
-        It moves its entry only: who complains is no random sample of those who were served.
+        It moves its entry only: who complains is no random sample of those who were served. Without a verifier nothing
+        is decided by it, and nothing learnt.
         """
-        page = self._page(label.category)
-        return self.label(label, page.state.delta)
+        return self._learn(label, None) if self._verifier else False
 
-    def label(self, label: Label, delta: float) -> bool:
-        """Learn from a label; return whether it was news."""
+    def label(self, label: Label, plan: Plan) -> bool:
+        """Learn from a label of an answer that was served, or refused, under a plan; return whether it was news."""
+        return self._learn(label, plan)
+
+    def _learn(self, label: Label, plan: Plan | None) -> bool:
         pair = label.tenant, label.entry_id, label.question[:16]
         if self._said.get(pair) is label.right:
             return False
@@ -174,27 +180,28 @@ class Budget:
         effect = known.effect if known is not None else NEW
         page.state.sources[label.source] = page.state.sources.get(label.source, 0) + 1
         page.dirty = True
-        if label.source == "feedback" or label.probability is None:
+        if plan is None or label.probability is None:
             effect = page.state.account.label_entry(label.probability, effect, right=label.right)
         else:
-            hit = label.source == "shadow"
-            effect = page.state.account.label(label.probability, effect, right=label.right, hit=hit)
-            self._settle(label.category, page, delta)
+            hit, least = label.source == "shadow", plan.min_probability
+            effect = page.state.account.label(label.probability, effect, right=label.right, hit=hit, least=least)
+            self._settle_all(label.category, page, plan.delta)
         self._keep(label, effect)
         return True
 
     # What is known
 
-    def standing(self, category: str, least: float) -> Standing:
-        """Return what is known of a category whose pack serves from the probability `least` on."""
+    def standing(self, category: str, least: float, delta: float) -> Standing:
+        """Return what is known of a category whose pack serves from the probability `least` on, within `delta`."""
         page = self._categories.get(category)
         if page is None:
             return Standing(labels=0, share=Account().share, least=least, sources={})
         state = page.state
+        held = state.ceilings.get(delta)
         return Standing(
             labels=state.account.labels,
             share=state.account.share,
-            least=max(least, state.account.least(state.held)),
+            least=max(least, state.account.least(state.account.ceiling(delta) if held is None else held)),
             sources=dict(state.sources),
         )
 
@@ -216,8 +223,7 @@ class Budget:
         for entry_id in gone:
             del self._entries[entry_id]
             self._unwritten.entries.discard(entry_id)
-        await self._file.erase({*gone, *ids})
-        return len(gone)
+        return len({*gone, *await self._file.erase(selector, {*gone, *ids})})
 
     async def tend(self) -> None:
         """Write what changed. Raises FeedbackUnavailable when that fails: it is tried again with the next call."""
@@ -240,16 +246,30 @@ class Budget:
 
     # Within
 
-    def _settle(self, category: str, page: _Category, delta: float) -> None:
-        state = page.state
-        state.held = state.account.settled(delta, state.held if state.delta == delta else None)
-        state.delta = delta
-        least = state.account.least(state.held)
-        if abs(least - page.told) >= _TOLD:
-            what = "budget_tightened" if least > page.told else "budget_loosened"
-            told = {"wrong": state.account.wrong, "labelled": state.account.labelled, "labels": state.account.labels}
-            log.info(what, category=category, served_from=round(least, 4), before=round(page.told, 4), **told)
-            page.told = least
+    def _held(self, category: str, page: _Category, delta: float) -> float:
+        """Return the ceiling of a category for one delta."""
+        held = page.state.ceilings.get(delta)
+        return self._settle(category, page, delta) if held is None else held
+
+    def _settle_all(self, category: str, page: _Category, delta: float) -> None:
+        """Take all ceilings of a category anew: what is learnt of it counts for every delta."""
+        for one in {**page.state.ceilings, delta: 0.0}:
+            self._settle(category, page, one)
+
+    def _settle(self, category: str, page: _Category, delta: float) -> float:
+        account, ceilings = page.state.account, page.state.ceilings
+        held = account.settled(delta, ceilings.get(delta))
+        ceilings[delta] = held
+        if len(ceilings) > _MOST_DELTAS:  # an operator changed it again and again
+            page.told.pop(next(iter(ceilings)), None)
+            del ceilings[next(iter(ceilings))]
+        least, before = account.least(held), page.told.get(delta, 0.0)
+        if abs(least - before) >= _TOLD:
+            what = "budget_tightened" if least > before else "budget_loosened"
+            told = {"wrong": account.wrong, "labelled": account.labelled, "labels": account.labels}
+            log.info(what, category=category, delta=delta, served_from=round(least, 4), before=round(before, 4), **told)
+            page.told[delta] = least
+        return held
 
     def _page(self, category: str) -> _Category:
         page = self._categories.get(category)
@@ -288,7 +308,8 @@ class Budget:
             except msgspec.MsgspecError as exc:
                 log.warning("budget_state_unreadable", category=category, error=type(exc).__name__)
                 continue
-            self._categories[category] = _Category(state, told=state.account.least(state.held))
+            told = {delta: state.account.least(held) for delta, held in state.ceilings.items()}
+            self._categories[category] = _Category(state, told)
         for row in rows[-self._most_entries :]:
             self._entries[row.entry_id] = _Known(
                 effect=Effect(mean=row.mean, variance=row.variance),

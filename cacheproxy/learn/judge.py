@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PATH = "/v1/chat/completions"
 _MOST_CHARS = 6000
+"""Of each text. A judge who sees a part cannot know: nobody is asked of longer ones."""
 _MOST_ANSWER_BYTES = 64 * 1024
 _MOST_TOKENS = 8
 _WORDS = {"RIGHT": True, "WRONG": False}
@@ -37,6 +38,11 @@ class Case:
     answer: str = field(repr=False)
     fresh: str = field(default="", repr=False)
 
+    @property
+    def whole(self) -> bool:
+        """Whether a judge gets to see all of it."""
+        return all(len(text) <= _MOST_CHARS for text in (self.asked, self.kept, self.answer, self.fresh))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
@@ -47,7 +53,12 @@ class Judged:
 
 
 async def ask_judge(upstream: Upstream, call: Call, case: Case, *, model: str, timeout_s: float) -> Judged:
-    """Ask a model on the account of `call`, whose headers say whose that is. No word on any failure."""
+    """Ask a model on the account of `call`, whose headers say whose that is.
+
+    No word on any failure, nor, without asking, of what is not `whole`.
+    """
+    if not case.whole:
+        return Judged(right=None)
     asking = replace(
         call,
         method="POST",
@@ -78,13 +89,9 @@ def _identity(call: Call) -> tuple[tuple[str, str], ...]:
 
 
 def _request(case: Case, model: str) -> bytes:
-    told = {
-        "asked": case.asked[:_MOST_CHARS],
-        "cached_question": case.kept[:_MOST_CHARS],
-        "cached_answer": case.answer[:_MOST_CHARS],
-    }
+    told = {"asked": case.asked, "cached_question": case.kept, "cached_answer": case.answer}
     if case.fresh:
-        told["fresh_answer"] = case.fresh[:_MOST_CHARS]
+        told["fresh_answer"] = case.fresh
     data = msgspec.json.encode(told).decode()
     return msgspec.json.encode(
         {

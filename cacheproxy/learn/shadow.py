@@ -232,6 +232,9 @@ class Shadow:
         means, rules, plan = self._means, self._rules(pair.plan), pair.plan
         if rules is None or plan.judge == "off" or pair.query.chain or not case.answer.strip():
             return None
+        if not case.whole:
+            means.telemetry.learning.labels("judge", "too_long").inc()
+            return None
         if not means.meter.take(plan.category, rules):
             means.telemetry.learning.labels("judge", "no_budget").inc()
             return None
@@ -258,7 +261,7 @@ class Shadow:
                 right=right,
                 user=query.user,
             ),
-            pair.plan.delta,
+            pair.plan,
         )
         means.lookups.heard(
             Heard(

@@ -29,13 +29,17 @@ def meant(selector: Selector, erased: frozenset[str], trace: Trace) -> bool:
     """
     if trace.entry_id in erased or trace.question[:_HALF].hex() in erased:
         return True
-    named = selector.ids or selector.parents
-    of_entries = named or selector.tag or selector.text or selector.namespace or selector.model
     return (
         bool(selector)
-        and not of_entries
+        and not of_entries(selector)
         and selector.tenant in ("", trace.tenant)
         and selector.user in ("", trace.user)
         and selector.category in ("", trace.category)
         and (selector.before_s is None or trace.at_s < selector.before_s)
     )
+
+
+def of_entries(selector: Selector) -> bool:
+    """Whether a selector means by what is known of entries only."""
+    named = selector.ids or selector.parents
+    return bool(named or selector.tag or selector.text or selector.namespace or selector.model)

@@ -19,8 +19,8 @@ from cacheproxy.model.entry import (
     entry_id,
 )
 from cacheproxy.model.likeness import Asking, Candidate, Embedding, Partition, Verification
-from cacheproxy.model.outcome import Bypass, Hit, Judgement, Looked, Lookup, Miss, Outcome, Stale
-from cacheproxy.model.plan import Destination, Plan, Shared, Staleness
+from cacheproxy.model.outcome import Augment, Bypass, Hit, Judgement, Looked, Lookup, Miss, Offload, Outcome, Stale
+from cacheproxy.model.plan import Augmenting, Destination, Plan, Shared, Staleness
 from cacheproxy.model.query import Classification, Common, Controls, Query, Scope, Tier, Trait, Wire
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
     "PRINCIPAL_TAG",
     "SHARED_TAG",
     "Asking",
+    "Augment",
+    "Augmenting",
     "Bypass",
     "Candidate",
     "Classification",
@@ -45,6 +47,7 @@ __all__ = [
     "Looked",
     "Lookup",
     "Miss",
+    "Offload",
     "Outcome",
     "Partition",
     "Plan",

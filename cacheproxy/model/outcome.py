@@ -118,6 +118,26 @@ class Miss:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Offload:
+    """How the small model came to answer: by which arm, with which past answers as examples, and why that arm."""
+
+    arm: str
+    """`augmented` or `small`."""
+    examples: tuple[str, ...]
+    """Entry ids, in the order in which they were told."""
+    reason: str
+    model: str
+    """The small model's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Augment(Miss):
+    """A miss that the small model answers in place of the one that was asked for."""
+
+    by: Offload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bypass:
     """The cache takes no part: nothing is looked up, nothing is stored."""
 

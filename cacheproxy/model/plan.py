@@ -34,6 +34,24 @@ class Shared:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Augmenting:
+    """On what terms a small model may answer with kept answers as its examples."""
+
+    similarity: float
+    """Cosine from which on a kept question and its answer may be an example."""
+    most: int
+    """Most examples in one prompt."""
+    tokens: int
+    """Most tokens of the small model for all of them."""
+    ttl_s: float
+    """How long its answer lives; never longer than another's answer would."""
+    judge_rate: float
+    """Share of its answers that a model is asked about."""
+    double_run_usd_per_day: float
+    """Most that answering one question by two models, to compare them, may cost in the category."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Destination:
     """Where a request for some model goes: the model the backend is asked for, and the backends, "" for the default."""
 
@@ -102,6 +120,12 @@ class Plan:
     """Whether a model is asked what comparing cannot tell: `off`, `async` or `inline`."""
     shared: Shared | None = None
     """On what terms answers may be shared between tenants; None: never."""
+    augment: Augmenting | None = None
+    """On what terms a small model may answer where no kept answer may be served; None: not at all."""
+    augmented: bool = False
+    """Whether a kept answer may be served that a small model gave."""
+    named_as_asked: bool = False
+    """Whether what a small model answers bears the name of the model that was asked for."""
 
     @property
     def searched(self) -> tuple[str, ...]:

@@ -78,6 +78,8 @@ class Controls:
     category: str | None = None
     tags: tuple[str, ...] = ()
     """Labels kept with the entry, for purging by tag."""
+    augment: bool = True
+    """Whether a small model may answer, as far as the caller is concerned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,6 +162,14 @@ def _stricter(one: Category, other: Category) -> Category:
         learning_usd_per_day=min(one.learning_usd_per_day, other.learning_usd_per_day),
         share=min(one.share, other.share, key=("never", "approved", "agreed").index),
         share_principals=max(one.share_principals, other.share_principals),
+        augment=min(one.augment, other.augment, key=("off", "auto").index),
+        example_similarity=max(one.example_similarity, other.example_similarity),
+        max_examples=min(one.max_examples, other.max_examples),
+        example_tokens=min(one.example_tokens, other.example_tokens),
+        augment_ttl_s=min(one.augment_ttl_s, other.augment_ttl_s),
+        augment_judge_rate=min(one.augment_judge_rate, other.augment_judge_rate),
+        augment_model_name=min(one.augment_model_name, other.augment_model_name, key=("small", "asked").index),
+        double_run_usd_per_day=min(one.double_run_usd_per_day, other.double_run_usd_per_day),
         pii=tuple(dict.fromkeys((*one.pii, *other.pii))),
     )
 
@@ -184,4 +192,12 @@ def _wider(one: Category, other: Category) -> Category:
         structured_output=one.structured_output or other.structured_output,
         verify=one.verify and other.verify,
         min_probability=min(one.min_probability, other.min_probability),
+        augment=max(one.augment, other.augment, key=("off", "auto").index),
+        example_similarity=min(one.example_similarity, other.example_similarity),
+        max_examples=max(one.max_examples, other.max_examples),
+        example_tokens=max(one.example_tokens, other.example_tokens),
+        augment_ttl_s=max(one.augment_ttl_s, other.augment_ttl_s),
+        augment_judge_rate=max(one.augment_judge_rate, other.augment_judge_rate),
+        augment_model_name=max(one.augment_model_name, other.augment_model_name, key=("small", "asked").index),
+        double_run_usd_per_day=max(one.double_run_usd_per_day, other.double_run_usd_per_day),
     )

@@ -45,17 +45,26 @@ def agree(cached: str, fresh: str, similarity: float | None) -> bool | None:
 
 
 def told(body: Mapping[str, Any]) -> str:
-    """Return the text of an answer in canonical form, "" where it holds more, or other things, than one text."""
+    """Return the text of an answer in canonical form, "" where it holds more, or other things, than one text.
+
+    Any body is understood: one of an unknown shape holds none.
+    """
     if "output" in body:
-        items = [item for item in body["output"] if item.get("type") != "reasoning"]
-        parts = [part for item in items for part in item.get("content", ())] if len(items) == 1 else []
-        texts = [part.get("text") for part in parts]
+        items = [item for item in _objects(body["output"]) if item.get("type") != "reasoning"]
+        parts = _objects(items[0].get("content")) if len(items) == 1 else []
+        texts: list[Any] = [part.get("text") for part in parts]
         return "".join(texts) if all(isinstance(text, str) for text in texts) else ""
-    choices = body.get("choices", ())
+    choices = _objects(body.get("choices"))
     if len(choices) != 1:
         return ""
-    text = choices[0]["message"].get("content") if "message" in choices[0] else choices[0].get("text")
+    message = choices[0].get("message", choices[0])
+    text = message.get("content" if "message" in choices[0] else "text") if isinstance(message, dict) else None
     return text if isinstance(text, str) else ""
+
+
+def _objects(value: object) -> list[dict[str, Any]]:
+    """Return a list of objects, [] for anything else."""
+    return value if isinstance(value, list) and all(isinstance(one, dict) for one in value) else []
 
 
 def _words(text: str) -> list[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 CONFIDENCE = 0.95
 _STEPS = 50  # halvings: far below what doubles can tell apart in a share
 
@@ -36,20 +38,39 @@ def share(events: int, trials: int, confidence: float = CONFIDENCE) -> Share:
         events=events,
         trials=trials,
         estimate=events / trials if trials else None,
-        low=0.0 if events == 0 else 1.0 - _upper(trials - events, trials, tail),
-        high=1.0 if events == trials else _upper(events, trials, tail),
+        low=0.0 if events == 0 else _chance(events - 1, trials, 1.0 - tail),
+        high=1.0 if events == trials else _chance(events, trials, tail),
     )
 
 
-def _upper(events: int, trials: int, tail: float) -> float:
-    """Return the p at which `events` or fewer of `trials` still happen with probability `tail`."""
-    weights = [math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1) for k in range(events + 1)]
+def most_within(bound: float, trials: int, confidence: float = CONFIDENCE) -> int:
+    """Return how many of `trials` may be events for the exact upper bound of their share to stay within `bound`.
+
+    0 where not even none of them is few enough. One pass over the binomial: no bound is solved for.
+    """
+    if bound >= 1.0:
+        return trials
+    if bound <= 0.0:
+        return 0
+    tail, odds = (1 - confidence) / 2, math.log(bound) - math.log1p(-bound)
+    weight, fewer = trials * math.log1p(-bound), 0.0
+    for events in range(trials):
+        fewer += math.exp(weight)
+        if fewer > tail:
+            return max(0, events - 1)
+        weight += math.log((trials - events) / (events + 1)) + odds
+    return trials - 1
+
+
+def _chance(events: int, trials: int, fewer: float) -> float:
+    """Return the p at which `events` or fewer of `trials` (`events` < `trials`) happen with probability `fewer`."""
+    if 2 * events >= trials:  # told by what does not happen: that is less to add up
+        return 1.0 - _chance(trials - events - 1, trials, 1.0 - fewer)
+    counts = np.arange(events + 1)
+    ways = np.concatenate([[0.0], np.cumsum(np.log((trials - counts[:-1]) / counts[1:]))])
     low, high = 0.0, 1.0
     for _ in range(_STEPS):
         p = (low + high) / 2
-        with_log, without_log = math.log(p), math.log1p(-p)
-        fewer = math.fsum(
-            math.exp(weight + k * with_log + (trials - k) * without_log) for k, weight in enumerate(weights)
-        )
-        low, high = (p, high) if fewer > tail else (low, p)
+        happen = np.exp(ways + counts * math.log(p) + (trials - counts) * math.log1p(-p))
+        low, high = (p, high) if float(happen.sum()) > fewer else (low, p)
     return high

@@ -12,22 +12,24 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from cacheproxy.policy import trust
-from cacheproxy.policy.bound import Share, share
+from cacheproxy.policy.bound import Share, most_within, share
 from cacheproxy.policy.trust import Effect, Line
 
 HORIZON = 5000
 """Hits over which the bound is to hold."""
 FEWEST = 30
-"""Labels before which nothing is known: the pack's own minimum decides."""
-_PLAIN = 0.1
+"""Labels before which nothing is known, unless they tell plainly: the pack's own minimum decides."""
+_PLAIN = 5
+"""Wrong hits, among however few, that may tell plainly; one alone may be chance."""
 _SURE = 1.0
 """Standard deviations kept free: chance, and what is not known of the model."""
 _RISE, _MARK = 0.1, 0.05
 """Of a rise, this share is taken with each label, and none that is smaller than this."""
 _USUAL = 0.95
 """Taken for a probability that nobody remembers."""
-_LOCAL = 1.0
-"""Log-odds below which a label tells nothing of those that could be served: a line is straight over a short way."""
+_NEAR = 0.5
+"""Log-odds below what is served within which a label of what was refused tells of it, too: a line is straight over a
+short way."""
 _BINS = 72
 _LOWEST, _HIGHEST = -1.0, 8.0
 _MOST_SEEN = 20_000.0
@@ -64,8 +66,12 @@ class Account:
             self.seen = [count / 2 for count in self.seen]
             self.total /= 2
 
-    def label(self, probability: float, effect: Effect, *, right: bool, hit: bool) -> Effect:
-        """Learn from a label, and return the entry's new effect. `hit`: of a served answer that was drawn at random."""
+    def label(self, probability: float, effect: Effect, *, right: bool, hit: bool, least: float) -> Effect:
+        """Learn from a label, and return the entry's new effect. `hit`: of a served answer that was drawn at random.
+
+        `least` is the probability from which on the category serves. What was refused far below it tells nothing of
+        its category; what was served always does.
+        """
         risk = trust.belief(self.line, trust.distrust(effect), probability).risk
         keep = 1.0 - 1.0 / _FITTING_MEMORY
         if hit:
@@ -76,7 +82,7 @@ class Account:
             self.wrong += not right
             if self.labelled > _MOST_LABELS:
                 self.labelled, self.wrong = self.labelled // 2, self.wrong // 2
-        if trust.place(probability) < _LOCAL:
+        if not hit and trust.place(probability) < trust.place(least) - _NEAR:
             return self.label_entry(probability, effect, right=right)
         self.line, effect = trust.learn(self.line, effect, probability, right=right)
         self.labels += 1
@@ -87,10 +93,11 @@ class Account:
         believed = trust.belief(self.line, effect, _USUAL if probability is None else probability)
         return trust.learn_entry(effect, believed, right=right)
 
-    @property
-    def known(self) -> bool:
-        """Whether there are labels enough to go by."""
-        return self.labels >= FEWEST
+    def known(self, delta: float) -> bool:
+        """Whether there are labels enough to go by, or so many wrong ones among few that delta is surely exceeded."""
+        if self.labelled >= FEWEST:
+            return True
+        return self.wrong >= _PLAIN and self.share.low > delta
 
     @property
     def share(self) -> Share:
@@ -99,31 +106,17 @@ class Account:
 
     def ceiling(self, delta: float) -> float:
         """Return the highest risk that may be taken; 0 serves nothing. 1 while nothing is known."""
-        if not self.known:
-            return 1.0
-        allowed = most_wrong(delta) / HORIZON
-        excess = self._excess()
-        weight = wrong = by_offset = by_slope = 0.0
-        found = 0.0
-        for at in range(_BINS - 1, -1, -1):
-            if not self.seen[at]:
-                continue
-            risk, offset, slope = trust.slopes(self.line, _probability(at))
-            weight += self.seen[at]
-            wrong += self.seen[at] * risk
-            by_offset += self.seen[at] * offset
-            by_slope += self.seen[at] * slope
-            expected = excess + wrong / weight
-            spread = self._spread(by_offset / weight, by_slope / weight)
-            spread += expected / HORIZON
-            if expected + _SURE * math.sqrt(spread) <= allowed:
-                found = max(found, risk)
-        return found
+        return self._ceiling(delta) if self.known(delta) else 1.0
 
     def settled(self, delta: float, held: float | None) -> float:
-        """Return the ceiling to hold after `held`: a lower one at once, a higher one in small steps."""
-        found = self.ceiling(delta)
-        if held is None or found <= held or held >= 1.0:
+        """Return the ceiling to hold after `held`: a lower one at once, a higher one in small steps.
+
+        Where there was one, there is one: labels that told plainly may be fewer than that after a right one.
+        """
+        if held is None or held >= 1.0:
+            return self.ceiling(delta)
+        found = self._ceiling(delta)
+        if found <= held:
             return found
         return held + _RISE * (found - held) if found > held * (1.0 + _MARK) else held
 
@@ -142,6 +135,26 @@ class Account:
     def allows(self, probability: float, effect: Effect, ceiling: float) -> bool:
         """Whether an answer may be served under a ceiling."""
         return ceiling >= 1.0 or trust.belief(self.line, trust.distrust(effect), probability).risk <= ceiling
+
+    def _ceiling(self, delta: float) -> float:
+        allowed = most_wrong(delta) / HORIZON
+        excess = self._excess()
+        weight = wrong = by_offset = by_slope = 0.0
+        found = 0.0
+        for at in range(_BINS - 1, -1, -1):
+            if not self.seen[at]:
+                continue
+            risk, offset, slope = trust.slopes(self.line, _probability(at))
+            weight += self.seen[at]
+            wrong += self.seen[at] * risk
+            by_offset += self.seen[at] * offset
+            by_slope += self.seen[at] * slope
+            expected = excess + wrong / weight
+            spread = self._spread(by_offset / weight, by_slope / weight)
+            spread += expected / HORIZON
+            if expected + _SURE * math.sqrt(spread) <= allowed:
+                found = max(found, risk)
+        return found
 
     def _excess(self) -> float:
         """Return how much larger the share of wrong hits was than was believed before their labels; never negative.
@@ -163,14 +176,7 @@ class Account:
 @lru_cache(maxsize=64)
 def most_wrong(delta: float) -> int:
     """Return how many of `HORIZON` hits may be wrong for the exact 95 % upper bound of their share to reach delta."""
-    most = max(0, int(HORIZON * delta - 1.96 * math.sqrt(HORIZON * delta * (1.0 - delta))) - 1)
-    if delta > _PLAIN:  # so many that the normal approximation is as good
-        return most
-    while most and share(most, HORIZON).high > delta:
-        most -= 1
-    while share(most + 1, HORIZON).high <= delta:
-        most += 1
-    return most
+    return most_within(delta, HORIZON)
 
 
 def _bin(probability: float) -> int:

@@ -86,6 +86,8 @@ def _refusal(
         return "other_context"
     if entry.unseen != embedding.unseen:
         return "unseen_text_differs"
+    if entry.origin == "augmented":  # for the very same request; the index may know an earlier answer to it
+        return "augmented"
     return _unsuitable(entry, query, plan, now_s)
 
 
@@ -96,4 +98,6 @@ def _unsuitable(entry: Entry, query: Query, plan: Plan, now_s: float) -> str:
         return "tool_calls"
     if entry.reply.source == PLAIN_STREAM and (query.wire.include_usage or not query.wire.stream):
         return "no_usage"
+    if entry.origin == "augmented" and not plan.augmented:
+        return "augmented"
     return freshness(entry, plan, now_s).reason

@@ -151,6 +151,12 @@ def _contradictions(pack: Pack) -> Iterator[Problem]:
                     ("categories", name, key),
                     f"must be at most max_stale_s ({rules.max_stale_s:g}), which caps everything stale",
                 )
+        if rules.augment == "auto" and rules.allow_caching and not rules.semantic:
+            yield (
+                ("categories", name, "augment"),
+                f'must be "off" where semantic = false: examples are found by similarity; set it, or '
+                f"categories.{name}.semantic = true",
+            )
         yield from _rule_problems(name, rules)
     if (guaranteed := sum(rules.quota for rules in pack.categories.values())) > 1.0 + 1e-9:
         yield ("categories",), f"guarantee more than the whole store: the quotas add up to {guaranteed:g}"

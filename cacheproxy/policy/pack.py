@@ -111,6 +111,23 @@ class Category(_Table, frozen=True):
     several tenants, for the very same request, got answers that agree. Only between callers with virtual keys."""
     share_principals: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 2
     """How many tenants must have got agreeing answers, besides the one that asks."""
+    augment: Literal["off", "auto"] = "off"
+    """Whether a small model may answer, where no kept answer may be served, with similar kept ones as its examples.
+    Needs `semantic`, by which they are found; never where nothing is cached."""
+    example_similarity: Share = 0.4
+    """Cosine from which on a kept question and its answer may be an example."""
+    max_examples: Annotated[int, msgspec.Meta(ge=1, le=32)] = 5
+    """Most examples in one prompt."""
+    example_tokens: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1024
+    """Most tokens of the small model for all of them; what its context leaves may be less."""
+    augment_ttl_s: Seconds = 3600.0
+    """Lifetime of an answer that the small model gave, where that is shorter than `ttl_s`."""
+    augment_judge_rate: Share = 0.01
+    """Share of the small model's answers that a model is asked about."""
+    augment_model_name: Literal["small", "asked"] = "small"
+    """Whose name such an answer bears: the model's that gave it, or the one's that was asked for."""
+    double_run_usd_per_day: NotNegative = 0.0
+    """Most that answering one question by two models, to compare them, may cost, at the pack's prices."""
     pii: tuple[Text, ...] = ()
     """Kinds of personal data, by the names of the detector, that forbid keeping an answer. Empty: not looked for."""
 

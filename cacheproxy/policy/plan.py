@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import InvalidRequest
-from cacheproxy.model import Plan, Shared, Staleness, Tier, Trait
+from cacheproxy.model import Augmenting, Plan, Shared, Staleness, Tier, Trait
 from cacheproxy.policy.active import stricter
 from cacheproxy.policy.adapt import effective_probability, effective_threshold, effective_ttl
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from cacheproxy.model import Classification, Controls, Query
     from cacheproxy.policy.active import Policy
-    from cacheproxy.policy.pack import Category
+    from cacheproxy.policy.pack import Category, Pack
 
 # Requests that the cache leaves alone: the answer depends on who or when, or cannot be kept whole.
 _BYPASS = (Trait.UNREADABLE, Trait.ANONYMOUS, Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.AUDIO)
 _NEARBY = 0.03
 """Least probability of a category for its entries to be verified for a text of another one."""
+_ANSWERED = ("chat", "completions", "responses")
+"""Dialects in which a model answers a question; embeddings are no answers."""
 # Requests that only the very same request may share: what must be equal is not all in the last user text.
 _EXACT_ONLY = (
     Trait.TOOLS,
@@ -55,6 +57,8 @@ class _Terms:
     nearby: tuple[str, ...] = ()
     refusal: str = "category_not_cached"
     """The reason where the rules allow no caching."""
+    unverified: bool = False
+    """Whether there is no threshold because there is no verifier: with one, answers might be served by similarity."""
 
 
 def plan(query: Query, policy: Policy, epoch: str | None, told: Classification, load: float = 0.0) -> Plan:
@@ -76,7 +80,14 @@ def possible(query: Query, policy: Policy, epoch: str | None) -> Plan:
     thresholds = [threshold_of(policy, name, epoch) for name in policy.by_examples]
     threshold = min((one for one, _ in thresholds if one is not None), default=None)
     verify = bool(thresholds) and all(verified for _, verified in thresholds)
-    terms = _Terms(category=pack.default_category, rules=policy.widest, threshold=threshold, floor=None, verify=verify)
+    terms = _Terms(
+        category=pack.default_category,
+        rules=policy.widest,
+        threshold=threshold,
+        floor=None,
+        verify=verify,
+        unverified=_unverified(policy, policy.by_examples, epoch),
+    )
     return _plan(query, terms, epoch, 0.0)
 
 
@@ -101,6 +112,7 @@ def _terms(policy: Policy, epoch: str | None, told: Classification) -> _Terms:
         second=names[1] if len(names) == 2 and told.source != "unknown" else "",
         nearby=_nearby(policy, epoch, told, names, rules) if verify and told.source == "examples" else (),
         refusal="category_in_doubt" if pack.categories[told.category].allow_caching else "category_not_cached",
+        unverified=_unverified(policy, names, epoch),
     )
 
 
@@ -130,15 +142,27 @@ def threshold_of(policy: Policy, category: str, epoch: str | None) -> tuple[floa
     return (policy.pack.threshold(category, epoch), False) if verified is None else (verified, True)
 
 
+def needs_verifier(pack: Pack, category: str, epoch: str) -> bool:
+    """Whether a category's answers are served by similarity with a verifier only: it has no threshold."""
+    return pack.threshold(category, epoch) is None and pack.verify_from(category, epoch) is not None
+
+
+def _unverified(policy: Policy, names: Iterable[str], epoch: str | None) -> bool:
+    if policy.verifies or epoch is None:
+        return False
+    return any(needs_verifier(policy.pack, name, epoch) for name in names)
+
+
 def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
     rules, controls = terms.rules, query.controls
     bypass = _bypass_reason(query, rules, terms.refusal)
-    exact_only = _exact_only_reason(query, rules, epoch, terms.threshold)
+    exact_only = _exact_only_reason(query, terms, epoch)
     look = not bypass and not controls.no_cache
     threshold = terms.threshold or 0.0
     probability = effective_probability(rules.min_probability, rules.load_threshold_drop, load)
     under_load = effective_threshold(threshold, terms.floor, rules.load_threshold_drop, load)
-    ttl_s = effective_ttl(rules.ttl_s, rules.load_ttl_stretch, load)
+    longest_s = effective_ttl(rules.ttl_s, rules.load_ttl_stretch, load)
+    ttl_s = min(longest_s, controls.ttl_s if controls.ttl_s is not None else longest_s)
     return Plan(
         category=terms.category,
         second=terms.second,
@@ -149,7 +173,7 @@ def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
         embed=not bypass and not exact_only,
         threshold=max(under_load, controls.threshold or 0.0),
         base_threshold=threshold,
-        ttl_s=min(ttl_s, controls.ttl_s if controls.ttl_s is not None else ttl_s),
+        ttl_s=ttl_s,
         base_ttl_s=rules.ttl_s,
         ttl_jitter=rules.ttl_jitter if controls.ttl_s is None else 0.0,
         load=load,
@@ -168,6 +192,28 @@ def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
         explore_rate=rules.explore_rate,
         judge=rules.judge,
         shared=_shared(query, rules) if not bypass and not exact_only else None,
+        augment=_augmenting(query, rules, ttl_s) if not bypass and not exact_only else None,
+        augmented=rules.augment == "auto" and controls.augment,
+        named_as_asked=rules.augment_model_name == "asked",
+    )
+
+
+def _augmenting(query: Query, category: Category, ttl_s: float) -> Augmenting | None:
+    """Return on what terms a small model may answer: only who takes kept answers gets one made of them.
+
+    What it answers must be kept, or nothing would be learnt of it. `ttl_s` is how long any answer would live.
+    """
+    controls = query.controls
+    allowed = category.augment == "auto" and controls.augment and query.dialect in _ANSWERED
+    if not allowed or controls.no_store or controls.no_cache or controls.only_if_cached:
+        return None
+    return Augmenting(
+        similarity=category.example_similarity,
+        most=category.max_examples,
+        tokens=category.example_tokens,
+        ttl_s=min(category.augment_ttl_s, ttl_s),
+        judge_rate=category.augment_judge_rate,
+        double_run_usd_per_day=category.double_run_usd_per_day,
     )
 
 
@@ -213,14 +259,16 @@ def _control_reason(controls: Controls) -> str:
     return "request_no_store" if controls.no_store else ""
 
 
-def _exact_only_reason(query: Query, category: Category, epoch: str | None, threshold: float | None) -> str:
+def _exact_only_reason(query: Query, terms: _Terms, epoch: str | None) -> str:
     for trait in _EXACT_ONLY:
         if trait in query.traits:
             return trait.value
     if Tier.SEMANTIC not in query.controls.tiers:
         return "tier_exact"
-    if not category.semantic:
+    if not terms.rules.semantic:
         return "category_exact_only"
     if epoch is None:
         return "no_encoder"
-    return "" if threshold is not None else "encoder_not_calibrated"
+    if terms.threshold is not None:
+        return ""
+    return "no_verifier" if terms.unverified else "encoder_not_calibrated"

@@ -144,15 +144,23 @@ def _mode(before: Belief, *, right: bool) -> float:
 
 
 def _faded(line: Line) -> Line:
-    """Return the line a little less sure of itself, never less than it was at first."""
-    grow = 1.0 + 1.0 / _MEMORY
-    grow = min(grow, _OFFSET_VARIANCE / line.offset_variance, _SLOPE_VARIANCE / line.slope_variance)
+    """Return the line a little less sure of itself, never less than it was at first.
+
+    What labels added to the precision (the inverse of the covariance) fades; that of the beginning stays (Kulhavy and
+    Zarrop, 1993). Each direction fades by itself: one in which nothing was learnt keeps no other from it.
+    """
+    keep = 1.0 - 1.0 / _MEMORY
+    whole = line.offset_variance * line.slope_variance - line.covariance**2
+    offset = keep * line.slope_variance / whole + (1.0 - keep) / _OFFSET_VARIANCE
+    slope = keep * line.offset_variance / whole + (1.0 - keep) / _SLOPE_VARIANCE
+    both = -keep * line.covariance / whole
+    whole = offset * slope - both**2
     return Line(
         offset=line.offset,
         slope=line.slope,
-        offset_variance=line.offset_variance * grow,
-        slope_variance=line.slope_variance * grow,
-        covariance=line.covariance * grow,
+        offset_variance=slope / whole,
+        slope_variance=offset / whole,
+        covariance=-both / whole,
     )
 
 

@@ -117,7 +117,7 @@ def _own(controls: Controls, key: str, text: str) -> Controls:
         case "augment":
             if text not in ("off", "auto"):
                 raise InvalidRequest(f"{where} must be off or auto", param=where)
-            return controls
+            return replace(controls, augment=controls.augment and text == "auto")
         case _:
             known = "category, namespace, tags, ttl, threshold, tier, augment"
             raise InvalidRequest(f"unknown request header {where[:64]}; known: {known}", param=where[:64])

@@ -10,6 +10,7 @@ from cacheproxy.policy.adapt import effective_probability, effective_threshold, 
 from cacheproxy.policy.breakeven import balance
 from cacheproxy.policy.recommend import Evidence, Recommendation, recommend
 from cacheproxy.policy.sweep import Scale, false_hits, sweep
+from cacheproxy.stats.offloads import RoutingBody
 from cacheproxy.stats.told import (
     BackendStats,
     CategoryStats,
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from cacheproxy.model import Holding
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.evict import Cause
-    from cacheproxy.policy.pack import Pack
+    from cacheproxy.policy.pack import Category, Pack
+    from cacheproxy.stats.routing import Routing
+    from cacheproxy.stats.told import BudgetTold
 
 
 class BackendState(Protocol):
@@ -95,13 +98,17 @@ class Sources:
     policy: Callable[[], Policy]
     epoch: str
     backends: Callable[[], Sequence[BackendState]]
+    beside: Callable[[], Sequence[BackendState]]
+    """Backends that no request is routed to: the small model's."""
     load: Callable[[str], float]
     """Of a backend, by its name."""
     holdings: Callable[[], Sequence[Holding]]
     evictions: Callable[[], Mapping[tuple[str, Cause], int]]
     """By category and cause."""
-    standing: Callable[[str, float], Standing]
-    """Of the error budget of a category that serves from this probability on."""
+    standing: Callable[[str, float, float], Standing]
+    """Of the error budget of a category that serves from this probability on, within this delta."""
+    routing: Routing | None = None
+    """What the small model does; None without one."""
 
 
 class Stats:
@@ -136,8 +143,40 @@ class Stats:
                 ejections=one.ejections,
                 retries=one.retries,
             )
-            for one in self._sources.backends()
+            for one in (*self._sources.backends(), *self._sources.beside())
         ]
+
+    def routing(self) -> RoutingBody | None:
+        """Return how every category of the policy in force is routed; None without a small model."""
+        sources, policy = self._sources, self._sources.policy()
+        if sources.routing is None:
+            return None
+        load = max((sources.load(one.name) for one in sources.backends()), default=0.0)
+        return RoutingBody(
+            now_s=sources.routing.clock.now(),
+            policy_version=policy.version,
+            small_model=sources.routing.model,
+            explored=sources.routing.explored,
+            categories=[
+                sources.routing.category(name, load, allowed=rules.augment == "auto")
+                for name, rules in policy.pack.categories.items()
+            ],
+        )
+
+    def arm_qualities(self) -> dict[tuple[str, str], float]:
+        """Return the expected quality of every arm of a category that something was said of."""
+        routing = self._sources.routing
+        if routing is None:
+            return {}
+        return {
+            (name, arm): quality
+            for name in self._sources.policy().pack.categories
+            for arm, quality in routing.qualities(name).items()
+        }
+
+    def examples(self) -> dict[str, int]:
+        """Return how many past answers are known as examples, by category."""
+        return {} if self._sources.routing is None else self._sources.routing.state.counts()
 
     def sweep(
         self, category: str, thresholds: Sequence[float], probabilities: Sequence[float] = ()
@@ -183,7 +222,7 @@ class Stats:
             false_hits=false_hits_of(wrong),
             threshold=threshold if rules.semantic else None,
             min_probability=least if rules.semantic else None,
-            budget=None if least is None else budget_of(sources.standing(name, least), rules.delta, least),
+            budget=None if least is None else self._budget(name, rules, least),
             ttl_s=rules.ttl_s,
             effective=effective,
             entries=entries,
@@ -192,7 +231,11 @@ class Stats:
                 cause.value: count for (category, cause), count in sources.evictions().items() if category == name
             },
             models={model: worth_of(sums, wrong, rules.false_hit_cost) for model, sums in tally.models.items()},
+            offloads=None if sources.routing is None else sources.routing.offloads(name),
         )
+
+    def _budget(self, name: str, rules: Category, least: float) -> BudgetTold:
+        return budget_of(self._sources.standing(name, least, rules.delta), rules.delta, least)
 
     def _effective(self, name: str, pack: Pack) -> dict[str, Effective]:
         sources, rules = self._sources, pack.categories[name]

@@ -9,6 +9,7 @@ import msgspec
 
 from cacheproxy.policy.breakeven import balance
 from cacheproxy.policy.sweep import Scale
+from cacheproxy.stats.offloads import Offloads
 
 if TYPE_CHECKING:
     from cacheproxy.learn.budget import Standing
@@ -116,6 +117,8 @@ class CategoryStats(_Told, frozen=True):
     evictions: dict[str, int]
     """By cause, since the start."""
     models: dict[str, Worth]
+    offloads: Offloads | None = None
+    """What the small model did; null without one."""
 
 
 class BackendStats(_Told, frozen=True):

@@ -68,8 +68,8 @@ class Order:
 def train(order: Order, encoder: TextEncoder, cache_dir: Path | None) -> artefact.Manifest:
     """Make an artefact in `order.out` and return its manifest; an interrupted one goes on where it was.
 
-    The same again from the same order, unless it is the time that ends it. Raises ConfigError for files or an artefact
-    that cannot be used.
+    The same again from the same order, unless time presses: where it is further on than the pairs, the rate of learning
+    falls with it. Raises ConfigError for files or an artefact that cannot be used.
     """
     began_s = time.monotonic()
     parent = _grown_from(order)

@@ -10,7 +10,10 @@ from cacheproxy.query.scope import ACCOUNTS, CREDENTIALS
 from cacheproxy.settings import Secret
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cacheproxy.ports import Call
+    from cacheproxy.settings import Settings
 
 _CALLERS_OWN = frozenset(name.decode() for name in (*CREDENTIALS, *ACCOUNTS)) | {"cookie"}
 
@@ -36,6 +39,16 @@ def check_key(key: Secret, section: str) -> None:
     """Raise ConfigError naming `section`.api_key for a key that cannot be sent in a header."""
     if not all("!" <= character <= "~" for character in key.reveal()):
         raise ConfigError(f"{section}.api_key: a key is visible ASCII, without spaces or line breaks; copy it again")
+
+
+def operators_own(settings: Settings, names: Iterable[str]) -> bool:
+    """Whether each of these backends is asked with a key of the operator's own, or is the embedded model.
+
+    Only then a call may be made that nobody asked for: elsewhere a caller would pay for it.
+    """
+    embedded = settings.upstream.url == "local"
+    keys = {name: bool(one.api_key.reveal()) for name, one in settings.upstreams.items()}
+    return all(keys.get(name, embedded or bool(settings.upstream.api_key.reveal())) for name in names)
 
 
 def keyed(call: Call, keys: Keys) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from cacheproxy.upstream.keys import Keys
 from cacheproxy.upstream.pool import UpstreamPool
 from cacheproxy.upstream.queue import FairQueue, Limits
 from cacheproxy.upstream.route import DEFAULT, Routes
+from cacheproxy.upstream.small import small_client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
@@ -53,6 +54,8 @@ def refuse_loops(settings: Settings, port: int, hosts: Collection[str] = ()) -> 
             key = "upstream.url" if name == DEFAULT else f"upstreams.{name}.url"
             hint = " (is OPENAI_BASE_URL?)" if name == DEFAULT else ""
             raise ConfigError(f"{key} is this proxy's own address{hint}; give the backend's")
+    if settings.small.url and small_client(settings).leads_to(port, hosts) and settings.small.url != "local":
+        raise ConfigError("small.url is this proxy's own address; give the small model's")
 
 
 @asynccontextmanager

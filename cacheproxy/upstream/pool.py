@@ -58,6 +58,10 @@ class UpstreamPool:
         """Return where requests for a model go; what is kept is kept for this route only."""
         return self._routes.resolve(model)
 
+    def routes(self, model: str) -> tuple[str, ...]:
+        """Return the names of all that may ever be asked for a model."""
+        return tuple(self._routes.candidates(model))
+
     def backends(self, model: str) -> tuple[str, ...]:
         """Return the names of those that may be asked for a model now: all of them when all are out."""
         names, now = self._routes.candidates(model), self._clock.monotonic()

@@ -135,7 +135,7 @@ def _rests(asked: Reading, kept: Reading) -> tuple[list[str], list[str]]:
 def _spelled_alike(one: str, other: str) -> bool:
     """Whether two lemmas are one by their letters: one made of the other, or a slip of the pen."""
     short, long = (one, other) if len(one) <= len(other) else (other, one)
-    if len(short) >= 4 and long.startswith(short[: max(4, len(short) - 2)]) and _derived(short, long):
+    if len(short) >= 4 and long.startswith(short[: max(4, len(short) - 2)]) and derived(short, long):
         return True
     return (
         len(short) >= 5
@@ -151,7 +151,7 @@ _DERIVED = frozenset(
 )
 
 
-def _derived(short: str, long: str) -> bool:
+def derived(short: str, long: str) -> bool:
     """Whether both are one stem with endings that make words of words (install, installation; create, creation)."""
     size = 0
     for a, b in zip(short, long, strict=False):

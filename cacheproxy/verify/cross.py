@@ -50,6 +50,8 @@ _SHORTEST = np.float32(1e-6)
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9 ]")
 """What BERT takes apart before it looks for word pieces, in a printable text of ASCII."""
 _KNOWN_WORDS = 16_384
+_LONGEST_WORD = 100
+"""Characters of a word that is remembered; a longer one is unknown to BERT as a whole, and would fill the memory."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ENGINE_ERRORS = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NoSuchFile, RuntimeException)
 
@@ -90,7 +92,9 @@ class Words:
         if len(text) > _LONGEST:
             text = f"{text[: _LONGEST // 2]} {text[-_LONGEST // 2 :]}"
         if self._tokens_of is not None and text.isascii() and text.isprintable():
-            return [token for word in _ASCII_WORD.findall(text) for token in self._tokens_of(word)]
+            words = _ASCII_WORD.findall(text)
+            if len(text) <= _LONGEST_WORD or max(map(len, words), default=0) <= _LONGEST_WORD:
+                return [token for word in words for token in self._tokens_of(word)]
         return self._encoded(text)
 
     def _encoded(self, text: str) -> list[int]:

@@ -13,7 +13,8 @@ from rapidfuzz.distance import Indel, JaroWinkler
 
 from cacheproxy.verify.alignment import MOST_RELATED, Alignment, align
 from cacheproxy.verify.reading import Reading, read
-from cacheproxy.verify.rules import RULES, veto_of, weigh
+from cacheproxy.verify.rules import RULES, weigh
+from cacheproxy.verify.vetoes import veto_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,7 +128,7 @@ def compare_all(asked: Text, kept: Sequence[tuple[Text, float]]) -> tuple[NDArra
         pair = align(asked.reading, text.reading)
         ruled = weigh(pair)
         own.append([cosine, *_alignment(asked, text), *_words(asked, text, pair), *ruled])
-        vetoes.append(veto_of(ruled))
+        vetoes.append(veto_of(ruled, pair))
     rows = np.array(own, dtype=np.float32)
     if not np.isfinite(rows).all():
         rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)

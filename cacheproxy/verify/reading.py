@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cacheproxy.verify import asking, lexicon
 from cacheproxy.verify.quantities import Quantity, find
+from cacheproxy.verify.signs import Signs, see
 from cacheproxy.verify.tokens import Tokens, split
 from cacheproxy.verify.vocabulary import (
     EMPTY_BEFORE,
@@ -25,7 +26,7 @@ from cacheproxy.verify.vocabulary import (
 
 _MOST_QUANTITIES = 32
 
-_ALSO_WORDS = frozenset("us turkey china polish jordan chad jersey guinea scotch french japan maine".split())
+ALSO_WORDS = frozenset("us turkey china polish jordan chad jersey guinea scotch french japan maine".split())
 """Names of places that mean something else in lower case."""
 
 
@@ -34,6 +35,8 @@ class Reading:
     """One text as the rules see it. Compared by identity: a reading is made once for a text."""
 
     text: str = field(repr=False)
+    signs: Signs = field(repr=False)
+    """What its very characters say; no feature is made of them."""
     tokens: tuple[str, ...] = field(repr=False)
     """Lower-case words in order, contractions opened, without punctuation."""
     cased: tuple[str, ...] = field(repr=False)
@@ -119,6 +122,7 @@ def read(text: str) -> Reading:
     turned = [_turned(at, one.lemma, content, places) for at, one in enumerate(known) if one.flipped]
     return Reading(
         text=words.text,
+        signs=see(text, tokens, code=bool(words.code)),
         tokens=tokens,
         cased=tuple(words.cased),
         lemmas=lemmas,
@@ -283,7 +287,7 @@ def _regions(tokens: tuple[str, ...], cased: tuple[str, ...] | list[str]) -> fro
         if token not in starts or (token in FUNCTION and token != "us"):
             continue
         name = lexicon.region(token + " " + tokens[at + 1]) if at + 1 < len(tokens) else ""
-        if not name and (token not in _ALSO_WORDS or cased[at][0].isupper()):
+        if not name and (token not in ALSO_WORDS or cased[at][0].isupper()):
             name = lexicon.region(token)
         if name:
             found.add("uk" if name == "england" else name)

@@ -16,7 +16,7 @@ from cacheproxy.verify.quantities import ORDER
 from cacheproxy.verify.vocabulary import FUNCTION, OPPOSED_QUALIFIERS, QUALIFIERS, STOP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from cacheproxy.verify.quantities import Quantity
     from cacheproxy.verify.reading import Reading
@@ -375,7 +375,6 @@ RULES: tuple[Rule, ...] = (
     Rule(name="person", veto=False, weigh=_person),
 )
 """Every rule in the order of `rule_values`. The order is part of every trained artefact: add at the end."""
-_VETOES = tuple((at, rule.name) for at, rule in enumerate(RULES) if rule.veto)
 
 
 def rule_values(asked: Reading, kept: Reading) -> list[float]:
@@ -386,13 +385,3 @@ def rule_values(asked: Reading, kept: Reading) -> list[float]:
 def weigh(pair: Alignment) -> list[float]:
     """Return what each rule says of two texts side by side, in the order of RULES."""
     return [rule.weigh(pair) for rule in RULES]
-
-
-def vetoed(asked: Reading, kept: Reading) -> str:
-    """Return the name of the first rule that forbids serving one's answer to the other, "" for none."""
-    return veto_of(rule_values(asked, kept))
-
-
-def veto_of(values: Sequence[float]) -> str:
-    """Return the name of the first rule that forbids a hit by its value of `rule_values`, "" for none."""
-    return next((name for at, name in _VETOES if values[at] >= 1.0), "")

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from cacheproxy.verify.cross import Base
     from cacheproxy.verify.features import Text
 
-MOST_READ = 2
-"""Candidates of one question that the cross-encoder reads: the most probable ones by the cheap score."""
 _EQUAL = 0.99
 """Of a question that is the same but for capitals and white space: too short for the cross-encoder to be sure."""
 
@@ -80,7 +78,9 @@ class PairScorer:
     def verify(self, asked: str, kept: Iterable[tuple[str, float]]) -> list[Verification]:
         """Return a verification for each kept text, given with its cosine.
 
-        Only the best by the cheap score are read by the cross-encoder; the others get probability 0.
+        Only the nearest that no rule speaks against, and that the cheap score gives a chance, is read by the
+        cross-encoder. The others get probability 0: where the nearest is another question, hardly any farther one is
+        the same (docs/verification.md).
         """
         memory = self._memory
         texts = [(memory.text(text), cosine) for text, cosine in kept]
@@ -102,12 +102,13 @@ class PairScorer:
         cheap = self._trees.logits(rows)
         weights = self.manifest.weights
         alone = [_sigmoid(weights.cheap[0] + weights.cheap[1] * float(logit)) for logit in cheap]
-        best = sorted((at for at, veto in enumerate(vetoes) if not veto), key=lambda at: -cheap[at])[:MOST_READ]
+        able = [at for at, veto in enumerate(vetoes) if not veto and cheap[at] >= weights.hopeless]
+        nearest = max(able, key=lambda at: kept[at][1], default=None)
         found = []
         for at, (text, cosine) in enumerate(kept):
             steps = [("cosine", cosine), ("cheap", alone[at])]
             probability = alone[at] if not self._steps.cross else 0.0
-            if self._steps.cross and at in best and cheap[at] >= weights.hopeless:
+            if self._steps.cross and at == nearest:
                 read = self._cross.logit(text.text, asked.text)
                 steps.append(("cross", _sigmoid(read)))
                 bias, trees, cross = weights.both

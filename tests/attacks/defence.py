@@ -17,7 +17,7 @@ from cacheproxy.policy.prepare import prepared
 from cacheproxy.settings import Encoder as EncoderSettings
 from cacheproxy.verify.open import SHIPPED, open_scorer
 from cacheproxy.verify.reading import read
-from cacheproxy.verify.rules import vetoed
+from cacheproxy.verify.vetoes import vetoed
 from cacheproxy.verifying import base_of
 from tests.support.encoders import ENCODERS
 

@@ -15,7 +15,7 @@ from tests.attacks.world import POISON
 from tests.support import openai_wire
 from tests.support.packs import changed_pack
 from tests.support.proxy import Proxy, chat
-from tests.support.upstream import answer
+from tests.support.upstream import Hold, answer
 from tests.support.virtual_keys import KeyFile, keyed_proxy
 
 if TYPE_CHECKING:
@@ -81,9 +81,13 @@ async def test_what_one_tenant_plants_is_served_to_no_other(
 async def test_two_tenants_asking_at_once_share_no_exchange(
     attacked: Proxy, tenants: list[str], upstream: ScriptedUpstream
 ) -> None:
-    upstream.always(answer(openai_wire.completion(RIGHT)))
+    all_asked = asyncio.Event()
+    upstream.always([Hold(all_asked), *answer(openai_wire.completion(RIGHT))])  # answered before, it might be shared
     question = chat("Which two tenants ask this at the very same time?")
-    await asyncio.gather(*(attacked.ask(question, key=key) for key in tenants))
+    asked = asyncio.gather(*(attacked.ask(question, key=key) for key in tenants))
+    await upstream.received(len(tenants), within_s=10)
+    all_asked.set()
+    assert [response.outcome for response in await asked] == ["miss"] * len(tenants)
     assert upstream.calls == len(tenants)
 
 

@@ -22,6 +22,7 @@ from cacheproxy import settings
 from cacheproxy.embed.open import open_encoder
 from cacheproxy.evaluate.vectors import embed_texts
 from cacheproxy.policy.bound import share
+from cacheproxy.policy.loader import find_pack, load_pack
 from tests.benchmarks.error_budget_data import Asked, halves
 from tests.benchmarks.error_budget_rules import Ours, Rule, Shown, Static, VCache
 
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+PACKS = ("balanced", "frugal", "strict", "compliance")
 ENCODERS = Path(__file__).parents[2] / ".cacheproxy" / "encoders"
 DELTAS = (0.01, 0.02, 0.05)
 SEEDS = 5
 SHADOW, EXPLORE = 0.1, 0.5
 _TIMES = 4
 """How often what was drawn is asked: so long that a small budget allows 5,000 hits, too."""
+_AT_ONCE = 256
+"""As in earnest: the ceiling is taken anew with each label."""
 _STEEPER, _HIGHER = 1.5, 1.0
 """What drift does to log-odds: an overconfident scorer."""
 _EVEN = 1.0
@@ -107,6 +111,32 @@ def rules(delta: float, seed: int, static: float, best: float, first: float) -> 
     yield "vCache within hits", VCache(delta=delta, random=Random(seed), by_probability=True, strict=True)
     yield "one threshold", Static(threshold=static)
     yield "best threshold in hindsight", Static(threshold=best)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shipped:
+    """What a pack says of a category that is verified, and of which packs that is."""
+
+    names: str
+    min_probability: float
+    delta: float
+    shadow: float
+    explore: float
+
+
+def shipped() -> list[Shipped]:
+    """Return the different terms under which the shipped packs verify hits."""
+    found: dict[tuple[float, float, float, float], list[str]] = {}
+    for name in PACKS:
+        for rules in load_pack(find_pack(name)).categories.values():
+            if rules.allow_caching and rules.semantic and rules.verify:
+                terms = rules.min_probability, rules.delta, rules.shadow_rate, rules.explore_rate
+                names = found.setdefault(terms, [])
+                names.extend([name] if name not in names else [])
+    return [
+        Shipped(names=", ".join(names), min_probability=least, delta=delta, shadow=shadow, explore=explore)
+        for (least, delta, shadow, explore), names in found.items()
+    ]
 
 
 def threshold_for(delta: float, probability: Floats, right: NDArray[np.bool_]) -> float:
@@ -244,6 +274,30 @@ def compare(chosen: Stream, stream: Stream, seeds: int, deltas: Sequence[float] 
     return rows
 
 
+def as_shipped(stream: Stream, seeds: int, packs: Sequence[Shipped] | None = None) -> list[dict[str, Any]]:
+    """Run the rule as each pack has it set, and that pack's minimum without an error budget; nothing is chosen."""
+    rows = []
+    for pack in packs or shipped():
+        least = pack.min_probability
+        for seed in range(seeds):
+            order = np.concatenate([stream.drawn(seed + 100 * times) for times in range(_TIMES)]).tolist()
+            ours = Ours(
+                delta=pack.delta,
+                shadow=pack.shadow,
+                explore=pack.explore,
+                random=Random(seed),
+                first=least,
+                least=least,
+                patience=_AT_ONCE,
+            )
+            told = {"pack": pack.names, "least": least, "delta": pack.delta, "seed": seed, "asked": len(order)}
+            for name, rule in (("as shipped", ours), ("the minimum alone", Static(threshold=least))):
+                came = run(rule, stream, order)
+                rows.append({**told, "rule": name, **_told(came)})
+                sys.stderr.write(f"{rows[-1]}\n")
+    return rows
+
+
 def drift(chosen: Stream, stream: Stream, seeds: int, deltas: Sequence[float] = DELTAS) -> list[dict[str, Any]]:
     """Let the scorer turn overconfident in mid-stream; tell the hits before, just after, and from then on, apart."""
     rows = []
@@ -280,8 +334,9 @@ def main(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run everything and return the report."""
     first, second = streams(arguments.data, arguments.verifier, arguments.cache, arguments.most)
     reported, other = (first, second) if arguments.choosing else (second, first)
-    report: dict[str, Any] = {"simulated": True, "seeds": arguments.seeds, "runs": [], "drift": []}
+    report: dict[str, Any] = {"simulated": True, "seeds": arguments.seeds, "runs": [], "shipped": [], "drift": []}
     report["runs"] = compare(other, reported, arguments.seeds)
+    report["shipped"] = as_shipped(reported, arguments.seeds)
     report["drift"] = drift(other, reported, arguments.seeds)
     return report
 
@@ -316,6 +371,11 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     parsed = parser.parse_args()
     found = main(parsed)
-    sys.stdout.write(table(found["runs"], ("delta", "rule")) + "\n\n" + table(found["drift"], ("delta", "part")) + "\n")
+    tables = (
+        ("runs", ("delta", "rule")),
+        ("shipped", ("pack", "least", "delta", "rule")),
+        ("drift", ("delta", "part")),
+    )
+    sys.stdout.write("\n\n".join(table(found[part], keys) for part, keys in tables) + "\n")
     if parsed.out:
         parsed.out.write_text(json.dumps(found, indent=1) + "\n")

@@ -18,6 +18,8 @@ from cacheproxy.policy.trust import NEW, Effect
 if TYPE_CHECKING:
     from random import Random
 
+_WINDOW = 0.73
+"""From where on labels of what was refused count, where a rule may serve anything."""
 EPSILONS = np.linspace(0.01, 0.5, 50)
 
 
@@ -71,6 +73,10 @@ class Ours:
     random: Random
     first: float = 0.9
     """No probability below it is served while nothing is known: in earnest, the pack's minimum."""
+    least: float = 0.0
+    """No probability below it is ever served: in earnest, the pack's minimum, too."""
+    patience: int = 16
+    """Of 256 candidates, for how many a label counts: then the ceiling is taken anew. In earnest with each label."""
     shrink: bool = True
     """Whether entries have effects of their own."""
     labels: int = 0
@@ -90,9 +96,9 @@ class Ours:
         if self.due >= 256:
             self._again()
         effect = self.effects.get(shown.entry, NEW)
-        if not self.account.known:
+        if self.ceiling >= 1.0:
             return shown.probability >= self.first
-        return self.account.allows(shown.probability, effect, self.ceiling)
+        return shown.probability >= self.least and self.account.allows(shown.probability, effect, self.ceiling)
 
     def tell(self, shown: Shown, *, served: bool, right: bool) -> None:
         """Learn from a share of hits and of refusals, as shadow samples and explorations do."""
@@ -101,10 +107,10 @@ class Ours:
         self.labels += 1
         self.explored += not served
         effect = self.effects.get(shown.entry, NEW)
-        effect = self.account.label(shown.probability, effect, right=right, hit=served)
+        effect = self.account.label(shown.probability, effect, right=right, hit=served, least=self.least or _WINDOW)
         if self.shrink:
             self.effects[shown.entry] = effect
-        self.due += 16
+        self.due += self.patience
 
     def _again(self) -> None:
         self.due = 0

@@ -14,6 +14,7 @@ from cacheproxy.errors import UpstreamBroken, UpstreamUnreachable
 from cacheproxy.ports import Call
 from cacheproxy.upstream.client import HttpUpstream
 from cacheproxy.upstream.open import open_pool
+from cacheproxy.upstream.small import open_small
 from tests.support.backend import Backend, Told
 from tests.support.clock import FakeClock
 from tests.support.polling import eventually
@@ -73,7 +74,7 @@ def over_http(server: ScriptedUpstream, client: Upstream) -> World:
     )
 
 
-@pytest_asyncio.fixture(params=["in process", "over HTTP", "in a pool"])
+@pytest_asyncio.fixture(params=["in process", "over HTTP", "in a pool", "small"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
     if request.param == "in process":
         yield in_process()
@@ -83,6 +84,11 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         if request.param == "over HTTP":
             async with HttpUpstream(config) as client:
                 yield over_http(server, client)
+        elif request.param == "small":
+            asked = settings.Small(url=server.url, model="m")
+            async with open_small(settings.Settings(small=asked), FakeClock()) as small:
+                yield over_http(server, small)
+                await eventually(lambda: small.state().running == 0, "every permit is given back")
         else:
             async with open_pool(settings.Settings(upstream=config), FakeClock()) as pool:
                 yield over_http(server, pool)

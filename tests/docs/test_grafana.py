@@ -19,6 +19,7 @@ PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 WANTED = (
     "outcome", "Hit rate", "decide", "False hits", "Money", "Load", "tau_eff", "Evictions", "Entries", "passed over",
+    "Vetoes", "probability", "Wrong hits", "Error budget", "Who answers", "Offload ratio", "arms", "Regret", "Examples",
 )  # fmt: skip
 
 

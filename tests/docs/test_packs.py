@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -73,6 +74,14 @@ def test_the_behaviour_stated_is_that_in_force(name: str) -> None:
         given_way += [f"lifetime x{1 + rules.load_ttl_stretch:g}"] if rules.load_ttl_stretch else []
         assert load == (", ".join(given_way) or "unchanged"), category
         assert personal == (f"{len(rules.pii)} kinds refused" if rules.pii else "not looked for"), category
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_where_a_small_model_may_answer_is_stated_as_it_is(name: str) -> None:
+    prose = " ".join(read(f"policies/{name}/README.md").prose.split())
+    [stated] = re.findall(r"A small model may answer in (no category|`[^,.:]*)[,.:]", prose)
+    allowed = {category for category, rules in load_pack(find_pack(name)).categories.items() if rules.augment == "auto"}
+    assert set(re.findall(r"`(\w+)`", stated)) == allowed
 
 
 def test_what_holds_in_every_category_is_stated_as_it_is() -> None:

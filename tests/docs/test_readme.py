@@ -154,7 +154,7 @@ def test_every_control_that_is_named_is_understood() -> None:
     for directive in directives:
         assert read_controls([(b"cache-control", f"{directive}=1".encode())]) != read_controls([])
     [names] = re.findall(r"`x-cacheproxy-\{(.+)\}`", README.text)
-    values = {"ttl": "1", "threshold": "1", "tier": "exact"}
+    values = {"ttl": "1", "threshold": "1", "tier": "exact", "augment": "off"}
     for name in names.split(","):
         header = (f"x-cacheproxy-{name}".encode(), values.get(name, "a").encode())
         assert read_controls([header]) != read_controls([])

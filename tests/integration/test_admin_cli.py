@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from cacheproxy.admin_cli import COMMANDS as OPERATING
 from cacheproxy.cli import main
 from cacheproxy.entries_cli import COMMANDS as KEEPING
+from cacheproxy.examples_cli import COMMANDS as LEARNING
 from tests.support.proxy import PARAPHRASE, QUESTION, chat, proxy_settings, started
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ async def test_what_callers_wrote_does_not_steer_the_terminal(live: Proxy, cli: 
     assert "\x07" not in said
 
 
-@pytest.mark.parametrize("command", [*KEEPING, *OPERATING], ids=lambda command: command.name)
+@pytest.mark.parametrize("command", [*KEEPING, *OPERATING, *LEARNING], ids=lambda command: command.name)
 async def test_help_shows_examples(command: click.Command) -> None:
     for words in ([], *([name] for name in getattr(command, "commands", {}))):
         result = CliRunner().invoke(main, [str(command.name), *words, "--help"])

@@ -80,6 +80,25 @@ async def test_a_merge_patch_changes_what_it_names_and_null_gives_the_default_ba
     assert (await told(own, DEFAULT))["priority"] == 1.0
 
 
+async def test_a_small_model_is_allowed_by_a_patch_and_explain_says_so(own: Proxy) -> None:
+    async def allowed() -> bool:
+        body = {"text": QUESTION, "model": "m", "key": "sk-1", "category": "default"}
+        told = (await ask_admin(own, "POST", "/explain", body)).json()
+        assert isinstance(told["augment_allowed"], bool)
+        return bool(told["augment_allowed"])
+
+    assert not await allowed()
+    patch = {"augment": "auto", "max_examples": 3, "example_similarity": 0.6}
+    assert (await ask_admin(own, "PATCH", DEFAULT, patch)).status == 200
+    assert (await told(own, DEFAULT)).items() >= patch.items()
+    assert await allowed()
+    refused = await ask_admin(own, "PATCH", DEFAULT, {"semantic": False})
+    assert refused.status == 400
+    assert [problem["key"] for problem in refused.json()["problems"]] == ["categories.default.augment"]
+    assert (await ask_admin(own, "PATCH", DEFAULT, {"augment": None})).status == 200
+    assert not await allowed()
+
+
 async def test_a_category_is_added_with_examples_and_taken_out_again(own: Proxy) -> None:
     body = {"examples": ["How do I sort a list in Python?"], "semantic": True, "threshold": 0.93, "ttl_s": 60}
     put = await ask_admin(own, "PUT", "/policies/categories/code", body)
@@ -244,6 +263,7 @@ async def test_the_settings_are_told_with_their_secrets_masked(upstream: Scripte
         "admin": {"token": "s3cret-admin", "read_token": "s3cret-reader"},
         "upstream": {"api_key": "s3cret-key"},
         "upstreams": {"gpu": {"url": "http://127.0.0.1:9/v1", "models": ["x"]}},
+        "small": {"url": "http://127.0.0.1:9/v1", "model": "x", "api_key": "s3cret-small"},
     }
     async with started(proxy_settings(upstream.url, tmp_path, **secrets)) as proxy:
         answer = await ask_admin(proxy, "GET", "/config", token="s3cret-reader")
@@ -255,6 +275,7 @@ async def test_the_settings_are_told_with_their_secrets_masked(upstream: Scripte
         "***",
         "",
     )
+    assert config["small"]["api_key"] == "***"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
@@ -45,6 +46,40 @@ async def test_the_same_follow_up_in_other_words_is_a_hit(proxy: Proxy, key: str
     assert (hit.outcome, hit.tier) == ("hit", "semantic"), hit.reason
 
 
+LIGHT = (
+    "Photosynthesis turns light, water and carbon dioxide into sugar and oxygen. It happens in the chloroplasts of the "
+    "leaves."
+)
+TUBE = "Turn the bike over, take the wheel out, lever the tyre off and pull out the old tube."
+HELLO = "Hello! How can I help you today?"
+
+# The same conversation told twice: what users said before differs in words alone, the last question in none.
+REWORDED: dict[str, tuple[Messages, Messages, str]] = {
+    "asked in a frame": (said(*REEF), said(*REEF_REWORDED), FOLLOW),
+    "asked in other words": (
+        said("How do I change a bicycle tube?", TUBE),
+        said("How do I replace a bicycle tube?", TUBE),
+        "Which tools do I need?",
+    ),
+    "both turns": (
+        said("Hello", HELLO, "How does photosynthesis work?", LIGHT),
+        said("Hi there", HELLO, "Please explain how photosynthesis works.", LIGHT),
+        "Why is it important?",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kept", "asked", "text"), REWORDED.values(), ids=REWORDED)
+async def test_an_earlier_turn_in_other_words_is_the_same_context(
+    proxy: Proxy, key: str, kept: Messages, asked: Messages, text: str
+) -> None:
+    for one, other in ((kept, asked), (asked, kept)):
+        namespace = {"x-cacheproxy-namespace": uuid4().hex}
+        first = await proxy.fill(ask(one, text), key=key, headers=namespace)
+        hit = await proxy.ask(ask(other, text), key=key, headers=namespace)
+        assert (hit.outcome, hit.tier, hit.content) == ("hit", "semantic", first.content), hit.reason
+
+
 async def test_the_very_same_conversation_is_an_exact_hit(proxy: Proxy, key: str) -> None:
     await proxy.fill(ask(said(*REEF)), key=key)
     assert (await proxy.ask(ask(said(*REEF)), key=key)).tier == "exact"
@@ -65,6 +100,16 @@ GROWN = (*REEF, "Is it in danger?", "Yes, bleaching has harmed much of it.")
 # What was said before when the answer was kept, and when it is asked for.
 NEVER: dict[str, tuple[Messages, Messages]] = {
     "another context": (said(*REEF), said(*FOREST)),
+    "another earlier question": (
+        said("Tell me about Lake Malawi.", "Gladly."),
+        said("Tell me about Lake Como.", "Gladly."),
+    ),
+    "another number before": (said("I have 2 tanks of 60 l.", "Noted."), said("I have 2 tanks of 600 l.", "Noted.")),
+    "the opposite before": (said("I keep marine fish.", "Noted."), said("I do not keep marine fish.", "Noted.")),
+    "the same turns, otherwise about": (
+        said("Compare Lake Como with Lake Garda.", "Which one first?", "Lake Como.", "It is deep."),
+        said("Compare Lake Como with Lake Garda.", "Which one first?", "Lake Garda.", "It is deep."),
+    ),
     "another number in the answer": (said(*REEF), said(REEF[0], ANSWER.replace("three", "four"))),
     "a question in place of a follow-up": ([], said(*REEF)),
     "a follow-up in place of a question": (said(*REEF), []),
@@ -107,6 +152,14 @@ async def test_asking_again_is_not_a_repeat(proxy: Proxy, key: str, history: Mes
     await proxy.settled(key)
     other = await proxy.ask(ask(history, REEF[0].lower()), key=key)
     assert (other.outcome, other.reason) == ("miss", "asked_again")
+
+
+@pytest.mark.parametrize("opening", [REEF, REEF_REWORDED], ids=["same opening", "opening in other words"])
+async def test_a_follow_up_asked_again_is_not_a_repeat(proxy: Proxy, key: str, opening: tuple[str, str]) -> None:
+    first = await proxy.fill(ask(said(*REEF)), key=key)
+    for text in (FOLLOW, FOLLOW.lower()):
+        again = await proxy.ask(ask(said(*opening, FOLLOW, first.content), text), key=key)
+        assert (again.outcome, again.reason) == ("miss", "asked_again")
 
 
 async def test_a_continued_answer_is_not_a_repeat(proxy: Proxy, key: str) -> None:

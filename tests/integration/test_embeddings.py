@@ -445,6 +445,15 @@ async def test_nothing_is_kept_where_the_request_forbids_it(
     assert not await held(proxy, TEXTS[0], key)
 
 
+@pytest.mark.parametrize("value", ["off", "auto"])
+async def test_the_augment_header_changes_nothing(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, value: str
+) -> None:
+    await fill(proxy, TEXTS, key)
+    assert (await ask(proxy, TEXTS, key, headers={"x-cacheproxy-augment": value})).outcome == "hit"
+    (await ask(proxy, TEXTS, key, headers={"x-cacheproxy-augment": "yes"})).assert_problem(400)
+
+
 async def test_no_store_still_reads(proxy: Proxy, upstream: ScriptedUpstream, key: str) -> None:
     await fill(proxy, TEXTS[:2], key)
     headers = {"cache-control": "no-store"}

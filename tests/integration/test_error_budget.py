@@ -12,7 +12,6 @@ import pytest
 import structlog
 
 from cacheproxy import opening
-from cacheproxy.policy.budget import FEWEST
 from cacheproxy.policy.loader import POLICY_FILE, find_pack, load_pack
 from tests.support.openai_wire import completion
 from tests.support.polling import eventually, eventually_true
@@ -197,11 +196,13 @@ async def test_wrong_hits_raise_what_is_served_and_a_restart_forgets_nothing(
             await proxy.fill(chat(f"How do I {subject}?"), key=key)
         upstream.always(says("No, in 2021."))
         with structlog.testing.capture_logs() as logs:
-            for number in range(FEWEST):
-                body = chat(f"How do I {SUBJECTS[number % len(SUBJECTS)]}? {number} p0.95")
-                found = await proxy.ask(body, key=key)
+            for number, subject in enumerate(SUBJECTS):
+                found = await proxy.ask(chat(f"How do I {subject}? {number} p0.95"), key=key)
+                if found.reason == "over_budget":
+                    break
                 assert found.tier == "semantic", found.reason
                 await labelled(proxy, number + 1)
+            assert number <= 5  # where every hit is wrong, few labels are enough
         before = await budget(proxy)
         assert before["tightened"]
         assert before["served_from"] > 0.8
@@ -338,6 +339,18 @@ async def test_an_inline_judge_has_an_answer_of_the_grey_zone_served(
         refused = await proxy.ask(asked(2, 0.3), key=key)
         assert refused.outcome == "miss"  # far from grey: nobody is asked
         assert (await proxy.ask(chat(f"{QUESTION} no-number p0.9"), key=key)).reason == "veto_number"
+
+
+async def test_a_judge_who_would_see_a_part_only_is_not_asked(
+    upstream: ScriptedUpstream, tmp_path: Path, key: str
+) -> None:
+    upstream.always(says("word " * 1200 + "and the end."))
+    async with proxy_of(upstream, tmp_path, judge="inline") as proxy:
+        await proxy.fill(chat(QUESTION), key=key)
+        upstream.always(judging("RIGHT", "Something else."))
+        found = await proxy.ask(asked(1, 0.6), key=key)
+        assert (found.outcome, found.reason) == ("miss", "improbable")
+        assert upstream.calls == 2  # what was kept, and this miss: nobody was asked to judge
 
 
 async def test_an_inline_judge_who_hangs_is_a_miss_in_time(

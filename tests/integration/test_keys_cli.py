@@ -68,6 +68,7 @@ def test_a_key_is_printed_once_and_kept_as_a_hash(tmp_path: Path) -> None:
 
 def test_every_option_reaches_the_record(tmp_path: Path) -> None:
     words = "--tenant shop --model gpt-4o* --model o1 --rpm 10 --tpm 2000 --tokens-per-day 30000 --expires 2031-01-02"
+    words += " --answer-ms 1500 --answer-usd 0.002"
     made(tmp_path, "webshop", *words.split(), "--upstream-key-env", "SHOP_KEY")
     (row,) = listed(tmp_path)
     assert str(row.pop("id")).startswith("k")
@@ -78,6 +79,8 @@ def test_every_option_reaches_the_record(tmp_path: Path) -> None:
         "rpm": 10,
         "tpm": 2000,
         "tokens_per_day": 30000,
+        "answer_ms": 1500,
+        "answer_usd": 0.002,
         "today": 0,
         "expires": "2031-01-02",
         "state": "active",
@@ -115,6 +118,7 @@ def test_limits_change_and_go(tmp_path: Path) -> None:
         (["limit", "nobody"], 2, "nothing to change"),
         (["new"], 2, "NAME"),
         (["new", "x", "--rpm", "0"], 2, "--rpm"),
+        (["new", "x", "--answer-usd", "0"], 2, "--answer-usd"),
         (["new", "x", "--expires", "soon"], 2, "--expires"),
         (["new", " x"], 2, r"$.name"),
         (["new", "x", "--tenant", "a\nb"], 2, r"$.tenant"),

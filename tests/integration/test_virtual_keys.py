@@ -465,7 +465,11 @@ async def test_a_start_without_good_keys_is_refused(tmp_path: Path, text: str | 
 
 @pytest.mark.parametrize(
     "sections",
-    [{"upstream": {"api_key": "sk-x"}}, {"upstreams": {"eu": {"url": "http://x/v1", "models": ["m"], "api_key": "s"}}}],
+    [
+        {"upstream": {"api_key": "sk-x"}},
+        {"upstreams": {"eu": {"url": "http://x/v1", "models": ["m"], "api_key": "s"}}},
+        {"small": {"url": "http://x/v1", "model": "m", "api_key": "s"}},
+    ],
 )
 async def test_an_operators_key_is_not_open_to_a_network(tmp_path: Path, sections: dict[str, Any]) -> None:
     settings = proxy_settings("http://127.0.0.1:1/v1", tmp_path, **sections, server={"host": "0.0.0.0"})

@@ -57,8 +57,16 @@ categories = st.builds(
     load_ttl_stretch=st.floats(0, 10),
     near_miss_band=st.floats(0, 0.5),
     probability_band=st.floats(0, 0.9),
+    semantic=st.booleans(),
+    augment=st.sampled_from(["off", "auto"]),
+    example_similarity=shares,
+    max_examples=st.integers(1, 32),
+    example_tokens=st.integers(1, 1_000_000),
+    augment_ttl_s=seconds,
+    augment_judge_rate=shares,
+    double_run_usd_per_day=not_negative,
     pii=st.lists(st.sampled_from(PII_KINDS), unique=True).map(tuple),
-)
+).filter(lambda category: category.semantic or not category.allow_caching or category.augment == "off")
 
 
 @st.composite

@@ -15,8 +15,9 @@ from cacheproxy.verify import lexicon, tokens
 from cacheproxy.verify import reading as readings
 from cacheproxy.verify.cross import Words, shortened
 from cacheproxy.verify.features import NAMES, compare, features, prepare
-from cacheproxy.verify.rules import rule_values, vetoed
+from cacheproxy.verify.rules import rule_values
 from cacheproxy.verify.scorer import PairScorer
+from cacheproxy.verify.vetoes import vetoed
 from tests.support.artefacts import tiny_base, write_verifier
 
 WORDS = "how do i pay reset not never 5 6.5 $7 10:30 a@b.co foo_bar x::y U.S. don't iPhone C++ open close [SEP] ? -x"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from random import Random
+from statistics import median
 
 import msgspec
 import pytest
@@ -80,6 +81,44 @@ def test_a_new_category_begins_as_all_others_are_and_then_finds_its_own() -> Non
         tried(gains, "new", (part + 0.5) / BINS, 120, with_=0.1, without=0.9)
     assert gains.threshold("new") == NEVER
     assert gains.threshold("intents") == 0.0
+
+
+def beside(seed: int, tries: int, gain: float) -> Gains:
+    """Return what is learnt of a category that gains 0.55, and beside it of one that gains so much."""
+    random, gains = Random(seed), Gains()
+    for at in range(max(150, tries)):
+        for category, helped, times in (("helped", 0.6, 150), ("other", 0.05 + gain, tries)):
+            score = random.uniform(0.2, 0.7)
+            for with_ in (True, False) if at < times else ():
+                reward = random.random() < (helped if with_ else 0.05)
+                gains.learn(category, score, float(reward), augmented=with_)
+    return gains
+
+
+@pytest.mark.parametrize(("tries", "theta"), [(60, 0.5), (150, 0.6)])
+def test_a_category_that_nothing_helps_soon_stops_beside_one_that_examples_help(tries: int, theta: float) -> None:
+    found = [beside(seed, tries, 0.0) for seed in range(15)]
+    assert median(one.threshold("other") for one in found) >= theta
+    assert all(one.threshold("helped") <= 0.2 for one in found)
+
+
+def test_a_category_that_examples_help_as_much_goes_on_using_them() -> None:
+    assert all(beside(seed, 60, 0.5).threshold("other") <= 0.2 for seed in range(10))
+
+
+def test_what_is_never_right_is_believed_sooner_than_what_is_right_by_chance() -> None:
+    never, half = Gains(), Gains()
+    tried(never, "facts", 0.95, 15, with_=0.0, without=0.0)
+    for number in range(15):
+        for with_ in (True, False):
+            half.learn("facts", 0.95, float(number % 2), augmented=with_)
+    assert abs(never.known("facts")[-1].gain) < half.known("facts")[-1].gain
+
+
+def test_a_try_tells_of_scores_nearby() -> None:
+    gains = Gains()
+    tried(gains, "faq", 0.55, 60, with_=0.2, without=0.6)
+    assert gains.known("faq")[3].gain < Gains().known("faq")[3].gain
 
 
 def test_what_was_tried_fades_when_the_world_changes() -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cacheproxy.augment.gains import NEVER
 from cacheproxy.augment.select import (
     BUDGET,
     INSTRUCTIONS,
@@ -66,16 +67,60 @@ def test_the_order_is_that_of_marginal_relevance() -> None:
     assert ids(found) == ["b", "c", "a"]
 
 
-def test_only_what_is_above_the_threshold_is_used() -> None:
-    found = chosen(example("at", quality=0.4), example("above", quality=0.41), threshold=0.4)
-    assert ids(found) == ["above"]
-    assert found.left_out == (("at", UNHELPFUL),)
+def test_a_set_that_pays_is_used_whole_though_some_of_it_is_below_the_threshold() -> None:
+    found = chosen(*(example(str(quality), quality=quality) for quality in (0.35, 0.6, 0.38)), threshold=0.4)
+    assert len(found.examples) == 3
+    assert found.mean_helpfulness > 0.4
+    assert found.left_out == ()
+
+
+def test_a_set_that_does_not_pay_loses_its_least_helpful_until_it_does() -> None:
+    found = chosen(
+        example("good", quality=0.5, tokens=10),
+        example("bad", quality=0.1, tokens=20),
+        example("poor", quality=0.2, tokens=40),
+        example("fair", quality=0.35, tokens=80),
+        threshold=0.4,
+    )
+    assert ids(found) == ["fair", "good"]
+    assert found.left_out == (("bad", UNHELPFUL), ("poor", UNHELPFUL))
+    assert found.tokens == 90
+    assert found.mean_helpfulness == pytest.approx(0.425)
+
+
+@pytest.mark.parametrize("threshold", [0.41, NEVER])
+def test_where_not_even_the_best_pays_nothing_is_used(threshold: float) -> None:
+    found = chosen(example("good", quality=0.41), example("fair", quality=0.35), threshold=threshold)
+    assert (found.examples, found.tokens, found.mean_helpfulness) == ((), 0, 0.0)
+    assert {reason for _, reason in found.left_out} == {UNHELPFUL}
+
+
+def test_a_higher_threshold_never_uses_more() -> None:
+    random = Random(6)
+    examples = [example(str(number), quality=random.random()) for number in range(8)]
+    sizes = [len(chosen(*examples, threshold=threshold / 20).examples) for threshold in range(21)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[-1]) == (5, 0)
+
+
+def test_of_neighbours_that_agree_all_are_used_before_one_that_is_far() -> None:
+    near = [example(f"near {number}", quality=0.7 - number / 50, vector=(1.0, number / 5)) for number in range(5)]
+    far = example("far", quality=0.45, vector=(0.0, 1.0))
+    found = select([*near, far], proxy=by_quality, threshold=0.0, room=WIDE)
+    assert found.left_out == (("far", MOST),)
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), -1.0, 2.0])
 def test_a_score_that_is_no_probability_counts_as_nothing(score: float) -> None:
     found = select([example()], proxy=lambda _: score, threshold=0.0, room=WIDE)
     assert found.left_out == (("e", UNHELPFUL),)
+
+
+def test_what_has_no_score_is_not_used_beside_what_pays_either() -> None:
+    scores = {"fine": 0.9, "odd": float("nan")}
+    found = select([example("odd"), example("fine")], proxy=lambda one: scores[one.entry_id], threshold=0.0, room=WIDE)
+    assert ids(found) == ["fine"]
+    assert found.left_out == (("odd", UNHELPFUL),)
 
 
 def test_one_that_does_not_fit_gives_way_to_the_next() -> None:

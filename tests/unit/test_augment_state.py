@@ -197,6 +197,47 @@ async def test_of_too_many_examples_the_oldest_without_a_pin_goes(tmp_path: Path
         assert len(list(state.standings())) == 3
 
 
+async def test_what_is_quarantined_is_not_forgotten_for_want_of_room(tmp_path: Path) -> None:
+    async with AugmentState(tmp_path / "augment.sqlite3", MODELS, most_examples=2) as state:
+        state.put(another("shut", pinned=False, quarantined=True))
+        for name in ("a", "b", "c"):
+            state.put(another(name, pinned=False))
+        assert [one.entry_id for one in state.standings()] == ["shut", "c"]
+
+
+async def test_examples_are_counted_by_category_as_they_come_and_go(tmp_path: Path) -> None:
+    path = tmp_path / "augment.sqlite3"
+    async with AugmentState(path, MODELS) as state:
+        assert state.counts() == {}
+        state.put(ONE)
+        state.put(replace(ONE, quality=0.1))
+        state.put(another("e2", category="code"))
+        state.put(another("e3", category="code"))
+        assert state.counts() == {"faq": 1, "code": 2}
+        state.put(another("e3"))  # its question is of another category now
+        state.drop(("e2", "never known"))
+        assert state.counts() == {"faq": 2}
+    async with AugmentState(path, MODELS) as state:
+        assert state.counts() == {"faq": 2}
+
+
+async def test_a_file_of_before_quarantines_is_read_and_made_new(tmp_path: Path) -> None:
+    path = tmp_path / "augment.sqlite3"
+    async with AugmentState(path, MODELS) as state:
+        learn(state)
+        state.put(ONE)
+        told = parts(state)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("ALTER TABLE examples DROP COLUMN quarantined")
+        connection.execute("PRAGMA user_version = 1")
+    async with AugmentState(path, MODELS) as state:
+        assert parts(state) == told
+        assert state.standing("e1") == ONE
+        state.put(replace(ONE, pinned=False, quarantined=True))
+    async with AugmentState(path, MODELS) as state:
+        assert state.standing("e1") == replace(ONE, pinned=False, quarantined=True)
+
+
 async def test_a_write_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "augment.sqlite3"
     async with AugmentState(path, MODELS) as state:

@@ -20,6 +20,7 @@ from cacheproxy.augment.worth import (
     replay_pays,
     replayed,
     used,
+    vouched,
 )
 from cacheproxy.model import ALIAS_TAG, Entry, Scope
 from tests.support.entries import NOW_S, make_entry
@@ -195,6 +196,24 @@ def test_pinned_examples_stay_but_never_beyond_the_capacity() -> None:
     assert keep(some, 100, 0.0).stay == {"pinned"}
     assert keep(some, 50, 0.0).stay == set()
     assert keep(some, -1, 0.0).tokens == 0
+
+
+def test_what_is_quarantined_stays_without_room_and_is_not_asked_again() -> None:
+    shut = example("shut", tokens=90, quarantined=True, uses=50.0, loss=1.0)
+    kept = keep([shut, example("good", tokens=90)], 100, 0.0)
+    assert (set(kept.stay), kept.tokens) == ({"shut", "good"}, 90)
+    assert keep([shut], -1, 0.0).stay == {"shut"}
+    assert replay_order([shut], 1.0, 10, 0.0) == []
+
+
+@pytest.mark.parametrize(
+    ("pinned", "answered_s", "told"),
+    [(True, 100.0, True), (True, 99.0, True), (True, 102.0, False), (False, 100.0, False)],
+    ids=["pinned", "rounded", "answered-anew", "not-pinned"],
+)
+def test_a_pin_vouches_for_the_answer_of_its_time_and_no_later_one(pinned: bool, answered_s: float, told: bool) -> None:
+    assert vouched(example(pinned=pinned, since_s=100.0), answered_s) is told
+    assert not vouched(None, answered_s)
 
 
 def test_the_greedy_rule_is_near_the_best_set() -> None:

@@ -83,7 +83,7 @@ OWN = {
     ("tier", "off"): Controls(tiers=NONE, no_store=True),
     ("tags", "a, b,,c:1"): Controls(tags=("a", "b", "c:1")),
     ("tags", ""): Controls(),
-    ("augment", "off"): Controls(),
+    ("augment", "off"): Controls(augment=False),
     ("augment", "auto"): Controls(),
 }
 
@@ -118,6 +118,8 @@ WRONG = [
     ("namespace", "../x\x00"),
     ("tags", "a,b c"),
     ("augment", "on"),
+    ("augment", "Off"),
+    ("augment", ""),
 ]
 
 
@@ -150,6 +152,8 @@ def test_a_repeated_header_only_ever_narrows() -> None:
     )
     assert found == Controls(threshold=0.99, ttl_s=5.0, tiers=EXACT)
     assert controls(("x-cacheproxy-tier", "off"), ("x-cacheproxy-tier", "semantic")).tiers == NONE
+    for values in (("off", "auto"), ("auto", "off")):
+        assert controls(*(("x-cacheproxy-augment", value) for value in values)) == Controls(augment=False)
 
 
 def test_repeated_tags_add_up() -> None:

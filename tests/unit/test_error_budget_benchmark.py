@@ -4,7 +4,7 @@ from random import Random
 
 import numpy as np
 
-from tests.benchmarks.error_budget import Stream, compare, run, table, threshold_for
+from tests.benchmarks.error_budget import Shipped, Stream, as_shipped, compare, run, shipped, table, threshold_for
 from tests.benchmarks.error_budget_rules import Ours, Shown, Static, VCache
 
 
@@ -53,3 +53,20 @@ def test_an_entry_of_vcache_explores_until_it_has_labels_and_then_serves_what_is
     assert sum(rule.serves(Shown(1, 0.99, 0.99)) for _ in range(100)) > 10
     assert not any(rule.serves(Shown(1, 0.3, 0.3)) for _ in range(20))
     assert not rule.serves(Shown(2, 0.99, 0.99))
+
+
+def test_the_rule_runs_as_the_packs_ship_it_beside_their_minimum_alone() -> None:
+    terms = shipped()
+    assert ("balanced, frugal", 0.65, 0.05, 0.01, 0.1) in [
+        (one.names, one.min_probability, one.delta, one.shadow, one.explore) for one in terms
+    ]
+    rows = as_shipped(stream(3000, 4), 1, terms)
+    assert [row["rule"] for row in rows] == ["as shipped", "the minimum alone"] * len(terms)
+    assert all(row["hits"] > 0 and row["pack"] and row["least"] >= 0.5 for row in rows)
+
+
+def test_as_shipped_nothing_below_the_packs_minimum_is_ever_served() -> None:
+    told = stream(3000, 5)
+    pack = Shipped(names="p", min_probability=0.8, delta=1.0, shadow=0.5, explore=0.5)
+    ours, alone = as_shipped(told, 1, [pack])
+    assert ours["hits"] <= alone["hits"]

@@ -68,6 +68,12 @@ def test_a_good_pack_loads_with_its_safe_defaults(tmp_path: Path) -> None:
         ("ttl_s = 60", "ttl_s = -1", "8: categories.default.ttl_s must be in (0, 3.2e+09], got -1"),
         ("ttl_s = 60", "ttl_s = inf", "8: categories.default.ttl_s must be finite, got inf"),
         ("ttl_s = 60", "ttl_s = true", "8: categories.default.ttl_s must be a number, got True"),
+        ("ttl_s = 60", "augment = true", "8: categories.default.augment must be one of auto, off, got True"),
+        ("ttl_s = 60", "example_similarity = -1", "8: categories.default.example_similarity must be in [0, 1], got -1"),
+        ("ttl_s = 60", "max_examples = 0", "8: categories.default.max_examples must be in [1, 32], got 0"),
+        ("ttl_s = 60", "example_tokens = 1.5", "8: categories.default.example_tokens must be an integer, got 1.5"),
+        ("ttl_s = 60", "augment_ttl_s = 0", "8: categories.default.augment_ttl_s must be in (0, 3.2e+09], got 0"),
+        ("ttl_s = 60", "augment_judge_rate = 2", "8: categories.default.augment_judge_rate must be in [0, 1], got 2"),
         ("ttl_s = 60", "candidates = 65", "8: categories.default.candidates must be in [1, 64], got 65"),
         ("ttl_s = 60", "candidates = 2.0", "8: categories.default.candidates must be an integer, got 2.0"),
         ("semantic = true", "semantic = 1", "7: categories.default.semantic must be true or false, got 1"),
@@ -114,6 +120,12 @@ def test_an_unknown_key_is_refused_with_the_likely_one(tmp_path: Path) -> None:
             "8: categories.default.stale_if_error_s must be at most max_stale_s (0), which caps everything stale",
         ),
         (
+            "semantic = true",
+            'augment = "auto"',
+            '7: categories.default.augment must be "off" where semantic = false: examples are found by similarity; '
+            "set it, or categories.default.semantic = true",
+        ),
+        (
             'default_category = "default"',
             'default_category = "chat"',
             "4: default_category must be one of this pack's categories (default, code), got 'chat'",
@@ -150,6 +162,11 @@ def test_a_contradiction_between_keys_is_named_with_line_and_key(
     tmp_path: Path, old: str, new: str, problem: str
 ) -> None:
     assert problems(tmp_path, GOOD.replace(old, new)) == [problem]
+
+
+def test_a_category_is_closed_by_one_key_whatever_else_it_allows(tmp_path: Path) -> None:
+    text = GOOD.replace("allow_caching = false", 'allow_caching = false\naugment = "auto"')
+    assert not load_pack(write(tmp_path, text)).categories["code"].allow_caching
 
 
 def test_several_problems_are_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:

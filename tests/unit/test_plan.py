@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Classification, Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
@@ -124,6 +125,25 @@ def test_a_rule_narrows_and_gives_its_reason(
 ) -> None:
     found = planned(controls, **given)
     assert (rights(found), found.reason) == (expected, reason)
+
+
+@pytest.mark.parametrize(
+    ("category", "verifies", "reason"),
+    [("new", False, "no_verifier"), ("new", True, ""), ("default", False, ""), ("plain", False, "no_verifier"),
+     ("unverified", False, "encoder_not_calibrated"), ("unverified", True, "encoder_not_calibrated"),
+     ("careful", False, "category_exact_only")],
+)  # fmt: skip
+def test_a_category_that_only_a_verifier_could_serve_says_that_there_is_none(
+    category: str, verifies: bool, reason: str
+) -> None:
+    encoders = {
+        name: structs.replace(one, thresholds={"default": 0.8}, verify_from=0.5) for name, one in PACK.encoders.items()
+    }
+    categories = {**PACK.categories, "unverified": Category(semantic=True, verify=False)}
+    pack = structs.replace(PACK, encoders=encoders, categories=categories)
+    policy = dataclasses.replace(Policy.of(pack), verifies=verifies)
+    found = plan(query(), policy, EPOCH, Classification(category=category, source="request"))
+    assert (found.reason, found.semantic) == (reason, not reason)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,16 @@ def test_a_bad_threshold_is_refused(threshold: Any) -> None:
     assert key.endswith("thresholds.new")
 
 
+def test_augmentation_is_allowed_by_a_patch_and_taken_back_by_null() -> None:
+    told = category_tree(BALANCED, "chat", EPOCH)
+    patch = {"augment": "auto", "max_examples": 3, "augment_ttl_s": 600}
+    made = pack_from(with_category(BALANCED, "chat", merged(told, patch), EPOCH))
+    rules = made.categories["chat"]
+    assert (rules.augment, rules.max_examples, rules.augment_ttl_s) == ("auto", 3, 600.0)
+    back = merged(category_tree(made, "chat", EPOCH), dict.fromkeys(patch))
+    assert pack_from(with_category(made, "chat", back, EPOCH)) == BALANCED
+
+
 def test_a_category_taken_out_takes_its_thresholds_along() -> None:
     made = pack_from(with_category(BALANCED, "new", {"semantic": True, "threshold": 0.9}, EPOCH))
     assert pack_from(without_category(made, "new")) == BALANCED

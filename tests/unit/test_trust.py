@@ -74,6 +74,17 @@ def test_old_labels_fade() -> None:
     assert belief(line, MEAN, 0.9).risk > 0.1
 
 
+@pytest.mark.parametrize("p", [0.7, 0.9, 0.97])
+def test_labels_fade_over_ten_thousand_also_where_they_say_nothing_of_the_slope(p: float) -> None:
+    line = Line()
+    for count in range(40_000):
+        line, _ = learn(line, NEW, p, right=count % 10 != 0)
+        if count == 20_000:
+            sure = belief(line, MEAN, p).variance
+    assert belief(line, MEAN, p).variance == pytest.approx(sure, rel=0.2)
+    assert belief(line, MEAN, p).variance == pytest.approx(1 / (10_000 * 0.1 * 0.9), rel=0.2)
+
+
 @given(probabilities)
 def test_slopes_are_those_of_the_risk(p: float) -> None:
     step = 1e-4

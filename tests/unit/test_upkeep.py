@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -191,6 +191,15 @@ async def test_what_is_gone_leaves_store_and_index_as_soon_as_it_is_crowded(tmp_
     assert (len(rig.store), rig.index.removed) == (0, [gone])
     assert rig.telemetry.registry.get_sample_value("cacheproxy_entries_removed_total") == 1
     assert not rig.crowded.is_set()
+
+
+async def test_who_remembers_entries_is_told_of_those_that_went(tmp_path: Path) -> None:
+    rig, told = Rig(tmp_path), list[str]()
+    gone = await rig.keep("x")
+    rig.clock.advance(1e9)
+    rig.crowded.set()
+    await replace(rig.upkeep, gone=told.extend).sweep()
+    assert told == [gone]
 
 
 async def test_requests_that_run_and_that_wait_are_both_load(tmp_path: Path) -> None:

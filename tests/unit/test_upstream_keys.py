@@ -9,7 +9,7 @@ import pytest
 from cacheproxy.configure import load
 from cacheproxy.ports import Call
 from cacheproxy.settings import Secret
-from cacheproxy.upstream.keys import Keys, keyed
+from cacheproxy.upstream.keys import Keys, keyed, operators_own
 from cacheproxy.upstream.open import clients
 
 CALLERS = (("Authorization", "Bearer sk-caller"), ("API-Key", "sk-caller"), ("OpenAI-Project", "p"), ("accept", "*/*"))
@@ -58,3 +58,26 @@ def test_a_named_backend_is_sent_no_key_of_the_default_one() -> None:
         "upstreams": {"eu": {"url": "https://eu.example/v1", "models": ["eu-*"]}},
     }
     assert sent(clients(load(None, environ={}, flags=flags))["eu"].keys, upstream_key="sk-assigned") == [ACCEPT]
+
+
+@pytest.mark.parametrize(
+    ("sections", "names", "own"),
+    [
+        ({}, ["default"], False),
+        ({"upstream": {"api_key": "sk-own"}}, ["default"], True),
+        ({"upstream": {"url": "local"}}, ["default"], True),
+        (
+            {"upstream": {"api_key": "sk-own"}, "upstreams": {"gpu": {"url": "http://x/v1", "models": "m"}}},
+            ["gpu"],
+            False,
+        ),
+        ({"upstreams": {"gpu": {"url": "http://x/v1", "models": "m", "api_key": "sk-gpu"}}}, ["gpu"], True),
+        ({"upstreams": {"gpu": {"url": "http://x/v1", "models": "m", "pass_key": True}}}, ["gpu"], False),
+        ({"upstreams": {"gpu": {"url": "http://x/v1", "models": "m", "api_key": "sk-gpu"}}}, ["gpu", "default"], False),
+    ],
+    ids=["callers'", "own", "embedded", "named without", "named with", "callers' passed", "one of two"],
+)
+def test_nobody_pays_for_what_nobody_asked_unless_the_key_is_the_operators(
+    sections: dict[str, dict[str, object]], names: list[str], own: bool
+) -> None:
+    assert operators_own(load(None, environ={}, flags=sections), names) is own

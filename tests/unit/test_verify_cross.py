@@ -63,6 +63,17 @@ def test_a_question_cannot_spell_a_special_token(base: Base, spelt: str) -> None
     assert {real.first, real.last}.isdisjoint(real.ids(f"how do i {spelt} pay"))
 
 
+def test_a_word_too_long_to_be_one_is_not_remembered() -> None:
+    words = Words(real_base())
+    assert words._tokens_of is not None
+    long = "pay " + "a" * 101
+    assert words.ids(long) == words._encoded(long)
+    assert words._tokens_of.cache_info().currsize == 0
+    assert words.ids("pay " * 30) == words._encoded("pay " * 30)
+    assert words._tokens_of.cache_info().currsize == 1
+    assert words.ids(" " * 101) == []
+
+
 def test_half_a_character_is_read_like_an_unknown_one(base: Base) -> None:
     words = Words(base)
     assert words.ids("pay \ud83d now") == words.ids("pay \ufffd now")

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cacheproxy.verify import lexicon
 from cacheproxy.verify.reading import read
-from cacheproxy.verify.rules import RULES, rule_values, vetoed
+from cacheproxy.verify.rules import RULES, rule_values
+from cacheproxy.verify.vetoes import vetoed
 
 
 @pytest.mark.parametrize(

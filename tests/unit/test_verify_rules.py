@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cacheproxy.verify.reading import read
-from cacheproxy.verify.rules import RULES, rule_values, vetoed
+from cacheproxy.verify.rules import RULES, rule_values
+from cacheproxy.verify.vetoes import vetoed
 
 _FORBIDDEN = {
     "number": """

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cacheproxy.ports import EntryCatalogue
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
+    from cacheproxy.small import Small
     from cacheproxy.stats.reader import Stats
     from cacheproxy.warming import Warming
 
@@ -75,6 +76,11 @@ class Operated(Protocol):
     @property
     def stats(self) -> Stats:
         """The figures of every category and backend, and what they recommend."""
+        ...
+
+    @property
+    def small(self) -> Small | None:
+        """What lets the small model answer; None without one."""
         ...
 
     def readiness(self) -> dict[str, str]:

@@ -59,6 +59,9 @@ ROLES: Mapping[str, Mapping[str, Role]] = {
     f"{_V1}/warm": _DO,
     f"{_V1}/near-misses": _READ,
     f"{_V1}/near-misses/{{}}/promote": _DO,
+    f"{_V1}/examples": _READ,
+    f"{_V1}/examples/{{}}": {**_READ, "PATCH": Role.OPERATOR},
+    f"{_V1}/routing": _READ,
     f"{_V1}/recommendations": _READ,
     f"{_V1}/recommendations/{{}}/apply": _DO,
 }

@@ -34,11 +34,11 @@ def ensure_converted(data_dir: Path) -> Path:
     Safe against a crash at any point and against other processes with the same data directory. Raises ConfigError when
     the weights are missing or corrupt, or the data directory cannot be written.
     """
-    home = data_dir / "local"
+    copy = copy_in(data_dir)
+    home = copy.parent
     try:
         home.mkdir(parents=True, exist_ok=True)
         with _locked(home / ".lock"):
-            copy = home / _NAME
             if is_sound(copy):
                 return copy
             if copy.exists():
@@ -48,6 +48,11 @@ def ensure_converted(data_dir: Path) -> Path:
             return copy
     except OSError as exc:
         raise ConfigError(f"{home}: the small model's weights cannot be kept there ({exc.strerror or exc})") from exc
+
+
+def copy_in(data_dir: Path) -> Path:
+    """Return where the copy is kept, whether it is there or not: it appears whole, once it was converted."""
+    return data_dir / "local" / _NAME
 
 
 def is_sound(copy: Path) -> bool:

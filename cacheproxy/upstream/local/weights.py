@@ -30,8 +30,7 @@ def find_gguf(package: str = PACKAGE) -> Path:
         if path.is_file():
             return path
     raise ConfigError(
-        f"upstream.url = local: {FILE} was not found in an installed package {package!r}; run: {INSTALL}",
-        param="upstream.url",
+        f"the embedded model (local): {FILE} was not found in an installed package {package!r}; run: {INSTALL}"
     )
 
 
@@ -40,17 +39,14 @@ def require_libraries(names: Iterable[str] = LIBRARIES) -> None:
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(
-            f"upstream.url = local needs {', '.join(missing)}; run: pip install 'cacheproxy[local]'",
-            param="upstream.url",
+            f"the embedded model (local) needs {', '.join(missing)}; run: pip install 'cacheproxy[local]'"
         )
 
 
 def check_gguf(path: Path, sha256: str = SHA256) -> None:
     """Check that the weights are the ones this version was built for. Raises ConfigError."""
     if digest(path) != sha256:
-        raise ConfigError(
-            f"{path}: sha256 differs from the published file's; run: {INSTALL} --force-reinstall", param="upstream.url"
-        )
+        raise ConfigError(f"{path}: sha256 differs from the published file's; run: {INSTALL} --force-reinstall")
 
 
 def digest(path: Path) -> str:

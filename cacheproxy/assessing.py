@@ -1,0 +1,217 @@
+"""Assessing: finds out, beside the line, how good an answer was: checked, judged, or compared with the other model's.
+
+What costs money is drawn by chance, within what the category's learning may take, on the caller's own account. No word
+on any failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from cacheproxy.augment.arms import Arm
+from cacheproxy.augment.rewards import Source, compiles, said
+from cacheproxy.errors import CacheProxyError
+from cacheproxy.learn.judge import Case, ask_judge
+from cacheproxy.model import Reply
+from cacheproxy.policy.agreement import agree, told
+from cacheproxy.policy.price import cost_usd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from random import Random
+
+    from cacheproxy import settings
+    from cacheproxy.augmenting import Attempt, Augmenting
+    from cacheproxy.journey import Journey
+    from cacheproxy.learn.meter import LearningMeter
+    from cacheproxy.parts import Parts
+    from cacheproxy.policy.pack import Category
+    from cacheproxy.ports import Call, Dialect, SmallModel, Upstream
+    from cacheproxy.rewarding import Came, Rewarding, Sent
+
+_DAY_S = 86_400.0
+_BUSY = 0.5
+"""Load of the large model from which on it is spared."""
+_MOST_BYTES = 256 * 1024
+"""Of an answer that is fetched to be compared."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What assessing takes."""
+
+    parts: Parts
+    small: SmallModel
+    augmenting: Augmenting
+    rewarding: Rewarding
+    meter: LearningMeter
+    config: settings.Learn
+    random: Random
+    spawn: Callable[[Coroutine[object, object, None]], object]
+
+
+class Assessing:
+    """At most `learn.queue` assessments at a time, each within `learn.timeout_s`; more are not begun."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._purse = Purse()
+        self.pending = 0
+
+    def __call__(self, came: Came, sent: Sent) -> None:
+        """Begin what an answer is drawn for. Never waits, never raises."""
+        words = told(came.reply.body)
+        if not words.strip() or self.pending >= self._means.config.queue:
+            return
+        other = self._drawn_other(came)
+        judged = other is None and self._drawn_judge(came)
+        if other is not None or judged or "```" in words or "~~~" in words:
+            self.pending += 1
+            self._means.spawn(self._within(came, sent, words, other, judged=judged))
+
+    async def _within(self, came: Came, sent: Sent, words: str, other: Arm | None, *, judged: bool) -> None:
+        try:
+            async with asyncio.timeout(self._means.config.timeout_s):
+                checked = await asyncio.to_thread(compiles, words)
+                if checked is not None:
+                    self._means.rewarding.learn(sent, checked)
+                if other is not None:
+                    await self._compare(came, sent, words, other)
+                elif judged:
+                    await self._judge(came, sent, words)
+        except (CacheProxyError, TimeoutError) as exc:
+            self._count("failed" if isinstance(exc, CacheProxyError) else "timeout")
+        finally:
+            self.pending -= 1
+
+    # What is drawn
+
+    def _drawn_judge(self, came: Came) -> bool:
+        allowed, means = came.journey.plan.augment, self._means
+        if allowed is None or allowed.judge_rate <= 0 or came.journey.query.chain or not self._spared(came.journey):
+            return False
+        drawn = came.attempt.choice.judge or means.random.random() < allowed.judge_rate
+        rules = self._rules(came.journey)
+        return drawn and rules is not None and means.meter.take(rules[0], rules[1])
+
+    def _drawn_other(self, came: Came) -> Arm | None:
+        """Return the arm that is to answer the same question beside the line, within its budget."""
+        allowed, choice = came.journey.plan.augment, came.attempt.choice
+        other = choice.sampled_runner_up
+        if allowed is None or other is None or other is came.arm or not self._spared(came.journey):
+            return None
+        if Arm.LARGE not in (other, came.arm):
+            return None  # two small answers tell nothing of each other
+        price, now_s = came.journey.policy.pack.price(came.journey.query.model), self._means.parts.clock.monotonic()
+        category, most = came.journey.plan.category, allowed.double_run_usd_per_day
+        if other is Arm.LARGE and (price is None or not self._purse.has(category, most, now_s)):
+            self._count("no_budget")
+            return None
+        return other
+
+    def _spared(self, journey: Journey) -> bool:
+        return not journey.query.controls.no_store and self._means.parts.load(journey.query.model) < _BUSY
+
+    def _rules(self, journey: Journey) -> tuple[str, Category] | None:
+        rules = journey.policy.pack.categories.get(journey.plan.category)
+        return (journey.plan.category, rules) if rules is not None and rules.allow_caching else None
+
+    # What is done
+
+    async def _judge(self, came: Came, sent: Sent, words: str, fresh: str = "") -> None:
+        query = came.journey.query
+        case = Case(asked=query.text, kept="", answer=words, fresh=fresh)
+        model = self._means.config.judge_model or query.model
+        call = replace(came.call, charge=None)
+        word = await ask_judge(
+            self._means.parts.upstream, call, case, model=model, timeout_s=self._means.config.timeout_s
+        )
+        rules = self._rules(came.journey)
+        if rules is not None:
+            price = came.journey.policy.pack.price(str(word.body.get("model") or ""))
+            self._means.meter.charge(rules[0], rules[1], cost_usd(word.body, price))
+        self._count("no_word" if word.right is None else "right" if word.right else "wrong")
+        if word.right is not None:
+            self._means.rewarding.learn(sent, said(Source.JUDGE, good=word.right))
+
+    async def _compare(self, came: Came, sent: Sent, words: str, other: Arm) -> None:
+        """Have the other arm answer, too; the large model's answer is the measure of the small one's."""
+        means, journey = self._means, came.journey
+        if other is Arm.LARGE:
+            upstream: Upstream = means.parts.upstream
+            call = replace(came.call, charge=None, max_answer_bytes=_MOST_BYTES)
+        else:
+            attempt = means.augmenting.otherwise(came.attempt, other, journey)
+            upstream, call = means.small.upstream, _bounded(means.augmenting, attempt, came, journey)
+        reply = await _fetched(upstream, call, came.dialect, journey)
+        if reply is None:
+            self._count("no_answer")
+            return
+        if other is Arm.LARGE:
+            price = journey.policy.pack.price(str(reply.body.get("model") or "") or journey.query.model)
+            allowed = journey.plan.augment
+            usd, now_s = cost_usd(reply.body, price), means.parts.clock.monotonic()
+            if allowed is not None:
+                self._purse.spend(journey.plan.category, usd, allowed.double_run_usd_per_day, now_s)
+        small, large = (words, told(reply.body)) if other is Arm.LARGE else (told(reply.body), words)
+        right = agree(small, large, await self._likeness(journey, small, large))
+        self._count("unsure" if right is None else "right" if right else "wrong")
+        if right is None:
+            return
+        reward = said(Source.COMPARED, good=right)
+        arm = came.arm if other is Arm.LARGE else other
+        means.rewarding.learn(replace(sent, arm=arm, by_chance=True), reward)
+
+    async def _likeness(self, journey: Journey, one: str, other: str) -> float | None:
+        embedder, tenant = self._means.parts.embedder, journey.query.scope.tenant
+        if embedder is None or not one.strip() or not other.strip():
+            return None
+        first, second = [await embedder.embed(text, scope=tenant) for text in (one, other)]
+        for text in (one, other):
+            embedder.drop(text, scope=tenant)
+        if first.unseen or second.unseen:
+            return None
+        return float(first.vector @ second.vector)
+
+    def _count(self, came: str) -> None:
+        self._means.parts.telemetry.arm_assessed.labels(came).inc()
+
+
+class Purse:
+    """Money that was spent lately, by category, given back evenly over a day. In memory: a restart forgets it."""
+
+    def __init__(self) -> None:
+        self._spent: dict[str, tuple[float, float]] = {}
+
+    def has(self, category: str, usd_per_day: float, now_s: float) -> bool:
+        """Whether something may be spent still."""
+        return self._left(category, usd_per_day, now_s) < usd_per_day
+
+    def spend(self, category: str, usd: float, usd_per_day: float, now_s: float) -> None:
+        """Count what was spent."""
+        self._spent[category] = self._left(category, usd_per_day, now_s) + max(0.0, usd), now_s
+
+    def _left(self, category: str, usd_per_day: float, now_s: float) -> float:
+        spent, at_s = self._spent.get(category, (0.0, now_s))
+        return max(0.0, spent - usd_per_day * (now_s - at_s) / _DAY_S)
+
+
+def _bounded(augmenting: Augmenting, attempt: Attempt, came: Came, journey: Journey) -> Call:
+    asking = augmenting.call(attempt, came.call, journey, came.dialect)
+    return replace(asking, charge=None, max_answer_bytes=_MOST_BYTES)
+
+
+async def _fetched(upstream: Upstream, call: Call, dialect: Dialect, journey: Journey) -> Reply | None:
+    """Return a whole answer, or None. Raises UpstreamError."""
+    answer = await upstream.send(call)
+    async with answer:
+        if answer.status != 200:
+            return None
+        fold = dialect.fold(journey.query.wire, answer.headers)
+        async for chunk in answer.chunks():
+            fold.feed(chunk)
+        fold.flush()
+    reply = fold.reply()
+    return reply if isinstance(reply, Reply) else None
