@@ -105,8 +105,8 @@ class Assessing:
         if Arm.LARGE not in (other, came.arm):
             return None  # two small answers tell nothing of each other
         price, now_s = came.journey.policy.pack.price(came.journey.query.model), self._means.parts.clock.monotonic()
-        category, most = came.journey.plan.category, allowed.double_run_usd_per_day
-        if other is Arm.LARGE and (price is None or not self._purse.has(category, most, now_s)):
+        unknown = price is None and other is Arm.LARGE  # a small model without a price is one's own
+        if unknown or not self._purse.has(came.journey.plan.category, allowed.double_run_usd_per_day, now_s):
             self._count("no_budget")
             return None
         return other
@@ -149,12 +149,7 @@ class Assessing:
         if reply is None:
             self._count("no_answer")
             return
-        if other is Arm.LARGE:
-            price = journey.policy.pack.price(str(reply.body.get("model") or "") or journey.query.model)
-            allowed = journey.plan.augment
-            usd, now_s = cost_usd(reply.body, price), means.parts.clock.monotonic()
-            if allowed is not None:
-                self._purse.spend(journey.plan.category, usd, allowed.double_run_usd_per_day, now_s)
+        self._spent(journey, reply, journey.query.model if other is Arm.LARGE else means.small.model)
         small, large = (words, told(reply.body)) if other is Arm.LARGE else (told(reply.body), words)
         right = agree(small, large, await self._likeness(journey, small, large))
         self._count("unsure" if right is None else "right" if right else "wrong")
@@ -163,6 +158,12 @@ class Assessing:
         reward = said(Source.COMPARED, good=right)
         arm = came.arm if other is Arm.LARGE else other
         means.rewarding.learn(replace(sent, arm=arm, by_chance=True), reward)
+
+    def _spent(self, journey: Journey, reply: Reply, model: str) -> None:
+        allowed, price = journey.plan.augment, journey.policy.pack.price(str(reply.body.get("model") or "") or model)
+        if allowed is not None:
+            usd, now_s = cost_usd(reply.body, price), self._means.parts.clock.monotonic()
+            self._purse.spend(journey.plan.category, usd, allowed.double_run_usd_per_day, now_s)
 
     async def _likeness(self, journey: Journey, one: str, other: str) -> float | None:
         embedder, tenant = self._means.parts.embedder, journey.query.scope.tenant

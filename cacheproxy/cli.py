@@ -65,6 +65,7 @@ def main() -> None:
 @with_flags(*_SERVE_FLAGS, *COMMON_FLAGS)
 @click.option("--upstream", "upstream__url", metavar="URL|local", help="Backend.  [default: $OPENAI_BASE_URL]")
 @click.option("--small-upstream", "small__url", metavar="URL|local", help="Small model that may answer with examples.")
+@click.option("--small-model", "small__model", metavar="NAME", help="What that backend calls it; not needed for local.")
 def serve(config: Path | None, **flags: str | None) -> None:
     """Serve until SIGTERM; SIGHUP reads the policy pack again.
 

@@ -279,6 +279,11 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
             spawn=supervisor.spawn,
             checked=checked,
         )
+        if not any(rules.augment == "auto" for rules in kept.book().pack.categories.values()):
+            log.warning(
+                "small_model_idle",
+                what="no category of the pack lets it answer: cacheproxy policies patch CATEGORY augment=auto",
+            )
         small = made_of(learnt, backends.small, parts, around)
     return Line(
         budget=budget,

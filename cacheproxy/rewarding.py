@@ -24,7 +24,7 @@ from cacheproxy.policy.price import cost_usd
 from cacheproxy.policy.whole import flaw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Iterable
     from typing import Any
 
     from numpy.typing import NDArray
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from cacheproxy.journey import Journey
     from cacheproxy.model import Query, Reply, Selector
     from cacheproxy.parts import Parts
+    from cacheproxy.policy.pack import Price
     from cacheproxy.ports import Call, Dialect
 
 log = structlog.get_logger()
@@ -108,6 +109,7 @@ class Rewarding:
         self._voices = Voices()
         self._sent: OrderedDict[tuple[str, str], Sent] = OrderedDict()
         self._asked: OrderedDict[bytes, Sent] = OrderedDict()
+        self._erased: OrderedDict[str, None] = OrderedDict()
         self.assess: Callable[[Came, Sent], None] | None = None
         self.remember: Callable[[Came], None] | None = None
         self.ledger = Ledger()
@@ -138,6 +140,7 @@ class Rewarding:
             entry_id=came.entry_id,
             at_s=now_s,
         )
+        self._erased.pop(came.entry_id, None)  # the same question again has an entry of the same id
         if came.arm is Arm.AUGMENTED:
             self._used(sent, came)
         response_id = str(came.reply.body.get("id") or "")
@@ -189,9 +192,18 @@ class Rewarding:
             if known is not None:
                 state.put(heard(known, reward.value, counts))
 
+    def gone(self, entry_ids: Iterable[str]) -> None:
+        """Take note of entries that are gone: an answer on its way that had one as an example knows of none."""
+        for entry_id in entry_ids:
+            self._erased[entry_id] = None
+            self._erased.move_to_end(entry_id)
+            if len(self._erased) > _MOST_SENT:
+                self._erased.popitem(last=False)
+
     def forget(self, selector: Selector, erased: Collection[str]) -> int:
         """Forget the answers that an erasure means, and those kept as entries that it erased; return how many."""
         ids = frozenset(erased)
+        self.gone(ids)
 
         def gone_by(one: Sent) -> bool:
             trace = Trace(one.at_s, one.tenant, one.entry_id, one.question, one.category, one.user)
@@ -211,7 +223,7 @@ class Rewarding:
         usd = cost_usd(came.reply.body, pack.price(str(came.reply.body.get("model") or "")))
         if came.arm is not Arm.LARGE:
             usual, large = self._state.observed.estimate(category, Arm.LARGE, now_s), came.journey.query.model
-            saved_usd = max(0.0, cost_usd(came.reply.body, pack.price(large)) - usd)
+            saved_usd = max(0.0, self._large_usd(came, pack.price(large)) - usd)
             saved_s = max(0.0, math.exp(usual.log_s) - took_s) if usual is not None else 0.0
             telemetry.offload_saved_usd.labels(category).inc(saved_usd)
             telemetry.offload_saved_seconds.labels(category).inc(saved_s)
@@ -221,6 +233,12 @@ class Rewarding:
         telemetry.arm_regret.labels(category).inc(came.attempt.choice.regret)
         self.ledger.answered(category, came.arm, came.attempt.choice)
 
+    def _large_usd(self, came: Came, price: Price | None) -> float:
+        """Return what the same answer would have cost of the large model, which needs no examples."""
+        examples = came.attempt.selection.tokens if price is not None and came.arm is Arm.AUGMENTED else 0
+        input_usd = 0.0 if price is None else price.input_usd_per_mtok
+        return cost_usd(came.reply.body, price) - examples * input_usd / 1e6
+
     def _voiced(self, sent: Sent, reward: Reward) -> None:
         # Not the end user: callers name as many of those as they like.
         weight = self._voices.weight(sent.category, sent.tenant, reward, self._parts.clock.now())
@@ -229,6 +247,8 @@ class Rewarding:
     def _used(self, sent: Sent, came: Came) -> None:
         now_s = self._parts.clock.now()
         for example in came.attempt.selection.examples:
+            if example.entry_id in self._erased:
+                continue
             known = self._state.standing(example.entry_id) or Standing(
                 entry_id=example.entry_id,
                 tenant=sent.tenant,

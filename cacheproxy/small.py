@@ -50,6 +50,7 @@ class Small:
 
     def gone(self, entry_ids: Collection[str]) -> None:
         """Forget examples whose entries are gone."""
+        self.rewarding.gone(entry_ids)
         self.capacity.gone(entry_ids)
         if self.replaying is not None:
             self.replaying.gone(entry_ids)

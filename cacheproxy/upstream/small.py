@@ -80,7 +80,9 @@ def model_of(settings: Settings) -> str:
     small = settings.small
     if small.url != "local":
         if not small.model:
-            raise ConfigError("small.model: name the model that small.url is to answer with, such as llama-3.2-1b")
+            raise ConfigError(
+                "small.model (--small-model): name what small.url is to answer with, such as llama-3.2-1b"
+            )
         return small.model
     if small.context_tokens > CONTEXT_TOKENS:
         raise ConfigError(f"small.context_tokens: the embedded model reads {CONTEXT_TOKENS} at most; lower it")

@@ -292,3 +292,12 @@ async def test_the_small_model_answers_nobody_whose_key_the_large_one_never_took
         for _ in range(3):
             assert (await proxy.ask(chat(FIRST), key=f"{key}-unknown")).status == 401
         assert small.calls == 0
+
+
+async def test_a_small_model_that_no_category_lets_answer_is_told_of_at_the_start(
+    upstream: ScriptedUpstream, small: ScriptedUpstream, tmp_path: Path, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with proxied(upstream, small, tmp_path, Arm.SMALL, key, augment='"off"') as proxy:
+        assert (await proxy.ask(chat(FIRST), key=key)).outcome == "miss"
+        assert small.calls == 0
+    assert "small_model_idle" in capsys.readouterr().out

@@ -124,7 +124,7 @@ async def test_one_that_is_full_sends_callers_on(upstream: ScriptedUpstream) -> 
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({"small": {"url": DOWN}}, r"^small\.model: name the model"),
+        ({"small": {"url": DOWN}}, r"^small\.model \(--small-model\): name"),
         ({"small": {"url": "http://u:p@small.test", "model": "m"}}, r"^small\.url"),
         ({"small": {"url": DOWN, "model": "m", "api_key": "two words"}}, r"^small\.api_key"),
         ({"small": {"url": "local", "context_tokens": 4096}}, r"^small\.context_tokens: .* 2048"),

@@ -189,6 +189,17 @@ async def test_a_second_run_costs_no_more_than_its_budget(tmp_path: Path) -> Non
         assert len(line.large.calls) == 2
 
 
+async def test_a_second_run_of_a_small_model_that_costs_is_paid_from_the_same_budget(tmp_path: Path) -> None:
+    rules = msgspec.structs.replace(JUDGED, double_run_usd_per_day=0.001, augment_judge_rate=0.0)
+    async with learning(tmp_path, rules) as line:
+        usage = {"prompt_tokens": 900, "completion_tokens": 100, "total_tokens": 1000}
+        line.little.always(words("Paris", model=SMALL, usage=usage))
+        for _ in range(5):
+            line.made.rewarding.answered(await came(line, completion("Paris"), arm=Arm.LARGE, other=Arm.SMALL))
+            await done(line)
+        assert len(line.little.calls) == 1
+
+
 STRANGE: list[dict[str, Any]] = [
     {},
     {"choices": None},

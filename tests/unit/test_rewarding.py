@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,9 +13,12 @@ import pytest
 from cacheproxy.augment.arms import Arm
 from cacheproxy.augment.rewards import Source, said
 from cacheproxy.model import Controls, Selector
+from cacheproxy.policy.active import Policy
+from cacheproxy.policy.pack import Price
 from tests.support.augmented import FIRST, OTHER, SECOND, SMALL, TENANT, Line, words
 from tests.support.backend import Told
 from tests.support.openai_wire import DONE, chunk, event
+from tests.support.polling import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -162,3 +167,30 @@ async def test_no_text_is_remembered(line: Line) -> None:
     told = repr(line.made.rewarding._sent) + repr(line.made.rewarding._asked)
     assert "secret" not in told
     assert msgspec.json.encode(FIRST).decode() not in told
+
+
+async def test_an_answer_on_its_way_leaves_no_trace_of_an_example_that_was_erased_meanwhile(line: Line) -> None:
+    line.teach(Arm.AUGMENTED)
+    entry = await line.keep(FIRST, "the large answer")
+    gate = asyncio.Event()
+    line.little.always(replace(words("small", model=SMALL, id="r"), before=[gate]))
+    asking = asyncio.create_task(line.ask())
+    await eventually(lambda: bool(line.little.calls), "the small model is asked")
+    await line.store.purge([entry.id])
+    await line.made.forget(Selector(ids=(entry.id,)), (entry.id,))
+    gate.set()
+    assert (await asking)[0] == "augmented"
+    assert line.state.standing(entry.id) is None
+
+
+async def test_what_is_saved_is_told_without_the_examples_that_the_large_model_would_not_have_read(line: Line) -> None:
+    price = Price(model="m", input_usd_per_mtok=1e6, output_usd_per_mtok=0.0)
+    line.pack = msgspec.structs.replace(line.pack, prices=(price,))
+    line.policy = Policy.of(line.pack)
+    line.teach(Arm.AUGMENTED)
+    await line.keep(FIRST, "the large answer")
+    usage = {"prompt_tokens": 500, "completion_tokens": 1, "total_tokens": 501}
+    line.little.always(words("small", model=SMALL, usage=usage))
+    assert (await line.ask())[0] == "augmented"
+    saved = line.counted("cacheproxy_offload_saved_usd_total")
+    assert 300 < saved < 500

@@ -48,4 +48,4 @@ def test_the_flag_names_the_small_model(tmp_path: Path) -> None:
     flags = ["--data-dir", str(tmp_path), "--port", "0", "--admin-port", "0", "--small-upstream", DOWN]
     result = CliRunner().invoke(main, ["serve", *flags], env={"CACHEPROXY_UPSTREAM__URL": DOWN})
     assert result.exit_code == 2
-    assert "small.model" in result.output
+    assert "small.model (--small-model)" in result.output
