@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from cacheproxy.augment.arms import Arm
 from cacheproxy.augment.rewards import Source, compiles, said
 from cacheproxy.errors import CacheProxyError
+from cacheproxy.learn.aside import likeness, whole
 from cacheproxy.learn.judge import Case, ask_judge
 from cacheproxy.model import Reply
 from cacheproxy.policy.agreement import agree, told
 from cacheproxy.policy.price import cost_usd
+from cacheproxy.refusals import Refusals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from cacheproxy.learn.meter import LearningMeter
     from cacheproxy.parts import Parts
     from cacheproxy.policy.pack import Category
-    from cacheproxy.ports import Call, Dialect, SmallModel, Upstream
+    from cacheproxy.ports import Call, SmallModel, Upstream
     from cacheproxy.rewarding import Came, Rewarding, Sent
 
 _DAY_S = 86_400.0
@@ -58,6 +60,7 @@ class Assessing:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._purse = Purse()
+        self._refusals = Refusals(means.parts.clock)
         self.pending = 0
 
     def __call__(self, came: Came, sent: Sent) -> None:
@@ -120,9 +123,9 @@ class Assessing:
 
     # What is done
 
-    async def _judge(self, came: Came, sent: Sent, words: str, fresh: str = "") -> None:
+    async def _judge(self, came: Came, sent: Sent, words: str) -> None:
         query = came.journey.query
-        case = Case(asked=query.text, kept="", answer=words, fresh=fresh)
+        case = Case(asked=query.text, kept="", answer=words)
         model = self._means.config.judge_model or query.model
         call = replace(came.call, charge=None)
         word = await ask_judge(
@@ -130,7 +133,7 @@ class Assessing:
         )
         rules = self._rules(came.journey)
         if rules is not None:
-            price = came.journey.policy.pack.price(str(word.body.get("model") or ""))
+            price = came.journey.policy.pack.price(str(word.body.get("model") or "") or model)
             self._means.meter.charge(rules[0], rules[1], cost_usd(word.body, price))
         self._count("no_word" if word.right is None else "right" if word.right else "wrong")
         if word.right is not None:
@@ -145,13 +148,13 @@ class Assessing:
         else:
             attempt = means.augmenting.otherwise(came.attempt, other, journey)
             upstream, call = means.small.upstream, _bounded(means.augmenting, attempt, came, journey)
-        reply = await _fetched(upstream, call, came.dialect, journey)
+        reply = await self._fetched(upstream, call, came)
         if reply is None:
             self._count("no_answer")
             return
         self._spent(journey, reply, journey.query.model if other is Arm.LARGE else means.small.model)
         small, large = (words, told(reply.body)) if other is Arm.LARGE else (told(reply.body), words)
-        right = agree(small, large, await self._likeness(journey, small, large))
+        right = agree(small, large, await likeness(means.parts.embedder, journey.query.scope.tenant, small, large))
         self._count("unsure" if right is None else "right" if right else "wrong")
         if right is None:
             return
@@ -159,22 +162,20 @@ class Assessing:
         arm = came.arm if other is Arm.LARGE else other
         means.rewarding.learn(replace(sent, arm=arm, by_chance=True), reward)
 
+    async def _fetched(self, upstream: Upstream, call: Call, came: Came) -> Reply | None:
+        """Return a whole answer, or None. Raises UpstreamError."""
+        answer, altered = await self._refusals.send(upstream, call)
+        async with answer:
+            if answer.status != 200:
+                return None
+            reply = await whole(answer, came.dialect, came.journey.query.wire, altered=altered)
+        return reply if isinstance(reply, Reply) else None
+
     def _spent(self, journey: Journey, reply: Reply, model: str) -> None:
         allowed, price = journey.plan.augment, journey.policy.pack.price(str(reply.body.get("model") or "") or model)
         if allowed is not None:
             usd, now_s = cost_usd(reply.body, price), self._means.parts.clock.monotonic()
             self._purse.spend(journey.plan.category, usd, allowed.double_run_usd_per_day, now_s)
-
-    async def _likeness(self, journey: Journey, one: str, other: str) -> float | None:
-        embedder, tenant = self._means.parts.embedder, journey.query.scope.tenant
-        if embedder is None or not one.strip() or not other.strip():
-            return None
-        first, second = [await embedder.embed(text, scope=tenant) for text in (one, other)]
-        for text in (one, other):
-            embedder.drop(text, scope=tenant)
-        if first.unseen or second.unseen:
-            return None
-        return float(first.vector @ second.vector)
 
     def _count(self, came: str) -> None:
         self._means.parts.telemetry.arm_assessed.labels(came).inc()
@@ -202,17 +203,3 @@ class Purse:
 def _bounded(augmenting: Augmenting, attempt: Attempt, came: Came, journey: Journey) -> Call:
     asking = augmenting.call(attempt, came.call, journey, came.dialect)
     return replace(asking, charge=None, max_answer_bytes=_MOST_BYTES)
-
-
-async def _fetched(upstream: Upstream, call: Call, dialect: Dialect, journey: Journey) -> Reply | None:
-    """Return a whole answer, or None. Raises UpstreamError."""
-    answer = await upstream.send(call)
-    async with answer:
-        if answer.status != 200:
-            return None
-        fold = dialect.fold(journey.query.wire, answer.headers)
-        async for chunk in answer.chunks():
-            fold.feed(chunk)
-        fold.flush()
-    reply = fold.reply()
-    return reply if isinstance(reply, Reply) else None

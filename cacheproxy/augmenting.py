@@ -147,23 +147,13 @@ class Augmenting:
         allowed, body = journey.plan.augment, journey.body
         if allowed is None or body is None:
             return None
-        telemetry, started_s = self._parts.telemetry, self._parts.clock.monotonic()
-        reason = why_not(body, journey.query.dialect)
-        if not reason:
-            try:
-                async with asyncio.timeout(_LONGEST_S):
-                    found = await self._attempt(journey, allowed, body)
-            except PartUnavailable as exc:
-                reason = self._parts.failed(exc)
-            except TimeoutError:
-                reason = self._parts.failed(LookupTooSlow("choosing who answers took longer than its budget"))
-            else:
-                telemetry.arm_seconds.observe(self._parts.clock.monotonic() - started_s)
-                if not isinstance(found, str):
-                    return found
-                reason = found
-        telemetry.not_augmented.labels(reason).inc()
-        return None
+        started_s = self._parts.clock.monotonic()
+        found = await self._found(journey, allowed, body)
+        if isinstance(found, str):
+            self._parts.telemetry.not_augmented.labels(found).inc()
+            return None
+        self._parts.telemetry.arm_seconds.observe(self._parts.clock.monotonic() - started_s)
+        return found
 
     def known(self, tenant: str, *, answered: bool = True) -> None:
         """Take note that the large model answered somebody, or refused the key."""
@@ -202,16 +192,22 @@ class Augmenting:
         allowed, body, trail = journey.plan.augment, journey.body, Trail()
         if allowed is None or body is None:
             return self._consideration("not_allowed", journey, trail)
-        found: Attempt | str = why_not(body, journey.query.dialect)
-        if not found:
-            try:
-                async with asyncio.timeout(_LONGEST_S):
-                    found = await self._attempt(journey, allowed, body, trail)
-            except PartUnavailable as exc:
-                found = self._parts.failed(exc)
-            except TimeoutError:
-                found = self._parts.failed(LookupTooSlow("choosing who answers took longer than its budget"))
-        return self._consideration(found, journey, trail)
+        return self._consideration(await self._found(journey, allowed, body, trail), journey, trail)
+
+    async def _found(
+        self, journey: Journey, allowed: Allowed, body: Mapping[str, Any], trail: Trail | None = None
+    ) -> Attempt | str:
+        """Return as `_attempt`, within its time; a part that fails is a reason, too."""
+        reason = why_not(body, journey.query.dialect)
+        if reason:
+            return reason
+        try:
+            async with asyncio.timeout(_LONGEST_S):
+                return await self._attempt(journey, allowed, body, trail)
+        except PartUnavailable as exc:
+            return self._parts.failed(exc)
+        except TimeoutError:
+            return self._parts.failed(LookupTooSlow("choosing who answers took longer than its budget"))
 
     def _consideration(self, found: Attempt | str, journey: Journey, trail: Trail) -> Considered:
         state, category = self._state, journey.plan.category

@@ -12,6 +12,7 @@ from cacheproxy.augment.rewards import Source, said
 from cacheproxy.augment.worth import UNKNOWN_QUALITY, heard, replayed
 from cacheproxy.filing import Filing, entry_of, private
 from cacheproxy.judging import quarantined
+from cacheproxy.learn.aside import likeness, whole
 from cacheproxy.learn.judge import Case, ask_judge
 from cacheproxy.model import Embedding
 from cacheproxy.policy.admit import Keep, admit
@@ -131,11 +132,7 @@ class Improving:
             if answer.status != 200:
                 return None
             headers = answer.headers
-            fold = asked.dialect.fold(journey.query.wire, headers, altered=altered)
-            async for chunk in answer.chunks():
-                fold.feed(chunk)
-            fold.flush()
-        reply = fold.reply()
+            reply = await whole(answer, asked.dialect, journey.query.wire, altered=altered)
         if isinstance(reply, str):
             return reply
         self._charge(journey, reply.body)
@@ -152,7 +149,8 @@ class Improving:
         Two answers that agree need no judge: neither is better.
         """
         old, new = told(entry.reply.body), told(made.reply.body)
-        if agree(old, new, await self._likeness(asked.journey, old, new)):
+        tenant = asked.journey.query.scope.tenant
+        if agree(old, new, await likeness(self._means.parts.embedder, tenant, old, new)):
             return None, None
         right = await self._judged(asked, old)
         return right, await self._judged(asked, new) if right is False and still() else None
@@ -166,15 +164,6 @@ class Improving:
         word = await ask_judge(means.parts.upstream, asked.call, case, model=model, timeout_s=means.config.timeout_s)
         self._charge(journey, word.body)
         return word.right
-
-    async def _likeness(self, journey: Journey, one: str, other: str) -> float | None:
-        embedder, tenant = self._means.parts.embedder, journey.query.scope.tenant
-        if embedder is None:
-            return None
-        first, second = [await embedder.embed(text, scope=tenant) for text in (one, other)]
-        for text in (one, other):
-            embedder.drop(text, scope=tenant)
-        return None if first.unseen or second.unseen else float(first.vector @ second.vector)
 
     async def _keep(self, made: Entry, entry: Entry, journey: Journey, fence: int) -> bool:
         """Put the new answer in the old one's place; return whether it is there. Raises PartUnavailable."""

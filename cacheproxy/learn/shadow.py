@@ -10,10 +10,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
 
 from cacheproxy.errors import CacheProxyError
+from cacheproxy.learn.aside import likeness, whole
 from cacheproxy.learn.budget import Label
 from cacheproxy.learn.judge import Case, ask_judge
 from cacheproxy.learn.lookups import Heard
@@ -188,11 +188,7 @@ class Shadow:
         async with answer:
             if answer.status != 200:
                 return "refused"
-            fold = dialect.fold(pair.query.wire, answer.headers)
-            async for chunk in answer.chunks():
-                fold.feed(chunk)
-            fold.flush()
-        reply = fold.reply()
+            reply = await whole(answer, dialect, pair.query.wire)
         if isinstance(reply, str):
             return "not_whole"
         self._charge(pair, reply.body)
@@ -200,7 +196,7 @@ class Shadow:
 
     async def _compare(self, pair: _Pair, reply: Reply) -> str:
         cached, fresh = told(pair.entry.reply.body), told(reply.body)
-        right = agree(cached, fresh, await self._likeness(pair, cached, fresh))
+        right = agree(cached, fresh, await likeness(self._means.embedder, pair.query.scope.tenant, cached, fresh))
         source = pair.source
         if right is None:
             case = Case(asked=pair.query.text, kept=pair.entry.text, answer=cached, fresh=fresh)
@@ -213,16 +209,6 @@ class Shadow:
         if not right and pair.source == "shadow" and self._means.quarantine is not None:
             await self._means.quarantine(pair.query, pair.entry, pair.similarity, pair.probability)
         return "right" if right else "wrong"
-
-    async def _likeness(self, pair: _Pair, cached: str, fresh: str) -> float | None:
-        """Return the cosine of two answers; None without an encoder, or where it does not see all of them."""
-        embedder, tenant = self._means.embedder, pair.query.scope.tenant
-        if embedder is None or not cached.strip() or not fresh.strip():
-            return None
-        one, other = [await embedder.embed(text, scope=tenant) for text in (cached, fresh)]
-        for text in (cached, fresh):
-            embedder.drop(text, scope=tenant)
-        return None if one.unseen or other.unseen else float(np.dot(one.vector, other.vector))
 
     async def _judged(self, pair: _Pair, case: Case, timeout_s: float) -> bool | None:
         """Return a judge's word, where the category asks for one and its budget allows it; else None.

@@ -13,7 +13,7 @@ from cacheproxy.augment.arms import Arm
 from cacheproxy.augment.quoting import CLOSE, OPEN
 from cacheproxy.model import Partition
 from tests.attacks.orders import FRAMES, ORDERS
-from tests.support.augmented import FIRST, SECOND, SMALL, TENANT, Line, words
+from tests.support.augmented import FIRST, SECOND, SMALL, TENANT, Line, body_of, words
 from tests.support.encoders import HashEncoder
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ async def test_what_reaches_the_small_model_is_what_was_checked(line: Line) -> N
         await line.ask(f"{SECOND} {number}")
     assert line.little.calls
     for call in line.little.calls:
-        body = msgspec.json.decode(bytes(call.body))  # type: ignore[arg-type]
+        body = msgspec.json.decode(body_of(call))
         read_back(body, body["messages"][-1]["content"])
 
 
@@ -101,7 +101,7 @@ async def test_answers_of_the_small_model_are_nobodys_examples_however_many(line
     for number in range(60):
         await line.ask(f"{FIRST} {number % 20} {'!' * (number // 20)}")
     assert len(line.little.calls) > 20
-    assert all(CANARY.encode() not in bytes(call.body) for call in line.little.calls)  # type: ignore[arg-type]
+    assert all(CANARY.encode() not in body_of(call) for call in line.little.calls)
 
 
 async def test_a_flood_of_planted_answers_takes_no_more_room_than_any_others(line: Line) -> None:

@@ -11,7 +11,7 @@ import pytest
 from cacheproxy.augment.arms import Arm
 from cacheproxy.model import Controls
 from cacheproxy.ports import Call
-from tests.support.augmented import CATEGORY, FIRST, OTHER, SECOND, SMALL, TENANT, Line
+from tests.support.augmented import CATEGORY, FIRST, OTHER, SECOND, SMALL, TENANT, Line, body_of
 from tests.support.backend import Told
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ async def test_the_call_carries_neither_key_nor_second_tries(line: Line) -> None
     )
     asked = line.made.offloading._augmenting.call(found, call, journey, line.dialect)
     assert (asked.model, asked.repeatable, asked.elsewhere, asked.upstream_key) == (SMALL, False, False, None)
-    assert msgspec.json.decode(bytes(asked.body)) == found.body  # type: ignore[arg-type]
+    assert msgspec.json.decode(body_of(asked)) == found.body
 
 
 async def test_with_routing_off_nothing_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

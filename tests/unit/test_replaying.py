@@ -195,7 +195,7 @@ async def test_a_purge_in_between_wins(rig: Rig) -> None:
     assert (await rig.store.get(old.id), rig.came()) == (None, {"gone": 1.0})
 
 
-async def test_a_purge_after_the_last_look_wins_by_its_fence(rig: Rig) -> None:
+async def test_a_purge_after_the_last_look_wins_by_its_fence(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     old = await rig.example()
     rig.judged("WRONG", "RIGHT")
     put = rig.store.put
@@ -204,7 +204,7 @@ async def test_a_purge_after_the_last_look_wins_by_its_fence(rig: Rig) -> None:
         await rig.store.purge([old.id])
         return await put(entry, fence)
 
-    rig.store.put = purged_first  # type: ignore[method-assign]  # the moment that no test can hit otherwise
+    monkeypatch.setattr(rig.store, "put", purged_first)  # the moment that no test can hit otherwise
     await rig.tend()
     assert (await rig.store.get(old.id), rig.came()) == (None, {"gone": 1.0})
 
