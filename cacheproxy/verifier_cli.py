@@ -43,7 +43,13 @@ def verifier() -> None:
 @click.argument("more", nargs=-1, metavar="[FILE...]", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Where it is written.")
 @click.option("--minutes", type=click.FloatRange(0.1), default=38.0, show_default=True, help="Longest time.")
-@click.option("--visits", type=click.IntRange(32), default=_VISITS, show_default=True, help="Most pairs seen.")
+@click.option(
+    "--visits",
+    type=click.IntRange(0),
+    default=_VISITS,
+    show_default=True,
+    help="Most pairs seen; 0 keeps the cross-encoder of --from and only calibrates anew.",
+)
 @click.option(
     "--from",
     "parent",

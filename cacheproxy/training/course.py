@@ -47,7 +47,11 @@ _USUAL_PROBABILITY = 0.65
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What to train on, from where, and how long. `visits` are pairs the cross-encoder sees, repeats counted."""
+    """What to train on, from where, and how long.
+
+    `visits` are pairs the cross-encoder sees, repeats counted; with 0 the parent's stays as it is, and only the cheap
+    part and the calibration are made anew.
+    """
 
     files: Sequence[Path]
     out: Path
@@ -72,6 +76,8 @@ def train(order: Order, encoder: TextEncoder, cache_dir: Path | None) -> artefac
     falls with it. Raises ConfigError for files or an artefact that cannot be used.
     """
     began_s = time.monotonic()
+    if not order.visits and order.parent is None:
+        raise ConfigError("0 visits only calibrate anew, and there is no verifier to go on from; give --from")
     parent = _grown_from(order)
     material = read_material(order.files, dict(order.licences))
     work = order.out / f".work-{_digest(order, material, parent)}"
@@ -112,7 +118,7 @@ def train(order: Order, encoder: TextEncoder, cache_dir: Path | None) -> artefac
         held_back=_figures(held_back, cheap, read, weights),
         seed=order.seed,
         visits=visits,
-        parent=parent.fingerprint if parent else "",
+        parent=_origin(order, parent),
         tools={name: version(name) for name in _TOOLS},
     )
     manifest = artefact.save(order.out, manifest, trees, cross)
@@ -132,10 +138,20 @@ def _grown_from(order: Order) -> artefact.Manifest | None:
     return manifest
 
 
+def _origin(order: Order, parent: artefact.Manifest | None) -> str:
+    """Return what the cross-encoder was grown from, "" for the base encoder."""
+    if parent is None:
+        return ""
+    return parent.fingerprint if order.visits else parent.parent
+
+
 def _cross(
     order: Order, parent: artefact.Manifest | None, material: Material, words: Words, work: Path, left_s: float
-) -> tuple[dict[str, NDArray[Any]], Shape, int]:
+) -> tuple[Mapping[str, NDArray[Any]], Shape, int]:
     """Train the cross-encoder; return its weights, its sizes and how many pairs it saw."""
+    if not order.visits and order.parent is not None and parent is not None:
+        shape = Shape(layers=parent.layers, heads=parent.heads, dim=parent.dim)
+        return artefact.load(order.parent)[2], shape, parent.visits
     from cacheproxy.training import cross  # torch is needed from here on only
 
     model = cross.Cross(order.base.weights.parent, order.seed)
@@ -178,7 +194,7 @@ def _read(cross: CrossEncoder, pairs: Sequence[Example]) -> NDArray[np.float64]:
     with progress("calibrating", len(pairs)) as advance, ThreadPoolExecutor(2) as pool:
 
         def read(pair: Example) -> float:
-            logit = cross.logit(pair.a, pair.b)
+            logit = cross.both(pair.a, pair.b)
             advance(1)
             return logit
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from cacheproxy.training.material import Part
 
-_GENERATED = 0.35
+_GENERATED = 0.2
 """Generated pairs for each other one."""
-_OF_SETS, _LEAST_OF_SETS = 0.5, 10_000
+_OF_SETS, _LEAST_OF_SETS = 0.25, 10_000
 """Most pairs of sets for each one that is given, once they are so many: they must not drown what is given, and few that
 are given not drown them."""
 _MOST_OF_A_FILE = 40_000

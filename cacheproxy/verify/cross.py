@@ -157,6 +157,10 @@ class CrossEncoder:
             raise VerifierUnavailable(f"the cross-encoder failed ({type(exc).__name__})") from exc
         return float(outputs[0][0])
 
+    def both(self, kept: str, asked: str) -> float:
+        """Return the mean of `logit` in both orders: which one is asked says nothing of whether they are the same."""
+        return (self.logit(kept, asked) + self.logit(asked, kept)) / 2
+
 
 def _word_by_word(tokenizer: Tokenizer) -> bool:
     """Whether a text's tokens are those of its words, one after the other: so with BERT, which most encoders are."""

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _EQUAL = 0.99
 """Of a question that is the same but for capitals and white space: too short for the cross-encoder to be sure."""
 
+_UNDECIDED = (0.3, 0.9)
+"""Probabilities by one order of the two between which the other order is read, too."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
@@ -109,17 +112,26 @@ class PairScorer:
             steps = [("cosine", cosine), ("cheap", alone[at])]
             probability = alone[at] if not self._steps.cross else 0.0
             if self._steps.cross and at == nearest:
-                read = self._cross.logit(text.text, asked.text)
+                read, probability = self._read(text.text, asked.text, float(cheap[at]))
                 steps.append(("cross", _sigmoid(read)))
-                bias, trees, cross = weights.both
-                # What was not read whole is not right, whatever sign the weight has.
-                told = bias + trees * float(cheap[at]) + cross * read if math.isfinite(read) else -math.inf
-                probability = _sigmoid(told)
                 if math.isfinite(read) and text.text.casefold().split() == asked.text.casefold().split():
                     steps.append(("equal", _EQUAL))
                     probability = max(probability, _EQUAL)
             found.append(Verification(probability=probability, veto=vetoes[at], steps=tuple(steps)))
         return found
+
+    def _read(self, kept: str, asked: str, cheap: float) -> tuple[float, float]:
+        """Return the cross-encoder's log-odds and the probability; where that is undecided, by both orders."""
+        bias, trees, cross = self.manifest.weights.both
+
+        def told(read: float) -> float:
+            # What was not read whole is not right, whatever sign the weight has.
+            return _sigmoid(bias + trees * cheap + cross * read) if math.isfinite(read) else 0.0
+
+        read = self._cross.logit(kept, asked)
+        if _UNDECIDED[0] <= told(read) <= _UNDECIDED[1]:
+            read = (read + self._cross.logit(asked, kept)) / 2
+        return read, told(read)
 
 
 def _graph(folder: Path, manifest: Manifest, weights: Mapping[str, NDArray[Any]]) -> bytes:

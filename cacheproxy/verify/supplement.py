@@ -11,13 +11,12 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
     for line in """
     enable disable|enable deactivate|activate disable|activate deactivate|turn-on turn-off|upload download
     allow ban|allow block|allow forbid
-    allow prohibit|allow deny|allow prevent|allow disallow|permit ban|permit deny|allowed banned
-    allowed forbidden|allowed prohibited|legal banned
+    allow prohibit|allow deny|allow prevent|allow disallow|permit ban|permit deny|legal ban
     login logout|signin signout|log-in log-out|encrypt decrypt|encode decode|compress decompress|import export
     ascending descending|ascend descend
-    min max|minimum maximum|minimize maximize|before after|inbound outbound|incoming outgoing|ingress egress
+    min max|minimum maximum|minimize maximize|before after|inbound outbound|incoming outgo|ingress egress
     internal external|inside outside
-    public private|online offline|free paid|buy sell|lend borrow|send receive|deposit withdraw|deposit withdrawal
+    public private|online offline|free pay|buy sell|lend borrow|send receive|deposit withdraw|deposit withdrawal
     credit debit|push pull|read write
     start stop|start end|begin end|begin finish|open close|lock unlock|freeze unfreeze|freeze thaw|mute unmute
     pin unpin|hide show|hide unhide
@@ -28,9 +27,9 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
     increase decrease|increase reduce|increase lower|raise lower|raise reduce|raise cut|grow shrink
     expand collapse|expand contract|expand shrink
     accelerate decelerate|accelerate brake|speed slow|best worst|good bad|better worse|most least|more less
-    more fewer|many few|highest lowest
-    biggest smallest|largest smallest|longest shortest|oldest newest|oldest youngest|oldest latest|first last
-    earliest latest|cheapest expensive
+    more fewer|many few|high lowest
+    biggest smallest|largest smallest|longest shortest|oldest newest|oldest youngest|old latest|first last
+    early latest|cheap expensive
     high low|top bottom|upper lower|left right|north south|east west|northern southern|eastern western|up down
     on off|in out|over under
     above below|with without|for against|pro con|pros cons|advantage disadvantage|benefit drawback|benefit risk
@@ -43,7 +42,8 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
     source destination|parent child
     encourage discourage|accept reject|accept decline|accept refuse|approve reject|approve deny|grant revoke
     grant deny|pass fail|succeed fail
-    success failure|true false|positive negative|include exclude|attract repel|absorb emit|inhale exhale
+    success failure|true false|positive negative|include exclude|attract repel|absorb emit|absorb release
+    single all|inhale exhale
     arrive depart|arrival departure
     entrance exit|enter exit|enter leave|import-tax export-tax|employer employee|landlord tenant|buyer seller
     lender borrower|husband wife
@@ -51,19 +51,19 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
     upgrade downgrade|upvote downvote
     overclock underclock|overestimate underestimate|overpay underpay|overcharge undercharge|presence absence
     present absent|temporary permanent
-    temporarily permanently|domestic international|refundable nonrefundable|required optional|mandatory optional
+    temporarily permanently|domestic international|refundable nonrefundable|require optional|mandatory optional
     voluntary compulsory
-    voluntary mandatory|manual automatic|manually automatically|wired wireless|prepaid postpaid|premium standard
+    voluntary mandatory|manual automatic|manually automatically|wire wireless|prepaid postpaid|premium standard
     gross net|asset liability
     profit loss|surplus deficit|inflation deflation|bull bear|bullish bearish|long short|rich poor
     cheap expensive|old new|fat thin|thick thin
     deep shallow|wide narrow|tight loose|heavy light|strong weak|loud quiet|full empty|clean dirty|alive dead
-    birth death|born die|love hate
+    birth death|bear die|love hate
     friend enemy|remember forget|tighten loosen|strengthen weaken|widen narrow|lengthen shorten|brighten darken
     opt-in opt-out|check-in check-out
     whitelist blacklist|whitelist denylist|allowlist blocklist|allowlist denylist|pros drawback|indoor outdoor
     indoors outdoors|vegan meat
-    raw cooked|early late|sooner later|ahead behind|forward backward|forwards backwards
+    raw cook|early late|sooner later|ahead behind|forward backward|forwards backwards
     clockwise counterclockwise|clockwise anticlockwise
     vertex edge|acid base|anode cathode|proton electron|prefix suffix|even odd|numerator denominator
     multiply divide|plus minus|addition subtraction
@@ -82,6 +82,34 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
     for left, right in [line.split()]
 )
 """Pairs of lemmas that turn a question round when one stands for the other."""
+
+_TERMS = """
+    radius diameter circumference|area perimeter volume circumference|gcd gcf hcf lcm|mean median mode
+    sine cosine tangent cotangent secant|sin cos tan cot|arcsin arccos arctan|permutation combination
+    derivative integral antiderivative|numerator denominator|odd even|prime composite|rational irrational
+    factor multiple|sum difference product quotient|dot cross|variance covariance|precision recall|row column
+    mitosis meiosis|artery vein capillary|systolic diastolic|bacteria virus fungus|bacterial viral fungal
+    benign malignant|acute chronic|type-1 type-2|ibuprofen acetaminophen aspirin naproxen|insulin glucagon
+    hypertension hypotension|hyperglycemia hypoglycemia|hyperthyroidism hypothyroidism|anion cation|fission fusion
+    isotope isomer|exothermic endothermic|concave convex|series parallel|alternating direct|solid liquid gas
+    latitude longitude|solstice equinox|perihelion aphelion|stalactite stalagmite
+    felony misdemeanor infraction|plaintiff defendant|murder manslaughter|libel slander|copyright trademark patent
+    civil criminal|prosecutor defender|appellant respondent|grantor grantee|trustor trustee|mortgagor mortgagee
+    lessor lessee|licensor licensee|franchisor franchisee|assignor assignee|trustee beneficiary
+    debit credit|stock bond|ira 401k|gross net|apr apy|assets liabilities|dividend interest
+    key value|stack queue|tcp udp|public private protected|http https
+    left right|north south east west|breakfast lunch dinner
+    monday tuesday wednesday thursday friday saturday sunday|weekday weekend
+    january february march april june july august september october november december|spring summer autumn winter
+    nanogram microgram milligram gram kilogram tonne ounce pound|nanometer micrometer millimeter centimeter meter
+    kilometer mile yard foot inch|milliliter liter gallon quart pint|nanosecond microsecond millisecond
+    celsius fahrenheit kelvin|kilobyte megabyte gigabyte terabyte petabyte|watt kilowatt megawatt
+"""
+_SETS = [frozenset(line.split()) for line in _TERMS.replace("\n", "|").split("|") if line.strip()]
+TERMS: dict[str, frozenset[str]] = {
+    word: frozenset().union(*(group for group in _SETS if word in group)) - {word} for word in frozenset().union(*_SETS)
+}
+"""Terms of art, each with those it is set apart from: a question with another one of them is another question."""
 
 _GROUPS = """
     login signin log-in sign-in logon|logout signout log-out sign-out|signup register sign-up

@@ -19,6 +19,7 @@ from cacheproxy.verify.foreign import unreadable
 from cacheproxy.verify.reading import ALSO_WORDS
 from cacheproxy.verify.roles import swapped
 from cacheproxy.verify.rules import RULES, weigh
+from cacheproxy.verify.supplement import TERMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,6 +232,30 @@ def _mistakable(one: str, other: str) -> bool:
     return apart >= (_OTHER_WORD if known else _OTHER_NAME) and apart > known * longest / 3
 
 
+def _other_name(pair: Alignment) -> bool:
+    """Forbid that only a name differs, by more than a slip of the pen: Utrecht and Rotterdam, Google and Microsoft."""
+    if not len(pair.left) == len(pair.right) == 1:
+        return False
+    one, other = pair.left[0], pair.right[0]
+    if one not in pair.asked.entities or other not in pair.kept.entities or not (one.isalpha() and other.isalpha()):
+        return False
+    if min(len(one), len(other)) < _SHORT or one.startswith(other) or other.startswith(one):
+        return False
+    return OSA.distance(one, other) > max(len(one), len(other)) / 2
+
+
+def _term(pair: Alignment) -> bool:
+    """Forbid another term of art in the place of one: radius and diameter, milligrams and micrograms."""
+    one = _terms(pair.asked.tokens)
+    other = _terms(pair.kept.tokens) if one else one
+    apart = other - one
+    return bool(apart) and any(not TERMS[word].isdisjoint(apart) for word in one - other)
+
+
+def _terms(tokens: Sequence[str]) -> set[str]:
+    return {word for token in tokens if (word := token if token in TERMS else lexicon.lemma(token)) in TERMS}
+
+
 def _roles(pair: Alignment) -> bool:
     """Forbid that who does it in one text has it done to them in the other."""
     return swapped(pair.asked, pair.kept)
@@ -244,9 +269,11 @@ CHECKS: tuple[Check, ...] = (
     Check(name="measure", forbids=_measure),
     Check(name="accent", forbids=_accent),
     Check(name="name", forbids=_name),
+    Check(name="other_name", forbids=_other_name),
+    Check(name="term", forbids=_term),
     Check(name="roles", forbids=_roles),
 )
-_OF_WORDS = CHECKS[-2:]
+_OF_WORDS = CHECKS[-4:]
 """Those that forbid anything where other words are plain ones."""
 _RULES = tuple((at, rule.name) for at, rule in enumerate(RULES) if rule.veto)
 

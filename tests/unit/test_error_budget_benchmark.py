@@ -57,7 +57,7 @@ def test_an_entry_of_vcache_explores_until_it_has_labels_and_then_serves_what_is
 
 def test_the_rule_runs_as_the_packs_ship_it_beside_their_minimum_alone() -> None:
     terms = shipped()
-    assert ("balanced, frugal", 0.65, 0.05, 0.01, 0.1) in [
+    assert ("balanced, frugal", 0.68, 0.05, 0.01, 0.1) in [
         (one.names, one.min_probability, one.delta, one.shadow, one.explore) for one in terms
     ]
     rows = as_shipped(stream(3000, 4), 1, terms)

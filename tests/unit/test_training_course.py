@@ -116,6 +116,25 @@ def test_an_artefact_says_what_it_was_made_of_and_can_be_used_and_grown_from(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
+def test_without_a_visit_the_cross_encoder_stays_as_it_is(order: Order, base: Base, tmp_path: Path) -> None:
+    train(order, HashEncoder(), None)
+    grown = train(replace(order, parent=order.out, out=tmp_path / "grown"), HashEncoder(), None)
+    anew = train(
+        replace(order, parent=tmp_path / "grown", out=tmp_path / "anew", visits=0, caution=1.0), HashEncoder(), None
+    )
+    assert (anew.visits, anew.parent, anew.caution) == (grown.visits, grown.parent, 1.0)
+    assert anew.files["cross.safetensors"] == grown.files["cross.safetensors"]
+    assert anew.weights.both[0] == pytest.approx(grown.weights.both[0] - 1.0)
+
+
+def test_without_a_visit_there_must_be_something_to_go_on_from(order: Order) -> None:
+    with pytest.raises(ConfigError, match="give --from"):
+        train(replace(order, visits=0, parent=None), HashEncoder(), None)
+    assert not order.out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("steps", [1, 7, 11])
 def test_an_interrupted_training_comes_to_the_same_weights(
     base: Base, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int

@@ -226,3 +226,10 @@ def test_a_pairs_logit_is_a_number_of_its_tokens_alone(cross: CrossEncoder) -> N
     assert cross.logit("how do i pay", "reset my card") != cross.logit("reset my card", "how do i pay")
     assert isinstance(cross.logit("pay", "pay"), float)
     assert not np.isnan(cross.logit("", ""))
+
+
+def test_both_orders_together_are_their_mean_and_the_same_either_way(cross: CrossEncoder) -> None:
+    one, other = "how do i pay", "reset my card"
+    assert cross.both(one, other) == cross.both(other, one)
+    assert cross.both(one, other) == pytest.approx((cross.logit(one, other) + cross.logit(other, one)) / 2)
+    assert cross.both("pay", "word " * 9_000) == -math.inf

@@ -130,6 +130,35 @@ _FORBIDDEN = {
         What are side effects of Zyrtec? | What are side effects of Zyprexa?
         Where is Brnabice? | Where is Brnovinky?
         """,
+    "other_name": """
+        Do you repair bicycles in Graz? | Do you repair bicycles in Bilbao?
+        Is there a shop in Leeds? | Is there a shop in Bergen?
+        When was Kandinsky born? | When was Modigliani born?
+        Does Xiaomi make tablets? | Does Lenovo make tablets?
+        How tall is Wembanyama? | How tall is Jokic?
+        How do I cancel my Netflix subscription? | How do I cancel my Spotify subscription?
+        What is Kubernetes used for? | What is Terraform used for?
+        How do I deploy to Heroku? | How do I deploy to Vercel?
+        Who directed Inception? | Who directed Gladiator?
+        Does Ryanair charge for bags? | Does Lufthansa charge for bags?
+        How long is the flight to Gdansk? | How long is the flight to Malaga?
+        Is Grafana free? | Is Splunk free?
+        """,
+    "term": """
+        What is the radius of the earth? | What is the diameter of the earth?
+        How do I calculate the gcd of two numbers? | How do I calculate the lcm of two numbers?
+        What is a normal systolic blood pressure? | What is a normal diastolic blood pressure?
+        How many micrograms of vitamin D should I take? | How many milligrams of vitamin D should I take?
+        Is the sum of two squares odd? | Is the sum of two squares even?
+        What is the median of a sample? | What is the mode of a sample?
+        Can I trademark a recipe? | Can I copyright a recipe?
+        What is the sine of thirty degrees? | What is the cosine of thirty degrees?
+        How does mitosis work? | How does meiosis work?
+        Is this number prime? | Is this number composite?
+        What does an artery do? | What does a vein do?
+        Is theft a felony in Texas? | Is theft a misdemeanor in Texas?
+        What must the appellant prove? | What must the respondent prove?
+        """,
     "roles": """
         Who does Batman fight? | Who fights Batman?
         What eats rabbits? | What do rabbits eat?
