@@ -7,6 +7,7 @@ only refers. No model is asked; what the rules cannot tell is left as it is.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from enum import IntEnum
@@ -177,7 +178,7 @@ class _Context:
 
     def likely(self, said: Sequence[Word], spelled: Sequence[Word]) -> Spelled:
         """Return LIKELY, or GUESSED, where all that a referring question tells is in the other one."""
-        told, other = ({word.stem for word in side if _tells(word)} for side in (said, spelled))
+        told, other = (Counter(word.stem for word in side if _tells(word)) for side in (said, spelled))
         places = [at for at, word in enumerate(spelled) if _tells(word) and word.stem not in self.known]
         strange = [spelled[at] for at in places if not (spelled[at].name and self._completes(spelled, at))]
         refers = any(word.text in PERSONAL or word.text in POINTING or word.text in OPEN for word in said)
