@@ -242,6 +242,7 @@ class Augmenting:
             mean_helpfulness=selection.mean_helpfulness,
             examples=len(selection.examples),
             question_tokens=asked,
+            agreement=selection.agreement,
             load=self._parts.load(journey.query.model),
             double_run=allowed.double_run_usd_per_day > 0,
         )

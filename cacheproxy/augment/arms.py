@@ -28,7 +28,7 @@ from cacheproxy.errors import ConfigError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 """Of what is written down: another one is refused."""
 
 
@@ -78,6 +78,8 @@ class Situation:
     mean_helpfulness: float
     examples: int
     question_tokens: int
+    agreement: float = 0.0
+    """Of the examples' answers with one another, in [0, 1]; says nothing of fewer than two."""
     load: float = 0.0
     double_run: bool = False
     """Whether the runner-up may be asked, too, beside the line."""
@@ -317,6 +319,7 @@ def features(situation: Situation) -> NDArray[np.float64]:
             _scaled(situation.mean_helpfulness, 0.5, 0.5) if helped else 0.0,
             _scaled(situation.examples, 3.0, 3.0) if helped else 0.0,
             _scaled(math.log1p(max(0, situation.question_tokens)), math.log(64.0), 3.0),
+            _scaled(situation.agreement, 0.5, 0.5) if situation.examples > 1 else 0.0,
         ]
     )
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-DIM = 5
+DIM = 6
 _NOISE = 0.4**2
 """Variance of a reward around its mean: near 0.25 where half of the answers are good, 0.09 where nine in ten are."""
 _SLOPE_SPREAD = 0.15

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,9 @@ INSTRUCTIONS = "instructions"
 BUDGET = "budget"
 MOST = "most"
 
+_WORD = re.compile(r"\w+")
+_COMPARED_CHARS = 500
+"""Of each answer, when they are likened to one another."""
 MU = 0.1
 """How much being like an example that was chosen takes from another one's helpfulness.
 
@@ -59,6 +64,8 @@ class Selection:
     """Highest cosine of the question asked to one of the examples' questions; 0.0 without examples."""
     mean_helpfulness: float = 0.0
     """0.0 without examples."""
+    agreement: float = 0.0
+    """How alike their answers are, in [0, 1]; 0.0 with fewer than two (`agreement`)."""
 
 
 NOTHING = Selection()
@@ -167,7 +174,18 @@ class _Choice:
             tokens=self._tokens,
             max_similarity=max(example.question_cosine for _, example in self._taken),
             mean_helpfulness=sum(score for score, _ in self._taken) / len(self._taken),
+            agreement=agreement([example.answer for _, example in self._taken]),
         )
+
+
+def agreement(answers: Sequence[str]) -> float:
+    """Return how alike answers are, in [0, 1]: the share of words that two of them have in common, over all pairs.
+
+    Dice's coefficient (1945) of the words they begin with, case aside; 0.0 of fewer than two answers.
+    """
+    words = [frozenset(_WORD.findall(one[:_COMPARED_CHARS].casefold())) for one in answers]
+    pairs = list(itertools.combinations(words, 2))
+    return sum(2 * len(a & b) / max(1, len(a) + len(b)) for a, b in pairs) / max(1, len(pairs))
 
 
 def _score(proxy: Proxy, example: Example) -> float:

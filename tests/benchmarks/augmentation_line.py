@@ -216,4 +216,5 @@ def situation(asked: Question, chosen: Selection) -> Situation:
         mean_helpfulness=chosen.mean_helpfulness,
         examples=len(chosen.examples),
         question_tokens=asked.tokens,
+        agreement=chosen.agreement,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cacheproxy.augment.arms import (
+    VERSION,
     Arm,
     ArmScore,
     Choice,
@@ -26,7 +27,7 @@ from cacheproxy.augment.belief import DIM, Belief, Prior, Runs, Sums
 from cacheproxy.errors import ConfigError
 from tests.benchmarks.bandits import RULES, Ran, Rule, Setting, Words, World, interval, run, table
 
-ASKED = Situation(max_similarity=0.8, mean_helpfulness=0.6, examples=3, question_tokens=40)
+ASKED = Situation(max_similarity=0.8, mean_helpfulness=0.6, examples=3, question_tokens=40, agreement=0.5)
 BARE = Situation(max_similarity=0.0, mean_helpfulness=0.0, examples=0, question_tokens=40)
 BUSY = replace(ASKED, load=1.2)
 
@@ -383,12 +384,19 @@ def test_features_are_finite_and_bounded(situation: Situation) -> None:
 
 
 def test_without_examples_nothing_is_said_of_them() -> None:
-    strange = replace(BARE, max_similarity=0.9, mean_helpfulness=0.9)
+    strange = replace(BARE, max_similarity=0.9, mean_helpfulness=0.9, agreement=0.9)
     assert features(strange).tolist() == features(BARE).tolist()
 
 
+def test_one_example_agrees_with_nothing() -> None:
+    one = replace(ASKED, examples=1)
+    assert features(replace(one, agreement=1.0)).tolist() == features(replace(one, agreement=0.0)).tolist()
+    several = [float(features(replace(ASKED, agreement=share))[-1]) for share in (0.0, 0.5, 1.0)]
+    assert several == [-1.0, 0.0, 1.0]
+
+
 def test_a_belief_is_the_posterior_of_a_linear_model() -> None:
-    belief, row = Belief(Prior(mean=0.5, spread=0.3)), np.array([1.0, 0.0, 0.0, 0.0, 0.0])
+    belief, row = Belief(Prior(mean=0.5, spread=0.3)), np.eye(DIM)[0]
     assert belief.expects(row) == pytest.approx((0.5, 0.3))
     for reward in (1.0, 1.0, 0.0):
         belief.learn(row, reward, 1.0)
@@ -414,12 +422,12 @@ def test_a_belief_that_fades_becomes_its_prior() -> None:
         {"weight": -1.0},
         {"squares": (0.0,)},
         {"products": ()},
-        {"squares": tuple([-5.0, *[0.0] * 24])},
-        {"squares": tuple([0.0, 1.0, *[0.0] * 23])},
+        {"squares": tuple([-5.0, *[0.0] * (DIM * DIM - 1)])},
+        {"squares": tuple([0.0, 1.0, *[0.0] * (DIM * DIM - 2)])},
     ],
 )
 def test_sums_that_no_rewards_can_have_are_refused(changes: dict[str, Any]) -> None:
-    sums = Sums(weight=1.0, squares=(0.0,) * 25, products=(0.0,) * 5)
+    sums = Sums(weight=1.0, squares=(0.0,) * DIM * DIM, products=(0.0,) * DIM)
     Belief.of(sums, Prior(mean=0.5, spread=0.3))
     with pytest.raises(ConfigError):
         Belief.of(msgspec.structs.replace(sums, **changes), Prior(mean=0.5, spread=0.3))
@@ -445,16 +453,18 @@ def test_a_router_survives_being_written() -> None:
         b"",
         b"\x80",
         b"\xff" * 40,
-        msgspec.msgpack.encode({"version": 2, "categories": {}}),
-        msgspec.msgpack.encode({"version": 1, "categories": {}, "more": 1}),
-        msgspec.msgpack.encode({"version": 1, "categories": {"faq": {"huge": {}}}}),
+        msgspec.msgpack.encode({"version": VERSION + 1, "categories": {}}),
+        msgspec.msgpack.encode({"version": VERSION, "categories": {}, "more": 1}),
+        msgspec.msgpack.encode({"version": VERSION, "categories": {"faq": {"huge": {}}}}),
         msgspec.msgpack.encode(
-            {"version": 1, "categories": {"faq": {"small": {"weight": 1.0, "squares": [], "products": []}}}}
+            {"version": VERSION, "categories": {"faq": {"small": {"weight": 1.0, "squares": [], "products": []}}}}
         ),
         msgspec.msgpack.encode(
             {
-                "version": 1,
-                "categories": {"faq": {"small": {"weight": math.nan, "squares": [0.0] * 25, "products": [0.0] * 5}}},
+                "version": VERSION,
+                "categories": {
+                    "faq": {"small": {"weight": math.nan, "squares": [0.0] * DIM * DIM, "products": [0.0] * DIM}}
+                },
             }
         ),
     ],

@@ -15,6 +15,7 @@ from cacheproxy.augment.select import (
     UNHELPFUL,
     Room,
     Selection,
+    agreement,
     select,
     select_nearest,
     select_random,
@@ -180,6 +181,16 @@ def test_without_room_or_candidates_nothing_is_used() -> None:
 def test_a_selection_tells_its_nearest_example() -> None:
     found = chosen(example("far", quality=0.9, question_cosine=0.55), example("near", quality=0.5, question_cosine=0.8))
     assert found.max_similarity == 0.8
+
+
+def test_a_selection_tells_how_alike_its_answers_are() -> None:
+    assert agreement(["Card arrival", "card  arrival.", "CARD ARRIVAL"]) == 1.0
+    assert agreement(["card arrival", "lost card"]) == pytest.approx(0.5)
+    assert agreement(["a", "a", "b"]) == pytest.approx(1 / 3)
+    assert agreement(["only one"]) == agreement([]) == agreement(["", ""]) == agreement(["...", "!"]) == 0.0
+    assert agreement(["same " * 500 + "here", "same " * 500 + "there"]) == 1.0
+    same = [example("first", answer="card"), example("second", answer="card")]
+    assert select_nearest(same, proxy=lambda _: 0.5, room=Room(tokens=1000, most=5)).agreement == 1.0
 
 
 def test_nearest_takes_the_nearest_and_puts_the_nearest_last() -> None:
