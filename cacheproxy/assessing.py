@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cacheproxy.augment.arms import Arm
-from cacheproxy.augment.rewards import Source, compiles, said
+from cacheproxy.augment.rewards import Source, compiles, said, valid_json
 from cacheproxy.errors import CacheProxyError
 from cacheproxy.learn.aside import likeness, whole
 from cacheproxy.learn.judge import Case, ask_judge
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from cacheproxy import settings
+    from cacheproxy.augment.rewards import Reward
     from cacheproxy.augmenting import Attempt, Augmenting
     from cacheproxy.journey import Journey
     from cacheproxy.learn.meter import LearningMeter
@@ -70,14 +71,14 @@ class Assessing:
             return
         other = self._drawn_other(came)
         judged = other is None and self._drawn_judge(came)
-        if other is not None or judged or "```" in words or "~~~" in words:
+        if other is not None or judged or "```" in words or "~~~" in words or words.lstrip()[:1] in ("{", "["):
             self.pending += 1
             self._means.spawn(self._within(came, sent, words, other, judged=judged))
 
     async def _within(self, came: Came, sent: Sent, words: str, other: Arm | None, *, judged: bool) -> None:
         try:
             async with asyncio.timeout(self._means.config.timeout_s):
-                checked = await asyncio.to_thread(compiles, words)
+                checked = await asyncio.to_thread(_checked, words)
                 if checked is not None:
                     self._means.rewarding.learn(sent, checked)
                 if other is not None:
@@ -125,7 +126,8 @@ class Assessing:
 
     async def _judge(self, came: Came, sent: Sent, words: str) -> None:
         query = came.journey.query
-        case = Case(asked=query.text, kept="", answer=words)
+        asked = "\n\n".join(filter(None, (query.system, query.text)))
+        case = Case(asked=asked, kept="", answer=words)
         model = self._means.config.judge_model or query.model
         call = replace(came.call, charge=None)
         word = await ask_judge(
@@ -161,6 +163,7 @@ class Assessing:
         reward = said(Source.COMPARED, good=right)
         arm = came.arm if other is Arm.LARGE else other
         means.rewarding.learn(replace(sent, arm=arm, by_chance=True), reward)
+        means.rewarding.learn(replace(sent, arm=Arm.LARGE, by_chance=True), said(Source.COMPARED, good=True))
 
     async def _fetched(self, upstream: Upstream, call: Call, came: Came) -> Reply | None:
         """Return a whole answer, or None. Raises UpstreamError."""
@@ -198,6 +201,11 @@ class Purse:
     def _left(self, category: str, usd_per_day: float, now_s: float) -> float:
         spent, at_s = self._spent.get(category, (0.0, now_s))
         return max(0.0, spent - usd_per_day * (now_s - at_s) / _DAY_S)
+
+
+def _checked(words: str) -> Reward | None:
+    """Return what can be said of an answer's form alone."""
+    return valid_json(words) or compiles(words)
 
 
 def _bounded(augmenting: Augmenting, attempt: Attempt, came: Came, journey: Journey) -> Call:

@@ -67,6 +67,8 @@ class Augmentation(msgspec.Struct, frozen=True, kw_only=True):
     question_tokens: int | None
     example_tokens: int
     mean_helpfulness: float | None
+    agreement: float | None
+    """How alike the examples' answers are, in [0, 1]."""
     theta: float | None
     """Mean helpfulness above which a set of examples is used."""
     explored: float
@@ -158,6 +160,7 @@ def _told(considered: Considered) -> Augmentation:
         question_tokens=attempt.situation.question_tokens,
         example_tokens=attempt.selection.tokens,
         mean_helpfulness=attempt.selection.mean_helpfulness if attempt.selection.examples else None,
+        agreement=attempt.selection.agreement if len(attempt.selection.examples) > 1 else None,
         theta=considered.theta,
         explored=considered.explored if any(not one.known for one in choice.scores) else 0.0,
         examples=[*_near(considered), *left_out],
@@ -208,6 +211,7 @@ def _nobody(reason: str) -> Augmentation:
         question_tokens=None,
         example_tokens=0,
         mean_helpfulness=None,
+        agreement=None,
         theta=None,
         explored=0.0,
         examples=[],

@@ -122,13 +122,11 @@ class Offloading:
     async def _answered(
         self, flight: Flight, journey: Journey, attempt: Attempt, call: Call, dialect: Dialect
     ) -> Relayed[Fold] | None:
-        wire, spent = journey.query.wire, list[int]()
+        spent = list[int]()
         asking = replace(self._augmenting.call(attempt, call, journey, dialect), charge=spent.append)
         started_s = self._parts.clock.monotonic()
         try:
-            async with asyncio.timeout(
-                self._small.first_words_s if wire.stream else self._small.whole_answer_s
-            ) as late:
+            async with asyncio.timeout(self._patience_s(journey)) as late:
                 head, fold = await self._passed_on(flight, asking, dialect, journey, attempt.offload, late)
         except (_Failed, UpstreamError, TimeoutError) as exc:
             reason = "timeout" if isinstance(exc, TimeoutError) else getattr(exc, "code", "") or str(exc)
@@ -142,6 +140,11 @@ class Offloading:
         if not isinstance(fold.reply(), Reply):
             self._rewarding.failed(journey, attempt, "unfinished")  # its readers have all there is of it
         return Relayed(head=head, fold=fold, fill_ms=(self._parts.clock.monotonic() - started_s) * 1000)
+
+    def _patience_s(self, journey: Journey) -> float:
+        """Return how long to wait for the small model: no longer than its caller allows for all of an answer."""
+        least = self._small.first_words_s if journey.query.wire.stream else self._small.whole_answer_s
+        return least if journey.limit.latency_s is None else min(least, journey.limit.latency_s)
 
     async def _passed_on(
         self, flight: Flight, call: Call, dialect: Dialect, journey: Journey, offload: Offload, late: asyncio.Timeout

@@ -190,7 +190,7 @@ async def _with_small(
         form=form_of(chosen),
         counter=await asyncio.to_thread(_counter, ground),
         first_words_s=QUEUE_S + chosen.first_byte_timeout_s,
-        whole_answer_s=chosen.total_timeout_s,
+        whole_answer_s=chosen.answer_timeout_s,
     )
     return replace(backends, small=small, beside=beside)
 

@@ -155,8 +155,10 @@ class Small(_Section, frozen=True):
     """A `tokenizer.json` to count its tokens with; empty means the embedded model's own, for a URL an estimate."""
     first_byte_timeout_s: Positive = 10.0
     """Longest wait for the first words of a stream, beside at most 2 s in its queue; then the large model answers."""
+    answer_timeout_s: Positive = 20.0
+    """Longest wait for the whole of an answer that is not streamed; then the large model answers."""
     total_timeout_s: Positive = 60.0
-    """Longest wait for the whole of another answer; then the large model answers. Longest stream; then it is cut."""
+    """Longest stream; then it is cut."""
     max_concurrency: Count = 4
     """Most requests it answers at once; more wait in its queue."""
     queue: Annotated[int, msgspec.Meta(ge=0)] = 8

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cacheproxy.replaying import Traffic
 
 FILE = "augment.sqlite3"
-_TERMS = Terms(load_from=0.0, gamma=2.0)
+TERMS = Terms(load_from=0.0, gamma=2.0)
 """The load that a proxy tells begins at `load.low` and is 1 at `load.high`."""
 
 
@@ -84,7 +84,7 @@ class Around:
 
 async def open_state(small: SmallModel, epoch: str, folder: Path, stack: AsyncExitStack) -> AugmentState:
     """Open what was learnt with this small model and this encoder. Raises ConfigError."""
-    return await stack.enter_async_context(AugmentState(folder / FILE, f"{small.model}|{epoch}", _TERMS))
+    return await stack.enter_async_context(AugmentState(folder / FILE, f"{small.model}|{epoch}", TERMS))
 
 
 def made_of(state: AugmentState, small: SmallModel, parts: Parts, around: Around) -> Small:

@@ -160,8 +160,12 @@ class Choice:
 
 
 _WELL = 2.0
-"""Standard deviations above its mean that an arm's quality may well be; where even that is too little, it is not
-tried."""
+"""Standard deviations above its mean that an arm's quality may well be; where even that is too little, it is tried
+much more seldom."""
+_HEARD = 5.0
+"""Weight of rewards below which no arm is thought to be too bad to be tried: one bad word is no verdict."""
+_SELDOM = 0.1
+"""Of the share of questions at which others are tried, an arm gets that seems too bad: it may have become better."""
 
 
 class _Written(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -189,8 +193,8 @@ class Router:
         scores = self.scores(category, situation, random, now_s)
         known = [one for one in scores if one.known]
         likely = max(one.quality for one in known)
-        unknown = [one.arm for one in scores if not one.known and _at_best(one) >= likely]
-        if unknown and coin < self.terms.explore:
+        unknown = [one.arm for one in scores if not one.known and coin < self.terms.explore * _hope(one, likely)]
+        if unknown:
             tried = unknown[int(which * len(unknown))]
             if situation.double_run:
                 return Choice(arm=Arm.LARGE, scores=scores, reason=Reason.COLD, sampled_runner_up=tried, judge=True)
@@ -324,9 +328,12 @@ def features(situation: Situation) -> NDArray[np.float64]:
     )
 
 
-def _at_best(one: ArmScore) -> float:
-    """Return the quality that an arm may well have, load and costs aside."""
-    return (one.quality + _WELL * one.spread) * one.reliability
+def _hope(one: ArmScore, likely: float) -> float:
+    """Return how often an arm is worth trying, of those that are not known; `likely` is the best one's quality."""
+    if one.reliability < likely:
+        return 0.0
+    able = one.reliability * (one.quality + _WELL * one.spread)
+    return 1.0 if able >= likely or one.rewards < _HEARD else _SELDOM
 
 
 def _deviation(chances: Collection[float]) -> float:

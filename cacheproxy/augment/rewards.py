@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cacheproxy.augment.schemas import conforms
-
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -38,7 +36,7 @@ class Source(StrEnum):
     COMPARED = "compared"
     """With the large model's answer to the same question, of a double run."""
     EXACT = "exact"
-    SCHEMA = "schema"
+    JSON = "json"
     CODE = "code"
 
 
@@ -48,7 +46,7 @@ WEIGHTS: Mapping[Source, float] = {
     Source.JUDGE: 1.0,
     Source.COMPARED: 1.0,
     Source.EXACT: 1.0,
-    Source.SCHEMA: 0.3,
+    Source.JSON: 0.3,
     Source.CODE: 0.3,
 }
 """A judge or a checked answer is the measure; callers are no random sample, and form says little of content."""
@@ -98,21 +96,19 @@ def exact(answer: str, reference: str) -> Reward | None:
     return said(Source.EXACT, good=good)
 
 
-def valid_json(answer: str, schema: object = True) -> Reward | None:
-    """Return whether an answer, or the one fenced block in it, is JSON that conforms to a JSON Schema.
+def valid_json(answer: str) -> Reward | None:
+    """Return whether an answer that begins as a JSON object or array is one. None of any other answer.
 
-    None where nothing can be said: an answer that is too long, a schema that is none, or one that `schemas` refuses.
+    A schema is never there to check it against: who asks for one by `response_format` gets the large model's answer.
     """
-    if len(answer) > MOST_CHARS:
+    text = answer.strip()
+    if len(answer) > MOST_CHARS or not text.startswith(("{", "[")):
         return None
-    blocks = list(_blocks(answer))
-    text = blocks[0][1] if len(blocks) == 1 and blocks[0][0] in ("", "json") else answer
     try:
-        value = msgspec.json.decode(text)
+        msgspec.json.decode(text)
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError):
-        return _formed(Source.SCHEMA, ok=False)
-    found = conforms(value, schema)
-    return None if found is None else _formed(Source.SCHEMA, ok=found)
+        return _formed(Source.JSON, ok=False)
+    return _formed(Source.JSON, ok=True)
 
 
 def compiles(answer: str) -> Reward | None:

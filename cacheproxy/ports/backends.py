@@ -126,5 +126,5 @@ class SmallModel:
     counter: TokenCounter
     first_words_s: float = 10.0
     """Longest wait for the first words of a streamed answer; then the large model answers."""
-    whole_answer_s: float = 60.0
+    whole_answer_s: float = 20.0
     """Longest wait for the whole of another answer; then the large model answers."""

@@ -11,14 +11,15 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.augment.arms import Arm, Router
+from cacheproxy.small import TERMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from cacheproxy.augment.arms import Choice, Situation
 
-LOADS = (0.0, 1.0, 1.5)
-"""No load, the large model at its limit, and half as much again."""
+LOADS = (0.0, 0.5, 1.0)
+"""As a proxy tells it: 0 up to `load.low`, 1 from `load.high` on."""
 AFTER = (0, 25, 50, 100, 200, 400, 800)
 
 
@@ -44,9 +45,9 @@ def routed(category: str, lessons: Sequence[Seen], asked: Sequence[Seen], seed: 
     return rows
 
 
-def taught(category: str, lessons: Iterable[Seen]) -> Router:
-    """Return a router that was told these rewards in their order."""
-    router = Router()
+def taught(category: str, lessons: Iterable[Seen], router: Router | None = None) -> Router:
+    """Return a router that was told these rewards in their order, on top of what it knows."""
+    router = router or Router(TERMS)
     for one in lessons:
         for arm in Arm:
             if arm is not Arm.AUGMENTED or one.situation.examples:

@@ -11,7 +11,6 @@ from cacheproxy.augment.arms import Arm, Reason, Router, Situation, Terms, chanc
 from cacheproxy.augment.constraint import Limit, constrained, within
 from cacheproxy.augment.observed import Observed
 from cacheproxy.augment.rewards import compiles, exact, valid_json
-from cacheproxy.augment.schemas import conforms
 from cacheproxy.augment.worth import Standing, heard, keep, offloaded, replay_order, replay_pays, replayed, used
 
 UNIT = st.floats(0.0, 1.0)
@@ -234,24 +233,9 @@ def test_numbers_of_an_example_stay_in_their_ranges(one: Standing, deeds: list[t
 def test_checkers_say_something_of_any_text_or_nothing(answer: str, reference: str) -> None:
     for found in (
         exact(answer, reference),
-        valid_json(answer, {"type": "object"}),
+        valid_json(answer),
+        valid_json(f"{{{answer}"),
         compiles(answer),
         compiles(f"```python\n{answer}\n```"),
     ):
         assert found is None or (0.0 <= found.value <= 1.0 and 0.0 < found.weight <= 1.0)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["$ref", "$defs", "type", "properties", "a", "items", "anyOf"]), inner)
-    ),
-    max_leaves=12,
-)
-
-
-@settings(max_examples=60)
-@given(json_values, json_values)
-def test_any_schema_says_yes_no_or_nothing(value: object, schema: object) -> None:
-    assert conforms(value, schema) in (True, False, None)

@@ -18,13 +18,15 @@ from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Price
 from cacheproxy.ports import Call
 from cacheproxy.rewarding import Came
-from tests.support.augmented import CATEGORY, SECOND, SMALL, Line, words
+from tests.support.augmented import CATEGORY, SECOND, SMALL, Line, body_of, words
 from tests.support.backend import Told
 from tests.support.openai_wire import completion
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from cacheproxy.augmenting import Attempt
 
 JUDGED = msgspec.structs.replace(
     CATEGORY, augment_judge_rate=1.0, learning_calls_per_hour=1000, double_run_usd_per_day=1.0
@@ -63,6 +65,11 @@ async def came(line: Line, body: dict[str, Any], *, arm: Arm = Arm.SMALL, other:
         call=CALL,
         dialect=line.dialect,
     )
+
+
+def judged(attempt: Attempt) -> Attempt:
+    """Return an attempt whose answer a judge is asked about."""
+    return replace(attempt, choice=replace(attempt.choice, judge=True))
 
 
 async def done(line: Line) -> None:
@@ -142,6 +149,26 @@ async def test_code_that_does_not_parse_is_held_against_its_arm(tmp_path: Path, 
         assert (line.state.router._belief("default", Arm.SMALL)._products[0] > before) == right
 
 
+@pytest.mark.parametrize(("answer", "said"), [('{"a": 1}', 1), ('{"a": 1', 1), ("a: 1", 0)])
+async def test_json_that_is_none_is_held_against_its_arm(tmp_path: Path, answer: str, said: int) -> None:
+    async with learning(tmp_path, msgspec.structs.replace(JUDGED, augment_judge_rate=0.0)) as line:
+        line.teach(Arm.SMALL)
+        line.little.always(words(answer, model=SMALL))
+        await line.ask()
+        await done(line)
+        assert rewards(line, "small", "json") == said
+
+
+async def test_a_judge_sees_what_the_system_prompt_asks_for(tmp_path: Path) -> None:
+    async with learning(tmp_path) as line:
+        line.large.always(words("RIGHT"))
+        told = await came(line, completion("Paris"))
+        told.journey.query = replace(told.journey.query, system="Answer in French.")
+        line.made.rewarding.answered(replace(told, attempt=judged(told.attempt)))
+        await done(line)
+        assert b"Answer in French." in body_of(line.large.calls[0])
+
+
 @pytest.mark.parametrize(
     ("small", "large", "found"),
     [("Paris", "paris.", "right"), ("yes", "No, never.", "wrong"), ("It is 12", "It is 13", "wrong")],
@@ -152,7 +179,7 @@ async def test_both_models_answers_are_compared(tmp_path: Path, small: str, larg
         line.made.rewarding.answered(await came(line, completion(small), other=Arm.LARGE))
         await done(line)
         assert line.counted(f'cacheproxy_arm_assessed_total{{came="{found}"}}') == 1
-        assert rewards(line, "small", "compared") == 1
+        assert rewards(line, "small", "compared") == rewards(line, "large", "compared") == 1  # on one scale
         assert len(line.large.calls) == 1
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +16,6 @@ from cacheproxy.augment.rewards import (
     said,
     valid_json,
 )
-from cacheproxy.augment.schemas import conforms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,71 +65,29 @@ OBJECT = {
 
 
 @pytest.mark.parametrize(
-    ("answer", "schema", "good"),
+    ("answer", "good"),
     [
-        ('{"name": "Ada", "age": 36}', OBJECT, True),
-        ('```json\n{"name": "Ada"}\n```', OBJECT, True),
-        ('```\n{"name": "Ada"}\n```', OBJECT, True),
-        ('{"age": 36}', OBJECT, False),
-        ('{"name": "Ada", "age": -1}', OBJECT, False),
-        ('{"name": "Ada", "x": 1}', OBJECT, False),
-        ('Here you are: {"name": "Ada"}', OBJECT, False),
-        ("[1, 2", True, False),
-        ("[NaN]", True, False),
-        ("[" * 5000 + "]" * 5000, True, False),
-        ("1e999", True, False),
-        ("[1, 2]", True, True),
-        ('"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaab"', {"pattern": "^(a+)+$"}, False),
-        ('{"x": 1}', {"$ref": "#/$defs/one", "$defs": {"one": {"required": ["x"]}}}, True),
-        ("{}", {"$ref": "#/$defs/one", "$defs": {"one": {"required": ["x"]}}}, False),
-        ("{}", {"allOf": [{"required": ["x"]}, {"$ref": "#/allOf/0"}]}, False),
+        ('{"a": 1}', True),
+        (' [1, {"a": null}]\n', True),
+        ('{"a": 1', False),
+        ("{'a': 1}", False),
+        ('{"a": NaN}', False),
+        ("[" * 5_000, False),
+        ('{"a": 1} as you wished', False),
+        ("An object: {}", None),
+        ("42", None),
+        ("", None),
     ],
 )
-def test_an_answer_is_json_of_its_schema_or_not(answer: str, schema: object, good: bool) -> None:
-    found = valid_json(answer, schema)
-    assert found is not None
-    assert (found.value > 0.5, found.source) == (good, Source.SCHEMA)
-
-
-def bomb(levels: int) -> dict[str, object]:
-    """A schema without recursion whose check takes 2^levels steps."""
-    defs: dict[str, object] = {
-        f"d{at}": {"anyOf": [{"properties": {"a": {"$ref": f"#/$defs/d{at + 1}"}}}] * 2} for at in range(levels)
-    }
-    return {"$defs": {**defs, f"d{levels}": {"type": "string"}}, "$ref": "#/$defs/d0"}
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [
-        None,
-        "object",
-        {"type": "nonsense"},
-        {"pattern": "("},
-        {"pattern": "(?=a)b"},
-        {"$ref": "http://127.0.0.1:9/schema"},
-        {"$ref": "file:///etc/hostname"},
-        {"$ref": "#/$defs/missing"},
-        {"$ref": "#anchor", "$defs": {"x": {"$anchor": "anchor"}}},
-        {"properties": {"a": {"$ref": "#"}}},
-        {"properties": {"definitions": {"$ref": "#"}}},
-        {"$defs": {"a b": {"items": {"$ref": "#/$defs/a%20b"}}}, "$ref": "#/$defs/a%20b"},
-        {"$id": "http://example.com/s", "$defs": {"x": {"items": {"$ref": "http://example.com/s#/$defs/x"}}}},
-        {"$defs": {"x": {"$id": "http://example.com/x", "items": {"$ref": "#"}}}, "$ref": "#/$defs/x"},
-        {"$dynamicAnchor": "node", "items": {"$dynamicRef": "#node"}},
-        bomb(40),
-        {"enum": list(range(5000))},
-    ],
-)
-def test_nothing_is_said_by_a_schema_that_is_none_or_could_take_long(schema: object) -> None:
-    started = time.perf_counter()
-    assert conforms({}, schema) is None
-    assert valid_json("{}", schema) is None
-    assert time.perf_counter() - started < 5.0  # it would be years
+def test_an_answer_that_begins_as_json_is_json_or_not(answer: str, good: bool | None) -> None:
+    found = valid_json(answer)
+    assert (found if found is None else (found.value > 0.5, found.source)) == (
+        good if good is None else (good, Source.JSON)
+    )
 
 
 def test_nothing_is_said_of_json_that_is_too_long() -> None:
-    assert valid_json(f'"{"x" * MOST_CHARS}"') is None
+    assert valid_json(f'["{"x" * MOST_CHARS}"]') is None
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from cacheproxy.augment.arms import Arm
+from cacheproxy.augment.constraint import Limit
 from cacheproxy.errors import IndexUnavailable, StoreUnavailable, UpstreamBroken, UpstreamError, UpstreamTimeout
 from cacheproxy.joining import Flown
 from cacheproxy.model import Controls, Hit, Miss
@@ -142,6 +143,19 @@ async def test_a_small_model_that_says_nothing_in_time_is_not_waited_for(tmp_pat
         line.large.always(streamed("large"))
         assert (await line.ask(FIRST, stream=True))[0] == "large"
         assert line.little.open == 0
+
+
+async def test_nobody_waits_for_the_small_model_longer_than_his_limit(line: Line) -> None:
+    line.little.always(Told(before=[asyncio.Event()]))
+    journey, outcome = await line.look_up()
+    assert isinstance(outcome, Miss)
+    journey.limit = Limit(latency_s=0.05, least_quality=0.0)
+    started = asyncio.get_running_loop().time()
+    flown = await line.fly(journey, outcome)
+    assert isinstance(flown, Flown)
+    assert asyncio.get_running_loop().time() - started < 2.0
+    assert line.little.open == 0
+    flown.reader.leave()
 
 
 @pytest.mark.parametrize("last", [UpstreamBroken("cut"), None], ids=["cut", "ended without an end"])
