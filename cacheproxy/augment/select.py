@@ -30,7 +30,7 @@ BUDGET = "budget"
 MOST = "most"
 
 _WORD = re.compile(r"\w+")
-_COMPARED_CHARS = 500
+_COMPARED_CHARS = 250
 """Of each answer, when they are likened to one another."""
 MU = 0.1
 """How much being like an example that was chosen takes from another one's helpfulness.
