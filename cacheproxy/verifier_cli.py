@@ -48,7 +48,7 @@ def verifier() -> None:
     type=click.IntRange(0),
     default=_VISITS,
     show_default=True,
-    help="Most pairs seen; 0 keeps the cross-encoder of --from and only calibrates anew.",
+    help="Most pairs seen; 0 keeps the cross-encoder of --from, grows the trees anew and calibrates.",
 )
 @click.option(
     "--from",

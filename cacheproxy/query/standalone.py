@@ -182,7 +182,11 @@ class _Context:
         places = [at for at, word in enumerate(spelled) if _tells(word) and word.stem not in self.known]
         strange = [spelled[at] for at in places if not (spelled[at].name and self._completes(spelled, at))]
         refers = any(word.text in PERSONAL or word.text in POINTING or word.text in OPEN for word in said)
-        if not told or not told < other or not refers or any(word.text.isdigit() for word in strange):
+        if (
+            not (told and told < other and told.keys() < other.keys())
+            or not refers
+            or any(word.text.isdigit() for word in strange)
+        ):
             return Spelled.NO
         if not _pronouns(spelled) <= _pronouns(said) or _tenses(said) != _tenses(spelled):
             return Spelled.NO

@@ -38,10 +38,11 @@ if TYPE_CHECKING:
 _CHEAP_PAIRS = 36_000
 """Pairs the trees learn from: more of them gain little, and each text must be embedded."""
 _CALIBRATION_PAIRS = 6_000
+LEAST_VISITS = 32
 _GENERATED = "generated"
 _SETS = "sets"
 _TOOLS = ("numpy", "onnxruntime", "safetensors", "scikit-learn", "tokenizers", "torch", "transformers")
-_USUAL_PROBABILITY = 0.65
+_USUAL_PROBABILITY = 0.68
 """Where the figures of the manifest are taken."""
 
 
@@ -76,8 +77,12 @@ def train(order: Order, encoder: TextEncoder, cache_dir: Path | None) -> artefac
     falls with it. Raises ConfigError for files or an artefact that cannot be used.
     """
     began_s = time.monotonic()
+    if 0 < order.visits < LEAST_VISITS:
+        raise ConfigError(f"{order.visits} visits are less than one batch; give 0 or at least {LEAST_VISITS}")
     if not order.visits and order.parent is None:
-        raise ConfigError("0 visits only calibrate anew, and there is no verifier to go on from; give --from")
+        raise ConfigError(
+            "0 visits only calibrate anew, and the base encoder is none; give --from shipped or a verifier's directory"
+        )
     parent = _grown_from(order)
     material = read_material(order.files, dict(order.licences))
     work = order.out / f".work-{_digest(order, material, parent)}"
@@ -114,11 +119,11 @@ def train(order: Order, encoder: TextEncoder, cache_dir: Path | None) -> artefac
         files={},
         weights=weights,
         caution=order.caution,
-        sources=material.sources,
+        sources=_sources(order, parent, material),
         held_back=_figures(held_back, cheap, read, weights),
         seed=order.seed,
         visits=visits,
-        parent=_origin(order, parent),
+        parent=parent.fingerprint if parent else "",
         tools={name: version(name) for name in _TOOLS},
     )
     manifest = artefact.save(order.out, manifest, trees, cross)
@@ -138,11 +143,12 @@ def _grown_from(order: Order) -> artefact.Manifest | None:
     return manifest
 
 
-def _origin(order: Order, parent: artefact.Manifest | None) -> str:
-    """Return what the cross-encoder was grown from, "" for the base encoder."""
-    if parent is None:
-        return ""
-    return parent.fingerprint if order.visits else parent.parent
+def _sources(order: Order, parent: artefact.Manifest | None, material: Material) -> tuple[artefact.Source, ...]:
+    """Return what all of it was learnt from: with no visits, the parent's files, too."""
+    if order.visits or parent is None:
+        return material.sources
+    new = {source.sha256 for source in material.sources}
+    return (*material.sources, *(source for source in parent.sources if source.sha256 not in new))
 
 
 def _cross(

@@ -30,7 +30,7 @@ _EQUAL = 0.99
 """Of a question that is the same but for capitals and white space: too short for the cross-encoder to be sure."""
 
 _UNDECIDED = (0.3, 0.9)
-"""Probabilities by one order of the two between which the other order is read, too."""
+"""Probabilities by one order of the two, caution aside, between which the other order is read, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,12 +124,12 @@ class PairScorer:
         """Return the cross-encoder's log-odds and the probability; where that is undecided, by both orders."""
         bias, trees, cross = self.manifest.weights.both
 
-        def told(read: float) -> float:
+        def told(read: float, raised: float = 0.0) -> float:
             # What was not read whole is not right, whatever sign the weight has.
-            return _sigmoid(bias + trees * cheap + cross * read) if math.isfinite(read) else 0.0
+            return _sigmoid(bias + raised + trees * cheap + cross * read) if math.isfinite(read) else 0.0
 
         read = self._cross.logit(kept, asked)
-        if _UNDECIDED[0] <= told(read) <= _UNDECIDED[1]:
+        if _UNDECIDED[0] <= told(read, self.manifest.caution) <= _UNDECIDED[1]:
             read = (read + self._cross.logit(asked, kept)) / 2
         return read, told(read)
 

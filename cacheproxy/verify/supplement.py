@@ -43,7 +43,7 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
     encourage discourage|accept reject|accept decline|accept refuse|approve reject|approve deny|grant revoke
     grant deny|pass fail|succeed fail
     success failure|true false|positive negative|include exclude|attract repel|absorb emit|absorb release
-    single all|inhale exhale
+    inhale exhale
     arrive depart|arrival departure
     entrance exit|enter exit|enter leave|import-tax export-tax|employer employee|landlord tenant|buyer seller
     lender borrower|husband wife
@@ -84,21 +84,21 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
 """Pairs of lemmas that turn a question round when one stands for the other."""
 
 _TERMS = """
-    radius diameter circumference|area perimeter volume circumference|gcd gcf hcf lcm|mean median mode
+    radius diameter circumference|area perimeter volume|gcd lcm|gcf lcm|hcf lcm|mean median|median mode
     sine cosine tangent cotangent secant|sin cos tan cot|arcsin arccos arctan|permutation combination
-    derivative integral antiderivative|numerator denominator|odd even|prime composite|rational irrational
-    factor multiple|sum difference product quotient|dot cross|variance covariance|precision recall|row column
+    derivative integral|derivative antiderivative|numerator denominator|odd even|prime composite|rational irrational
+    variance covariance|precision recall|row column
     mitosis meiosis|artery vein capillary|systolic diastolic|bacteria virus fungus|bacterial viral fungal
-    benign malignant|acute chronic|type-1 type-2|ibuprofen acetaminophen aspirin naproxen|insulin glucagon
+    benign malignant|acute chronic|ibuprofen acetaminophen aspirin naproxen|insulin glucagon
     hypertension hypotension|hyperglycemia hypoglycemia|hyperthyroidism hypothyroidism|anion cation|fission fusion
-    isotope isomer|exothermic endothermic|concave convex|series parallel|alternating direct|solid liquid gas
+    isotope isomer|exothermic endothermic|concave convex|series parallel|solid liquid
     latitude longitude|solstice equinox|perihelion aphelion|stalactite stalagmite
     felony misdemeanor infraction|plaintiff defendant|murder manslaughter|libel slander|copyright trademark patent
     civil criminal|prosecutor defender|appellant respondent|grantor grantee|trustor trustee|mortgagor mortgagee
     lessor lessee|licensor licensee|franchisor franchisee|assignor assignee|trustee beneficiary
-    debit credit|stock bond|ira 401k|gross net|apr apy|assets liabilities|dividend interest
-    key value|stack queue|tcp udp|public private protected|http https
-    left right|north south east west|breakfast lunch dinner
+    debit credit|stock bond|ira 401k|gross net|apr apy|dividend interest
+    stack queue|tcp udp|public private protected|http https
+    north south east west|breakfast lunch dinner
     monday tuesday wednesday thursday friday saturday sunday|weekday weekend
     january february march april june july august september october november december|spring summer autumn winter
     nanogram microgram milligram gram kilogram tonne ounce pound|nanometer micrometer millimeter centimeter meter
@@ -111,6 +111,16 @@ TERMS: dict[str, frozenset[str]] = {
 }
 """Terms of art, each with those it is set apart from: a question with another one of them is another question."""
 
+UNITS: dict[str, str] = dict(
+    pair.split(":")
+    for pair in """
+    kg:kilogram kgs:kilogram g:gram mg:milligram mcg:microgram lb:pound lbs:pound oz:ounce km:kilometer cm:centimeter
+    mm:millimeter mi:mile ft:foot yd:yard ml:milliliter gal:gallon kb:kilobyte mb:megabyte gb:gigabyte tb:terabyte
+    kw:kilowatt mw:megawatt ms:millisecond ns:nanosecond
+    """.split()
+)
+"""Units as they are shortened."""
+
 _GROUPS = """
     login signin log-in sign-in logon|logout signout log-out sign-out|signup register sign-up
     disable turn-off switch-off deactivate
@@ -121,8 +131,8 @@ _GROUPS = """
     db database|admin administrator|password passcode passphrase|pwd password|money cash|kid child|mom mother
     dad father|bike bicycle|fridge refrigerator
     flat apartment|holiday vacation|lift elevator|car automobile auto|begin start|stop end quit|purchase buy
-    cost price|cheap inexpensive|fix repair
-    error bug|setup install|maths math|uni university|doctor physician|lawyer attorney|job work|pay payment
+    cost price|cheap inexpensive|fix repair|paracetamol acetaminophen
+    bitcoin btc|error bug|setup install|maths math|uni university|doctor physician|lawyer attorney|job work|pay payment
     mail email|ad advertisement advert|exam test
     approx approximately about|max maximum|min minimum|temp temperature|avg average|dept department
     govt government|vs versus|ok okay|lose misplace

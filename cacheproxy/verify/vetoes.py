@@ -19,7 +19,7 @@ from cacheproxy.verify.foreign import unreadable
 from cacheproxy.verify.reading import ALSO_WORDS
 from cacheproxy.verify.roles import swapped
 from cacheproxy.verify.rules import RULES, weigh
-from cacheproxy.verify.supplement import TERMS
+from cacheproxy.verify.supplement import TERMS, UNITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +44,8 @@ _LOANS = frozenset(
 )
 """English words that are written with and without accents."""
 _SQL = ("join ", "select ")
+_ROMAN = re.compile(r"(?:\b[A-Z][a-z]+ |\bWW)(I{1,3}|IV|VI{0,3}|IX|XI{0,3}|XIV|XVI?)\b(?! [a-z]+ing\b|'[a-z])")
+"""A Roman numeral after a name. A lone I after a word in capitals may be its writer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,27 +235,45 @@ def _mistakable(one: str, other: str) -> bool:
 
 
 def _other_name(pair: Alignment) -> bool:
-    """Forbid that only a name differs, by more than a slip of the pen: Utrecht and Rotterdam, Google and Microsoft."""
+    """Forbid that only a name differs, in more than half of its letters: Utrecht and Rotterdam, Netflix and Spotify.
+
+    Names are what no dictionary has; an acronym may stand for the other name.
+    """
     if not len(pair.left) == len(pair.right) == 1:
         return False
     one, other = pair.left[0], pair.right[0]
-    if one not in pair.asked.entities or other not in pair.kept.entities or not (one.isalpha() and other.isalpha()):
-        return False
-    if min(len(one), len(other)) < _SHORT or one.startswith(other) or other.startswith(one):
+    if not (_is_name(one, pair.asked) and _is_name(other, pair.kept)) or one.startswith(other) or other.startswith(one):
         return False
     return OSA.distance(one, other) > max(len(one), len(other)) / 2
 
 
+def _is_name(word: str, text: Reading) -> bool:
+    plain = word.isalpha() and len(word) > _SHORT and not (lexicon.known(word) or lexicon.known(lexicon.lemma(word)))
+    return plain and word in text.entities and word.upper() not in text.signs.text
+
+
+def _roman(pair: Alignment) -> bool:
+    """Forbid another Roman numeral after a name: World War I and World War II, WWI and WWII."""
+    one, other = (set(_ROMAN.findall(side.signs.text)) for side in (pair.asked, pair.kept))
+    return bool(one) and bool(other) and one.isdisjoint(other)
+
+
 def _term(pair: Alignment) -> bool:
     """Forbid another term of art in the place of one: radius and diameter, milligrams and micrograms."""
+    if max(len(pair.left), len(pair.right)) > 1:
+        return False
     one = _terms(pair.asked.tokens)
     other = _terms(pair.kept.tokens) if one else one
-    apart = other - one
-    return bool(apart) and any(not TERMS[word].isdisjoint(apart) for word in one - other)
+    lost, new = one - other, other - one
+    if not (len(lost) == len(new) == 1 and _terms(pair.left) <= lost and _terms(pair.right) <= new):
+        return False
+    alone = len(_terms(pair.left)) == len(pair.left) and len(_terms(pair.right)) == len(pair.right)
+    return alone and not TERMS[next(iter(lost))].isdisjoint(new)
 
 
 def _terms(tokens: Sequence[str]) -> set[str]:
-    return {word for token in tokens if (word := token if token in TERMS else lexicon.lemma(token)) in TERMS}
+    told = (UNITS.get(token) or (token if token in TERMS else lexicon.lemma(token)) for token in tokens)
+    return {word for word in told if word in TERMS}
 
 
 def _roles(pair: Alignment) -> bool:
@@ -271,9 +291,10 @@ CHECKS: tuple[Check, ...] = (
     Check(name="name", forbids=_name),
     Check(name="other_name", forbids=_other_name),
     Check(name="term", forbids=_term),
+    Check(name="roman", forbids=_roman),
     Check(name="roles", forbids=_roles),
 )
-_OF_WORDS = CHECKS[-4:]
+_OF_WORDS = CHECKS[-5:]
 """Those that forbid anything where other words are plain ones."""
 _RULES = tuple((at, rule.name) for at, rule in enumerate(RULES) if rule.veto)
 

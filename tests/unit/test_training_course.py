@@ -122,9 +122,15 @@ def test_without_a_visit_the_cross_encoder_stays_as_it_is(order: Order, base: Ba
     anew = train(
         replace(order, parent=tmp_path / "grown", out=tmp_path / "anew", visits=0, caution=1.0), HashEncoder(), None
     )
-    assert (anew.visits, anew.parent, anew.caution) == (grown.visits, grown.parent, 1.0)
+    assert (anew.visits, anew.parent, anew.caution) == (grown.visits, grown.fingerprint, 1.0)
+    assert anew.sources == grown.sources
     assert anew.files["cross.safetensors"] == grown.files["cross.safetensors"]
     assert anew.weights.both[0] == pytest.approx(grown.weights.both[0] - 1.0)
+
+
+def test_less_than_a_batch_is_no_training(order: Order) -> None:
+    with pytest.raises(ConfigError, match="less than one batch"):
+        train(replace(order, visits=31), HashEncoder(), None)
 
 
 def test_without_a_visit_there_must_be_something_to_go_on_from(order: Order) -> None:

@@ -133,15 +133,15 @@ _FORBIDDEN = {
     "other_name": """
         Do you repair bicycles in Graz? | Do you repair bicycles in Bilbao?
         Is there a shop in Leeds? | Is there a shop in Bergen?
-        When was Kandinsky born? | When was Modigliani born?
+        When was Wembanyama born? | When was Doncic born?
         Does Xiaomi make tablets? | Does Lenovo make tablets?
         How tall is Wembanyama? | How tall is Jokic?
         How do I cancel my Netflix subscription? | How do I cancel my Spotify subscription?
-        What is Kubernetes used for? | What is Terraform used for?
+        How do I play Minecraft? | How do I play Fortnite?
         How do I deploy to Heroku? | How do I deploy to Vercel?
-        Who directed Inception? | Who directed Gladiator?
+        Who directed Zootopia? | Who directed Moonrise?
         Does Ryanair charge for bags? | Does Lufthansa charge for bags?
-        How long is the flight to Gdansk? | How long is the flight to Malaga?
+        How long is the flight to Katowice? | How long is the flight to Bergen?
         Is Grafana free? | Is Splunk free?
         """,
     "term": """
@@ -152,12 +152,27 @@ _FORBIDDEN = {
         Is the sum of two squares odd? | Is the sum of two squares even?
         What is the median of a sample? | What is the mode of a sample?
         Can I trademark a recipe? | Can I copyright a recipe?
+        What is the variance of a sum? | What is the covariance of a sum?
         What is the sine of thirty degrees? | What is the cosine of thirty degrees?
         How does mitosis work? | How does meiosis work?
         Is this number prime? | Is this number composite?
         What does an artery do? | What does a vein do?
         Is theft a felony in Texas? | Is theft a misdemeanor in Texas?
         What must the appellant prove? | What must the respondent prove?
+        """,
+    "roman": """
+        When did World War I end? | When did World War II end?
+        How many people died in WWI? | How many people died in WWII?
+        Who was Louis XIV? | Who was Louis XVI?
+        What did Henry VIII do? | What did Henry VII do?
+        Is Civilization V good? | Is Civilization VI good?
+        Who won Super Bowl III? | Who won Super Bowl IV?
+        What is Type I error? | What is Type II error?
+        When did Rocky II come out? | When did Rocky III come out?
+        What is Article V about? | What is Article II about?
+        Who was Pope Pius IX? | Who was Pope Pius XI?
+        Is Diablo II free? | Is Diablo III free?
+        How long is Part I? | How long is Part II?
         """,
     "roles": """
         Who does Batman fight? | Who fights Batman?
@@ -176,6 +191,15 @@ _FORBIDDEN = {
         """,
 }
 _SAME = """
+    How many pounds is 70 kg? | How many lbs is 70 kilograms?
+    How many ounces are in a lb? | How many oz are in a pound?
+    What is the gcd of 12 and 18? | What is the gcf of 12 and 18?
+    Which skills are key? | Which skills are of value?
+    What is the price of Bitcoin? | What is the price of BTC?
+    Is there a cure for AIDS? | Is there a cure for HIV?
+    What should I do in NYC? | What should I do in Manhattan?
+    How do I contact Customer Support? | How do I contact Customer Service?
+    What does sport mode do? | What does sport mean?
     how do i reset my password | How do I reset my password?
     HOW DO I RESET MY PASSWORD? | How do I reset my password?
     How do I install Homebrew on a Mac? | How do I install homebrew on a mac?
