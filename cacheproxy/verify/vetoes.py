@@ -129,8 +129,15 @@ def _same_letters(word: str, written: str, *, first: bool, typed: set[str], form
         return not (signs.case_tells(word) or signs.case_tells(written))
     if lexicon.region(folded):
         return folded not in ALSO_WORDS
-    initial = word[1:] == written[1:] and word.isalpha()
-    return initial and len(word) > _SHORT and not lexicon.known(folded) and not lexicon.known(lexicon.lemma(folded))
+    if not (word.isalpha() and len(word) > _SHORT and not _in_dictionary(folded)):
+        return False
+    # Github and github for GitHub are typed carelessly.
+    careless = word.islower() or written.islower() or (word[0] == written[0] and word[0].isupper())
+    return careless or word[1:] == written[1:]
+
+
+def _in_dictionary(folded: str) -> bool:
+    return lexicon.known(folded) or lexicon.known(lexicon.lemma(folded))
 
 
 def _spacing(pair: Alignment) -> bool:
@@ -248,7 +255,7 @@ def _other_name(pair: Alignment) -> bool:
 
 
 def _is_name(word: str, text: Reading) -> bool:
-    plain = word.isalpha() and len(word) > _SHORT and not (lexicon.known(word) or lexicon.known(lexicon.lemma(word)))
+    plain = word.isalpha() and len(word) > _SHORT and not _in_dictionary(word)
     return plain and word in text.entities and word.upper() not in text.signs.text
 
 

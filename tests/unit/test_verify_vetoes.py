@@ -191,6 +191,10 @@ _FORBIDDEN = {
         """,
 }
 _SAME = """
+    How do I revert a commit on Github? | How do I revert a commit on GitHub?
+    how do I use github? | How do I use GitHub?
+    Is Tiktok banned? | Is TikTok banned?
+    How do I cancel Paypal? | How do I cancel PayPal?
     How many pounds is 70 kg? | How many lbs is 70 kilograms?
     How many ounces are in a lb? | How many oz are in a pound?
     What is the gcd of 12 and 18? | What is the gcf of 12 and 18?
