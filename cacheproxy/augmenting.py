@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from cacheproxy.journey import Journey
     from cacheproxy.model import Augmenting as Allowed
     from cacheproxy.parts import Parts
+    from cacheproxy.policy.pack import Pack
     from cacheproxy.ports import Call, Dialect, SmallModel
 
 _ANSWER_TOKENS = 256
@@ -243,6 +244,7 @@ class Augmenting:
             examples=len(selection.examples),
             question_tokens=asked,
             agreement=selection.agreement,
+            small_cost=_relative(journey.policy.pack, self._small.model, journey.query.model),
             load=self._parts.load(journey.query.model),
             double_run=allowed.double_run_usd_per_day > 0,
         )
@@ -281,3 +283,12 @@ class Augmenting:
             return self._state.helpfulness.score(example, asked_tokens, category)
 
         return select(near, proxy=helpful, threshold=threshold, room=space)
+
+
+def _relative(pack: Pack, small: str, large: str) -> float | None:
+    """Return what a small model's tokens cost, read and written alike, relative to a large one's; None if unknown."""
+    one, other = pack.price(small), pack.price(large)
+    if one is None or other is None:
+        return None
+    whole = other.input_usd_per_mtok + other.output_usd_per_mtok
+    return (one.input_usd_per_mtok + one.output_usd_per_mtok) / whole if whole > 0 else None

@@ -80,6 +80,8 @@ class Situation:
     question_tokens: int
     agreement: float = 0.0
     """Of the examples' answers with one another, in [0, 1]; says nothing of fewer than two."""
+    small_cost: float | None = None
+    """What the small model's tokens cost, relative to the large one's; None where prices do not say."""
     load: float = 0.0
     double_run: bool = False
     """Whether the runner-up may be asked, too, beside the line."""
@@ -202,7 +204,7 @@ class Router:
         if len(known) == 1:
             return Choice(arm=Arm.LARGE, scores=scores, reason=Reason.COLD)
         best, chances = max(known, key=lambda one: one.index), chances_of(known)
-        choice = Choice(arm=best.arm, scores=scores, reason=self._why(best, known), chances=chances)
+        choice = Choice(arm=best.arm, scores=scores, reason=self._why(best, known, situation), chances=chances)
         if _deviation(chances.values()) >= self.terms.uniform_below:
             return choice
         runner_up = max((arm for arm in chances if arm != best.arm), key=chances.__getitem__)
@@ -219,7 +221,7 @@ class Router:
             if arm is Arm.AUGMENTED and situation.examples <= 0:
                 continue
             reliability = self.reliability(category, arm, now_s)
-            price = pressure * self.terms.costs[arm]
+            price = pressure * self.cost(arm, situation)
             found.append(
                 ArmScore(
                     arm=arm,
@@ -244,6 +246,13 @@ class Router:
         """Return how probable an arm is to answer at all now."""
         runs = self._runs.get((category, arm))
         return RELIABLE if runs is None else runs.share(now_s)
+
+    def cost(self, arm: Arm, situation: Situation) -> float:
+        """Return what an answer of an arm costs, relative to the large model's: by prices where they are known."""
+        usual, told = self.terms.costs, situation.small_cost
+        if arm is Arm.LARGE or told is None or not math.isfinite(told):
+            return usual[arm]
+        return min(usual[Arm.LARGE], max(0.0, told) * usual[arm] / usual[Arm.SMALL])
 
     def pressure(self, load: float) -> float:
         """Return the quality that the large model's whole cost is worth at this load. Never falls with it.
@@ -305,9 +314,9 @@ class Router:
             page[arm] = Belief(self.terms.priors[arm])
         return page[arm]
 
-    def _why(self, best: ArmScore, known: list[ArmScore]) -> Reason:
-        costs = self.terms.costs
-        unloaded = max(known, key=lambda one: one.index + one.price - self.terms.thrift * costs[one.arm])
+    def _why(self, best: ArmScore, known: list[ArmScore], asked: Situation) -> Reason:
+        thrift = self.terms.thrift
+        unloaded = max(known, key=lambda one: one.index + one.price - thrift * self.cost(one.arm, asked))
         if unloaded.arm != best.arm:
             return Reason.LOAD
         return Reason.BEST if best.score >= max(one.score for one in known) else Reason.OPTIMISM

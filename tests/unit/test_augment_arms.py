@@ -98,6 +98,17 @@ def test_a_few_bad_words_are_no_verdict(bad: int) -> None:
     assert tried == pytest.approx(0.01 * 10_000, rel=0.4)
 
 
+def test_what_an_arm_costs_is_told_by_prices_where_they_are_known() -> None:
+    router = Router()
+    usual = [router.cost(arm, ASKED) for arm in Arm]
+    assert usual == [0.15, 0.1, 1.0]
+    told = [[router.cost(arm, replace(ASKED, small_cost=cost)) for arm in Arm] for cost in (0.5, 0.0, 3.0, math.nan)]
+    assert [pytest.approx(row) for row in told] == [[0.75, 0.5, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0], usual]
+    dear = replace(ASKED, small_cost=1.0, load=2.0)
+    priced = {one.arm: one.price for one in taught(HELPED).scores("faq", dear, Random(1), 0.0)}
+    assert priced[Arm.SMALL] == priced[Arm.LARGE]
+
+
 def test_without_examples_the_augmented_arm_cannot_be_had() -> None:
     router = taught(HELPED)
     assert {choice.arm for choice in choices(router, BARE)} <= {Arm.SMALL, Arm.LARGE}

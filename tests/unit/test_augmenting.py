@@ -10,6 +10,7 @@ import pytest
 
 from cacheproxy.augment.arms import Arm
 from cacheproxy.model import Controls
+from cacheproxy.policy.pack import Price
 from cacheproxy.ports import Call
 from tests.support.augmented import CATEGORY, FIRST, OTHER, SECOND, SMALL, TENANT, Line, body_of
 from tests.support.backend import Told
@@ -179,3 +180,21 @@ async def test_another_arm_is_asked_for_the_same_question(line: Line) -> None:
     assert "Open settings." not in str(alone.body)
     assert alone.offload.examples == ()
     assert replace(found, choice=alone.choice, body=alone.body) == alone
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "told"), [(0.5, 5.0, 0.1), (5.0, 5.0, 1.0), (0.0, 5.0, 0.0), (1.0, 0.0, None), (None, 5.0, None)]
+)
+async def test_the_pack_tells_what_the_small_model_costs_beside_the_large_one(
+    line: Line, small: float | None, large: float, told: float | None
+) -> None:
+    both = ((SMALL, small), ("m", large))
+    prices = tuple(
+        Price(model=name, input_usd_per_mtok=usd, output_usd_per_mtok=usd) for name, usd in both if usd is not None
+    )
+    journey = line.journey()
+    pack = msgspec.structs.replace(journey.policy.pack, prices=prices)
+    journey.policy = replace(journey.policy, pack=pack)
+    found = await line.made.offloading.attempt(journey)
+    assert found is not None
+    assert found.situation.small_cost == told
