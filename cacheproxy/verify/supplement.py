@@ -76,7 +76,8 @@ OPPOSITES: tuple[tuple[str, str], ...] = tuple(
     little much|little lot|gain loss|rise fall|rise drop|climb drop|grow fall|stay leave|keep remove|keep delete
     keep discard|save delete|hire fire
     evening morning|summer winter|sunrise sunset|import-duty export-duty|ban unban|pause resume|suspend resume
-    suspend reinstate|fast slow|quickly slowly
+    suspend reinstate|fast slow|quickly slowly|truncate drop
+    maximum usual|maximum normal|maximum typical|minimum usual|minimum normal|minimum typical
     """.replace("\n", "|").split("|")
     if line.strip()
     for left, right in [line.split()]

@@ -80,6 +80,10 @@ _FORBIDDEN = {
         Is that behavior ethical? | Is that behavior unethical?
         """,
     "antonym": """
+        What is the maximum dose of ibuprofen? | What is the usual dose of ibuprofen?
+        How do I truncate a table in MySQL? | How do I drop a table in MySQL?
+        Which chemical reactions release heat? | Which chemical reactions absorb heat?
+        Is the free version of it enough? | Is the paid version of it enough?
         How do I enable two factor authentication? | How do I disable two factor authentication?
         Turn on the kitchen lights | Turn off the kitchen lights
         How do I opt in to emails? | How do I opt out of emails?
