@@ -10,7 +10,7 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from cacheproxy.augment.arms import Arm
+from cacheproxy.augment.arms import Arm, Reason
 from cacheproxy.augment.rewards import Source, compiles, said, valid_json
 from cacheproxy.errors import CacheProxyError
 from cacheproxy.learn.aside import likeness, whole
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _DAY_S = 86_400.0
 _BUSY = 0.5
 """Load of the large model from which on it is spared."""
+_CHARS_A_TOKEN = 4.0
 _MOST_BYTES = 256 * 1024
 """Of an answer that is fetched to be compared."""
 
@@ -94,6 +95,8 @@ class Assessing:
 
     def _drawn_judge(self, came: Came) -> bool:
         allowed, means = came.journey.plan.augment, self._means
+        if came.arm is Arm.LARGE:
+            return False  # it would be its own judge, mostly
         if allowed is None or allowed.judge_rate <= 0 or came.journey.query.chain or not self._spared(came.journey):
             return False
         drawn = came.attempt.choice.judge or means.random.random() < allowed.judge_rate
@@ -110,10 +113,22 @@ class Assessing:
             return None  # two small answers tell nothing of each other
         price, now_s = came.journey.policy.pack.price(came.journey.query.model), self._means.parts.clock.monotonic()
         unknown = price is None and other is Arm.LARGE  # a small model without a price is one's own
-        if unknown or not self._purse.has(came.journey.plan.category, allowed.double_run_usd_per_day, now_s):
+        category, daily_usd = came.journey.plan.category, allowed.double_run_usd_per_day
+        if unknown or not self._purse.has(category, daily_usd, now_s):
             self._count("no_budget")
             return None
+        self._purse.spend(category, self._expected_usd(came, other), daily_usd, now_s)
         return other
+
+    def _expected_usd(self, came: Came, other: Arm) -> float:
+        """Return what an answer is taken to cost before it is there, and if it never is: as long as the first one."""
+        model = came.journey.query.model if other is Arm.LARGE else self._means.small.model
+        price = came.journey.policy.pack.price(model)
+        if price is None:
+            return 0.0
+        asked = came.attempt.situation.question_tokens + came.attempt.selection.tokens
+        written = len(told(came.reply.body)) / _CHARS_A_TOKEN
+        return (asked * price.input_usd_per_mtok + written * price.output_usd_per_mtok) / 1e6
 
     def _spared(self, journey: Journey) -> bool:
         return not journey.query.controls.no_store and self._means.parts.load(journey.query.model) < _BUSY
@@ -154,7 +169,7 @@ class Assessing:
         if reply is None:
             self._count("no_answer")
             return
-        self._spent(journey, reply, journey.query.model if other is Arm.LARGE else means.small.model)
+        self._spent(came, reply, other)
         small, large = (words, told(reply.body)) if other is Arm.LARGE else (told(reply.body), words)
         right = agree(small, large, await likeness(means.parts.embedder, journey.query.scope.tenant, small, large))
         self._count("unsure" if right is None else "right" if right else "wrong")
@@ -162,8 +177,9 @@ class Assessing:
             return
         reward = said(Source.COMPARED, good=right)
         arm = came.arm if other is Arm.LARGE else other
-        means.rewarding.learn(replace(sent, arm=arm, by_chance=True), reward)
-        means.rewarding.learn(replace(sent, arm=Arm.LARGE, by_chance=True), said(Source.COMPARED, good=True))
+        drawn = came.attempt.choice.reason in (Reason.COLD, Reason.EXPLORED)
+        means.rewarding.learn(replace(sent, arm=arm, by_chance=drawn), reward)
+        means.rewarding.learn(replace(sent, arm=Arm.LARGE, entry_id=""), said(Source.COMPARED, good=True))
 
     async def _fetched(self, upstream: Upstream, call: Call, came: Came) -> Reply | None:
         """Return a whole answer, or None. Raises UpstreamError."""
@@ -174,11 +190,15 @@ class Assessing:
             reply = await whole(answer, came.dialect, came.journey.query.wire, altered=altered)
         return reply if isinstance(reply, Reply) else None
 
-    def _spent(self, journey: Journey, reply: Reply, model: str) -> None:
-        allowed, price = journey.plan.augment, journey.policy.pack.price(str(reply.body.get("model") or "") or model)
-        if allowed is not None:
-            usd, now_s = cost_usd(reply.body, price), self._means.parts.clock.monotonic()
-            self._purse.spend(journey.plan.category, usd, allowed.double_run_usd_per_day, now_s)
+    def _spent(self, came: Came, reply: Reply, other: Arm) -> None:
+        """Count what an answer cost beyond what was expected of it."""
+        journey, pack = came.journey, came.journey.policy.pack
+        model = journey.query.model if other is Arm.LARGE else self._means.small.model
+        price = pack.price(str(reply.body.get("model") or "")) or pack.price(model)
+        if journey.plan.augment is not None:
+            more = cost_usd(reply.body, price) - self._expected_usd(came, other)
+            daily_usd, now_s = journey.plan.augment.double_run_usd_per_day, self._means.parts.clock.monotonic()
+            self._purse.spend(journey.plan.category, more, daily_usd, now_s)
 
     def _count(self, came: str) -> None:
         self._means.parts.telemetry.arm_assessed.labels(came).inc()

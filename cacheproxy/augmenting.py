@@ -47,6 +47,8 @@ _CHARS_A_TOKEN = 16
 _AT_ONCE_CHARS = 2_000
 """What is longer is counted in a thread: a tokenizer takes milliseconds for it."""
 _MOST_KNOWN = 10_000
+_KNOWN_S = 3_600.0
+"""How long the large model's having answered somebody tells that it knows the key still."""
 _ALL_HELPFUL = 0.05
 """Share of the questions at which every example counts as helpful, to find out whether those left out are."""
 
@@ -140,7 +142,7 @@ class Augmenting:
         self._examples = examples
         self._state = state
         self._random = random
-        self._known: OrderedDict[str, bool] | None = None if checked else OrderedDict()
+        self._known: OrderedDict[str, float] | None = None if checked else OrderedDict()
         self._frame = frame_tokens(small.counter, form=small.form)
 
     async def attempt(self, journey: Journey) -> Attempt | None:
@@ -159,10 +161,19 @@ class Augmenting:
     def known(self, tenant: str, *, answered: bool = True) -> None:
         """Take note that the large model answered somebody, or refused the key."""
         if self._known is not None:
-            self._known[tenant] = answered
+            self._known[tenant] = self._parts.clock.monotonic() if answered else -math.inf
             self._known.move_to_end(tenant)
             if len(self._known) > _MOST_KNOWN:
                 self._known.popitem(last=False)
+
+    def _knows(self, tenant: str, *, kept: bool) -> bool:
+        """Whether the large model answered somebody of late; who has an answer of its own kept was known to it, too."""
+        if self._known is None:
+            return True
+        answered_s = self._known.get(tenant)
+        if answered_s is None:
+            return kept
+        return self._parts.clock.monotonic() - answered_s <= _KNOWN_S
 
     def call(self, attempt: Attempt, call: Call, journey: Journey, dialect: Dialect) -> Call:
         """Return the call that asks the small model in place of the large one; nobody's credentials go with it."""
@@ -234,8 +245,7 @@ class Augmenting:
         near = await self._examples.near(journey, trail.refused if trail else None) if tokens else []
         if trail is not None:
             trail.near, trail.question_tokens = near, asked
-        # Whoever has an answer of the large model's kept was known to it, unless it was refused since.
-        if self._known is not None and not self._known.get(journey.query.scope.tenant, bool(near)):
+        if not self._knows(journey.query.scope.tenant, kept=bool(near)):
             return "unknown_caller"
         selection = self._selected(near, category, asked, Room(tokens=tokens, most=allowed.most), random)
         situation = Situation(

@@ -18,6 +18,7 @@ from cacheproxy.augment.augmentable import answer_tokens
 from cacheproxy.augment.ledger import Ledger
 from cacheproxy.augment.rewards import Source, Voices, repeated, said
 from cacheproxy.augment.worth import Standing, heard, offloaded, used
+from cacheproxy.errors import UpstreamBusy
 from cacheproxy.learn.traces import Trace, meant
 from cacheproxy.policy.agreement import told
 from cacheproxy.policy.price import cost_usd
@@ -115,11 +116,12 @@ class Rewarding:
         self.ledger = Ledger()
 
     def failed(self, journey: Journey, attempt: Attempt, reason: str) -> None:
-        """Learn that the small model gave no answer, or none to its end."""
+        """Learn that the small model gave no answer, or none to its end; one that is busy may be good all the same."""
         self._parts.telemetry.offload_failures.labels(reason).inc()
         self.ledger.failed(journey.plan.category, reason)
         log.warning("small_model_failed", reason=reason, what="the model that was asked for answers instead")
-        self._state.router.ran(journey.plan.category, attempt.arm, self._parts.clock.now(), ok=False)
+        if reason != UpstreamBusy.code:
+            self._state.router.ran(journey.plan.category, attempt.arm, self._parts.clock.now(), ok=False)
 
     def answered(self, came: Came) -> None:
         """Learn of an answer what is known at once, and remember it."""
@@ -187,10 +189,8 @@ class Rewarding:
                 known = state.standing(entry_id)
                 if known is not None and reward.value > _GOOD:
                     state.put(offloaded(known, share * counts, self._parts.clock.now()))
-        elif sent.arm is Arm.LARGE and sent.entry_id:
-            known = state.standing(sent.entry_id)
-            if known is not None:
-                state.put(heard(known, reward.value, counts))
+        elif sent.arm is Arm.LARGE and sent.entry_id and sent.entry_id not in self._erased:
+            state.put(heard(state.standing(sent.entry_id) or self._unused(sent), reward.value, counts))
 
     def gone(self, entry_ids: Iterable[str]) -> None:
         """Take note of entries that are gone: an answer on its way that had one as an example knows of none."""
@@ -243,6 +243,20 @@ class Rewarding:
         # Not the end user: callers name as many of those as they like.
         weight = self._voices.weight(sent.category, sent.tenant, reward, self._parts.clock.now())
         self.learn(sent, reward, weight)
+
+    def _unused(self, sent: Sent) -> Standing:
+        """Return what is known of an answer that was no example yet: words on it come first, mostly."""
+        tokens = max(1, sent.situation.question_tokens)  # until it is one, and its own are counted
+        now_s = self._parts.clock.now()
+        return Standing(
+            entry_id=sent.entry_id,
+            tenant=sent.tenant,
+            category=sent.category,
+            user=sent.user,
+            tokens=tokens,
+            since_s=sent.at_s,
+            at_s=now_s,
+        )
 
     def _used(self, sent: Sent, came: Came) -> None:
         now_s = self._parts.clock.now()

@@ -166,6 +166,8 @@ _WELL = 2.0
 much more seldom."""
 _HEARD = 5.0
 """Weight of rewards below which no arm is thought to be too bad to be tried: one bad word is no verdict."""
+_UP = 0.9
+"""Reliability from which on an arm counts as up; even one that was never asked is not thought to answer always."""
 _SELDOM = 0.1
 """Of the share of questions at which others are tried, an arm gets that seems too bad: it may have become better."""
 
@@ -339,7 +341,7 @@ def features(situation: Situation) -> NDArray[np.float64]:
 
 def _hope(one: ArmScore, likely: float) -> float:
     """Return how often an arm is worth trying, of those that are not known; `likely` is the best one's quality."""
-    if one.reliability < likely:
+    if one.reliability < min(likely, _UP):
         return 0.0
     able = one.reliability * (one.quality + _WELL * one.spread)
     return 1.0 if able >= likely or one.rewards < _HEARD else _SELDOM

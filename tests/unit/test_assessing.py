@@ -216,6 +216,24 @@ async def test_a_second_run_costs_no_more_than_its_budget(tmp_path: Path) -> Non
         assert len(line.large.calls) == 2
 
 
+async def test_what_many_second_runs_at_once_will_cost_is_reserved(tmp_path: Path) -> None:
+    rules = msgspec.structs.replace(JUDGED, double_run_usd_per_day=0.001, augment_judge_rate=0.0)
+    async with learning(tmp_path, rules, queue=64) as line:
+        line.large.always(Told(steps=[UpstreamBroken("cut")]))  # nobody tells what it cost
+        for _ in range(10):
+            line.made.rewarding.answered(await came(line, completion("word " * 400), other=Arm.LARGE))
+        await done(line)
+        assert 0 < len(line.large.calls) <= 4
+        assert line.counted('cacheproxy_arm_assessed_total{came="no_budget"}') >= 6
+
+
+async def test_a_large_answer_is_not_judged_by_the_model_that_gave_it(tmp_path: Path) -> None:
+    async with learning(tmp_path) as line:
+        line.made.rewarding.answered(await came(line, completion("Paris"), arm=Arm.LARGE))
+        await done(line)
+        assert line.large.calls == []
+
+
 async def test_a_second_run_of_a_small_model_that_costs_is_paid_from_the_same_budget(tmp_path: Path) -> None:
     rules = msgspec.structs.replace(JUDGED, double_run_usd_per_day=0.001, augment_judge_rate=0.0)
     async with learning(tmp_path, rules) as line:

@@ -89,6 +89,16 @@ def test_an_arm_that_seems_bad_is_tried_seldom_but_never_given_up() -> None:
     assert tried == pytest.approx(0.002 * 10_000, rel=0.6)
 
 
+def test_a_large_model_that_is_always_right_locks_no_arm_out() -> None:
+    router, random, tried = Router(), Random(5), Counter[Arm]()
+    for _ in range(6000):
+        choice = router.choose("faq", ASKED, random, 0.0)
+        tried[choice.arm] += 1
+        if choice.arm is not Arm.LARGE or random.random() < 0.05:
+            router.reward("faq", choice.arm, ASKED, 1.0)
+    assert min(tried.values()) > 35
+
+
 @pytest.mark.parametrize("bad", [1, 4])
 def test_a_few_bad_words_are_no_verdict(bad: int) -> None:
     router = Router()
@@ -148,7 +158,7 @@ def test_what_is_like_enough_is_told_from_what_is_not() -> None:
 
 
 def test_what_was_learnt_fades_and_what_is_new_counts() -> None:
-    router, random = taught(HELPED, count=400, terms=Terms(memory=300.0)), Random(9)
+    router, random = taught(HELPED, count=400, terms=Terms(memory=300.0, explore=0.0)), Random(9)
     for _ in range(300):
         router.reward("faq", Arm.AUGMENTED, ASKED, float(random.random() < 0.3))
         router.reward("faq", Arm.LARGE, ASKED, float(random.random() < 0.93))

@@ -161,6 +161,8 @@ async def test_who_was_answered_once_is_known_until_his_key_is_refused(tmp_path:
         assert await attempt(line, line.journey()) is None
         line.made.offloading.known(TENANT, answered=True)
         assert await attempt(line, line.journey()) is not None
+        line.clock.advance(3_601.0)
+        assert await attempt(line, line.journey()) is None  # a key may have been revoked since
 
 
 async def test_those_who_are_known_are_bounded(tmp_path: Path) -> None:

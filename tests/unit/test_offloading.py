@@ -11,7 +11,14 @@ import pytest
 
 from cacheproxy.augment.arms import Arm
 from cacheproxy.augment.constraint import Limit
-from cacheproxy.errors import IndexUnavailable, StoreUnavailable, UpstreamBroken, UpstreamError, UpstreamTimeout
+from cacheproxy.errors import (
+    IndexUnavailable,
+    StoreUnavailable,
+    UpstreamBroken,
+    UpstreamBusy,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from cacheproxy.joining import Flown
 from cacheproxy.model import Controls, Hit, Miss
 from cacheproxy.offloading import as_offloaded
@@ -143,6 +150,13 @@ async def test_a_small_model_that_says_nothing_in_time_is_not_waited_for(tmp_pat
         line.large.always(streamed("large"))
         assert (await line.ask(FIRST, stream=True))[0] == "large"
         assert line.little.open == 0
+
+
+async def test_a_small_model_that_is_busy_is_not_taken_for_a_broken_one(line: Line) -> None:
+    line.little.always(Told(before=[UpstreamBusy("full", retry_after_s=1.0)]))
+    before = line.state.router.reliability("default", Arm.SMALL, line.clock.now())
+    assert await asked(line) == ("large", "large")
+    assert line.state.router.reliability("default", Arm.SMALL, line.clock.now()) == before
 
 
 async def test_nobody_waits_for_the_small_model_longer_than_his_limit(line: Line) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from cacheproxy.augment.arms import Arm
 from cacheproxy.augment.rewards import Source, said
+from cacheproxy.augment.worth import UNKNOWN_QUALITY
 from cacheproxy.model import Controls, Selector
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Price
@@ -160,6 +161,21 @@ async def test_good_answers_raise_the_worth_of_their_examples_and_bad_ones_do_no
         better = line.state.standing(kept.id)
         assert better is not None
         assert better.offloads == known.offloads + 1.0
+
+
+async def test_words_on_a_large_answer_count_before_it_is_an_example(tmp_path: Path) -> None:
+    async with Line(tmp_path) as line:
+        line.large.always(words("large", id="r"))
+        assert (await line.ask())[0] == "large"
+        assert list(line.state.standings()) == []
+        assert line.pipeline.heard(TENANT, "r", good=False)
+        [standing] = line.state.standings()
+        assert (standing.tenant, standing.uses) == (TENANT, 0.0)
+        assert standing.quality < UNKNOWN_QUALITY
+        await line.made.forget(Selector(ids=(standing.entry_id,)), (standing.entry_id,))
+        assert list(line.state.standings()) == []
+        line.pipeline.heard(TENANT, "r", good=True)
+        assert list(line.state.standings()) == []
 
 
 async def test_no_text_is_remembered(line: Line) -> None:
