@@ -124,7 +124,7 @@ class Augmenting:
     """Chooses who answers. `state` learns of it (`rewarding.py`).
 
     Unless callers' keys are `checked` by us, the large model is who knows them: the small one answers nobody whom the
-    large one has not answered.
+    large one has not answered. Unless two models' answers are `compared` beside the line, nothing is drawn for it.
     """
 
     def __init__(
@@ -136,7 +136,9 @@ class Augmenting:
         random: Random,
         *,
         checked: bool,
+        compared: bool = True,
     ) -> None:
+        self._compared = compared
         self._parts = parts
         self._small = small
         self._examples = examples
@@ -256,7 +258,7 @@ class Augmenting:
             agreement=selection.agreement,
             small_cost=_relative(journey.policy.pack, self._small.model, journey.query.model),
             load=self._parts.load(journey.query.model),
-            double_run=allowed.double_run_usd_per_day > 0,
+            double_run=self._compared and allowed.double_run_usd_per_day > 0,
         )
         choice = self._state.router.choose(category, situation, random, now_s)
         choice = constrained(journey.limit, choice, self._state.observed.estimates(category, now_s))

@@ -149,7 +149,7 @@ async def open_backends(ground: Ground, stack: AsyncExitStack) -> Backends:
     """Open the way to the backends, and start the embedded model where it is one. Raises ConfigError."""
     settings, told = ground.settings, ground.telemetry.upstream_first_byte_seconds
     model: LocalModel | None = None
-    name = model_of(settings) if settings.small.url else ""
+    name = model_of(settings)
     if "local" in (settings.upstream.url, settings.small.url):  # one child, whoever asks it
         model = await stack.enter_async_context(LocalModel(_model_dir(ground)))
     pool = await stack.enter_async_context(

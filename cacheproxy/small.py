@@ -92,7 +92,7 @@ def made_of(state: AugmentState, small: SmallModel, parts: Parts, around: Around
     random, rewarding, config = Random(), Rewarding(parts, state), around.learn
     capacity = Capacity(parts, state, around.capacity_tokens)
     examples = Examples(parts, small, state, capacity.rests)
-    augmenting = Augmenting(parts, small, examples, state, random, checked=around.checked)
+    augmenting = Augmenting(parts, small, examples, state, random, checked=around.checked, compared=config.shadow)
     meter, replaying = LearningMeter(parts.clock), None
     if config.shadow:
         means = Improves(parts=parts, state=state, meter=meter, config=config, policy=around.policy)

@@ -46,7 +46,7 @@ class Outlook:
     reliability: float
     """How probable it is to answer at all now."""
     cost: float
-    """Relative to the large model's."""
+    """Relative to the large model's, unless the pack's prices tell it of the model that is asked for."""
 
 
 def outlooks(router: Router, category: str, now_s: float) -> tuple[Outlook, ...]:

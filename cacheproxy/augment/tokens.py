@@ -51,7 +51,7 @@ class Tokenised:
         try:
             return cls(Tokenizer.from_file(str(path)))
         except Exception as exc:  # the library raises bare Exception for any flaw
-            raise ConfigError(f"{path}: the small model's tokenizer cannot be read: {exc}") from exc
+            raise ConfigError(f"small.tokenizer, {path}: the small model's tokenizer cannot be read: {exc}") from exc
 
     def count(self, text: str) -> int:
         """Return how many tokens a text takes. Lone surrogates count as the sign that replaces them."""

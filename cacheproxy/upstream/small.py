@@ -76,8 +76,17 @@ def anonymous(call: Call) -> Call:
 
 
 def model_of(settings: Settings) -> str:
-    """Return the name that the small model is asked for by. Raises ConfigError where none is known, or it cannot be."""
+    """Return the name that the small model is asked for by, "" without one.
+
+    Raises ConfigError where none is known, or it cannot be.
+    """
     small = settings.small
+    if not small.url:
+        if small.model:
+            raise ConfigError(
+                "small.url (--small-upstream): say where small.model is, or `local`"
+            )
+        return ""
     if small.url != "local":
         if not small.model:
             raise ConfigError(

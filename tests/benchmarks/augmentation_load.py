@@ -3,8 +3,9 @@
 `python -m tests.benchmarks.augmentation_load --data DIR --out docs/benchmarks-augmentation-load.json`. Real: the
 router, what it learnt (`augmentation.py`), the small model's answers and whether each is right, the load as a proxy
 measures it, and the arrivals and lengths of Azure's conversation trace. *Simulated*: time, both models' slots and
-speeds, and who says what of an answer. Each question asked is one of the reported ones, drawn by chance; no cache
-answers anything.
+speeds, and who says what of an answer. Lengths are the trace's, drawn apart from the questions: the tasks' own answers
+are short. Each question asked is one of the last reported ones, drawn by chance, none of which was looked at when the
+router's features were chosen; no cache answers anything.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ MIXES = {
 SLOTS = 16
 """Requests that the large model answers at once."""
 SMALL_SLOTS = 16
+"""Of the small model: each a core, for the speeds below are of one."""
+SMALL_TOKENS = 2048
+"""The small model's context: a request that is longer than it, with examples and answer, is the large one's."""
 SMALL_IN_S, SMALL_OUT_S = 0.0013, 0.0233
 """Seconds a token that the embedded model takes to read and to write on one core (docs/benchmarks.md, 43 tokens/s)."""
 EXAMPLES_TOKENS = 200.0
@@ -68,6 +72,17 @@ RHO = {"below its limit": 0.85, "beyond its limit": 2.5}
 throughput."""
 STATIC = 0.8
 """Cosine of the nearest example from which a static rule asks the small model."""
+STATIC_RIGHT = 0.95
+"""Share of the lessons at or above the cosine of the tuned static rule that the small model answers rightly."""
+ASSUMED = {
+    "slots": {"large": SLOTS, "small": SMALL_SLOTS},
+    "large_s": {"overhead": OVERHEAD_S, "token_in": IN_TOKEN_S, "token_out": OUT_TOKEN_S},
+    "small_s": {"token_in": SMALL_IN_S, "token_out": SMALL_OUT_S},
+    "small_tokens": SMALL_TOKENS,
+    "examples_tokens": EXAMPLES_TOKENS,
+    "feedback": FEEDBACK,
+}
+"""What is simulated, as the report tells it."""
 BASE = 10.0
 """Of the weights by similarity, as RouteLLM's similarity-weighted ranking has it (2406.18665, section 4.2)."""
 
@@ -148,13 +163,13 @@ def learnt_by(lessons: Mapping[str, Sequence[Seen]]) -> Router:
     return router
 
 
-def questions(line: Line, lessons: Sequence[Seen], vectors: Mapping[str, Any]) -> list[Known]:
-    """Ask the small model the reported questions of a task, with examples and without."""
+def questions(line: Line, lessons: Sequence[Seen], vectors: Mapping[str, Any], seen_before: int) -> list[Known]:
+    """Ask the small model the reported questions of a task but the first ones, with examples and without."""
     taught_by = np.stack([vectors[item.text].vector for item in line.task.training])
     right = np.array([one.augmented for one in lessons])
     found = []
-    with progress(line.task.name, len(line.task.reported)) as advance:
-        for item in line.task.reported:
+    with progress(line.task.name, len(line.task.reported) - seen_before) as advance:
+        for item in line.task.reported[seen_before:]:
             asked = line.shelf.question(item)
             arms = line.arms(asked)
             (_, helped), (_, alone) = line.ask(asked, arms["selected"]), line.ask(asked, arms["alone"])
@@ -195,8 +210,16 @@ def large_s(lengths: tuple[int, int]) -> float:
 
 def small_s(lengths: tuple[int, int], arm: Arm) -> float:
     """Return how long the small model takes, in seconds."""
-    read = lengths[0] + (EXAMPLES_TOKENS if arm is Arm.AUGMENTED else 0.0)
-    return read * SMALL_IN_S + lengths[1] * SMALL_OUT_S
+    return _read(lengths, arm) * SMALL_IN_S + lengths[1] * SMALL_OUT_S
+
+
+def fits(lengths: tuple[int, int], arm: Arm) -> bool:
+    """Whether prompt, examples and answer are within the small model's context."""
+    return _read(lengths, arm) + lengths[1] <= SMALL_TOKENS
+
+
+def _read(lengths: tuple[int, int], arm: Arm) -> float:
+    return lengths[0] + (EXAMPLES_TOKENS if arm is Arm.AUGMENTED else 0.0)
 
 
 # Virtual time
@@ -258,7 +281,7 @@ def run(rule: Rule, requests: Sequence[Request], seed: int) -> Record:
             tick_s += TICK_S
         load = watch.lam("")
         arm = rule.choose(request.known, load, random)
-        if arm is not Arm.LARGE and little.running >= little.slots:
+        if arm is not Arm.LARGE and (little.running >= little.slots or not fits(request.lengths, arm)):
             arm = Arm.LARGE
         model = large if arm is Arm.LARGE else little
         if model.running < model.slots:
@@ -288,7 +311,7 @@ def figures(record: Record, requests: Sequence[Request]) -> dict[str, float]:
 
 def rules(lessons: Mapping[str, Sequence[Seen]], pools: Mapping[str, Sequence[Known]], mix: str) -> dict[str, Rule]:
     """Return what is compared. The similarity rule sends as large a share to the small model as ours without load."""
-    quiet, random = Ours(router=learnt_by(lessons)), Random(0)
+    quiet, random, tuned = Ours(router=learnt_by(lessons)), Random(0), _tuned(lessons)
     share, likely = [], []
     for name, weight in MIXES[mix].items():
         for known in pools[name]:
@@ -304,9 +327,8 @@ def rules(lessons: Mapping[str, Sequence[Seen]], pools: Mapping[str, Sequence[Kn
         "always large": Fixed(rule=lambda known: Arm.LARGE),
         "always small": Fixed(rule=lambda known: Arm.SMALL),
         "always small + examples": Fixed(rule=small),
-        "static": Fixed(
-            rule=lambda known: small(known) if known.seen.situation.max_similarity >= STATIC else Arm.LARGE
-        ),
+        f"static, {STATIC}": Fixed(rule=_near(STATIC)),
+        f"static, tuned: {tuned:.2f}": Fixed(rule=_near(tuned)),
         "similarity (RouteLLM-like)": Fixed(rule=lambda known: small(known) if known.like >= bar else Arm.LARGE),
         "router, no load": Ours(router=_heedless(learnt_by(lessons))),
         "router": Ours(router=learnt_by(lessons)),
@@ -316,6 +338,22 @@ def rules(lessons: Mapping[str, Sequence[Seen]], pools: Mapping[str, Sequence[Kn
 def small(known: Known) -> Arm:
     """Return the small model's arm: with examples where there are some."""
     return Arm.AUGMENTED if known.seen.situation.examples else Arm.SMALL
+
+
+def _near(cosine: float) -> Callable[[Known], Arm]:
+    return lambda known: small(known) if known.seen.situation.max_similarity >= cosine else Arm.LARGE
+
+
+def _tuned(lessons: Mapping[str, Sequence[Seen]]) -> float:
+    """Return the least cosine from which on `STATIC_RIGHT` of the lessons are answered rightly with examples."""
+    told = sorted(
+        ((one.situation.max_similarity, one.augmented) for each in lessons.values() for one in each), reverse=True
+    )
+    right = itertools.accumulate(one for _, one in told)
+    good = [
+        cosine for n, ((cosine, _), sum_) in enumerate(zip(told, right, strict=True), 1) if sum_ >= STATIC_RIGHT * n
+    ]
+    return min(good, default=1.0)
 
 
 def _heedless(router: Router) -> Router:
@@ -377,6 +415,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--cache", type=Path, default=HOME / "augmentation", help="directory of answers known already")
     parser.add_argument("--questions", type=int, default=120, help="reported questions of each task")
+    parser.add_argument("--seen", type=int, default=60, help="of these, how many were looked at before: left out")
     parser.add_argument("--training", type=int, default=60, help="questions of each task to learn from")
     parser.add_argument("--requests", type=int, default=2500, help="requests of the trace, from its beginning")
     parser.add_argument("--seeds", type=int, default=5)
@@ -389,11 +428,12 @@ def main() -> int:
     lessons = taught(lines, bench.seed)
     texts = {item.text for line in lines for item in (*line.task.training, *line.task.reported)}
     vectors = embed_texts(texts, encoder, HOME / "vectors")
-    pools = {line.task.name: questions(line, lessons[line.task.name], vectors) for line in lines}
+    pools = {line.task.name: questions(line, lessons[line.task.name], vectors, asked.seen) for line in lines}
     with gzip.open(asked.data / "trace_azure_conv.jsonl.gz", "rt") as file:
         rows = [json.loads(line) for line in itertools.islice(file, asked.requests)]
     found = measured(rows, lessons, pools, asked.seeds)
-    report = {"requests": len(rows), "seeds": asked.seeds, "slots": SLOTS, "rho": RHO, "mixes": MIXES, "found": found}
+    report = {"requests": len(rows), "seeds": asked.seeds, "questions": [asked.seen, asked.questions]} | ASSUMED
+    report |= {"rho": RHO, "mixes": MIXES, "found": found}
     asked.out.write_text(json.dumps(rounded(report), indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(printed(found))
     return 0

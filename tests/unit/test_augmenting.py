@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from cacheproxy import settings
 from cacheproxy.augment.arms import Arm
 from cacheproxy.model import Controls
 from cacheproxy.policy.pack import Price
@@ -53,6 +54,15 @@ async def test_the_prompt_has_the_callers_words_last_and_the_examples_before(lin
     assert "Open settings." in messages[0]["content"]
     assert found.body["model"] == SMALL
     assert [one for one, _ in found.rows] == list(found.offload.examples)
+
+
+@pytest.mark.parametrize("shadow", [True, False])
+async def test_a_double_run_is_drawn_only_where_answers_are_compared(tmp_path: Path, shadow: bool) -> None:
+    rules = msgspec.structs.replace(CATEGORY, double_run_usd_per_day=1.0)
+    async with Line(tmp_path, categories={"default": rules}, learn=settings.Learn(shadow=shadow)) as line:
+        found = await attempt(line, line.journey())
+        assert found is not None
+        assert found.situation.double_run is shadow
 
 
 async def test_the_callers_own_request_is_not_changed(line: Line) -> None:

@@ -44,6 +44,12 @@ def test_a_small_model_that_is_the_proxy_itself_is_refused() -> None:
         refuse_loops(chosen, 18080)
 
 
+def test_a_model_without_a_place_is_refused() -> None:
+    assert model_of(Settings()) == ""
+    with pytest.raises(ConfigError, match=r"^small\.url \(--small-upstream\)"):
+        model_of(Settings(small=Small(model="m")))
+
+
 def test_the_flag_names_the_small_model(tmp_path: Path) -> None:
     flags = ["--data-dir", str(tmp_path), "--port", "0", "--admin-port", "0", "--small-upstream", DOWN]
     result = CliRunner().invoke(main, ["serve", *flags], env={"CACHEPROXY_UPSTREAM__URL": DOWN})
