@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cacheproxy.adopting import Adopting
+from cacheproxy.adopting import Means as AdoptingMeans
 from cacheproxy.assembly import Backends, Front, Ground, Kept, Line
 from cacheproxy.clock import SystemClock
 from cacheproxy.configure import load
@@ -14,6 +16,7 @@ from cacheproxy.dialect.completions import CompletionsDialect
 from cacheproxy.dialect.responses import ResponsesDialect
 from cacheproxy.erasure import Erasure, Part
 from cacheproxy.errors import ConfigError
+from cacheproxy.examining import Examining
 from cacheproxy.figures import Counted
 from cacheproxy.house import House, Readiness
 from cacheproxy.http.aliases import Aliases
@@ -27,7 +30,9 @@ from cacheproxy.http.feedback import FeedbackRoute
 from cacheproxy.http.listener import data_app, is_loopback
 from cacheproxy.http.openapi import PATH as OPENAPI_PATH
 from cacheproxy.http.openapi import DocumentRoute
+from cacheproxy.learn.pairfile import FILE as PAIRS
 from cacheproxy.opening import open_backends, open_ground, open_kept, open_line
+from cacheproxy.policy.gate import Terms as GateTerms
 from cacheproxy.query.chat import read_chat
 from cacheproxy.query.completions import read_completion
 from cacheproxy.query.responses import read_responses
@@ -43,6 +48,7 @@ if TYPE_CHECKING:
     from litestar import Litestar
 
     from cacheproxy.http.exchange import Receive, Send
+    from cacheproxy.learn.pairlog import PairLog
     from cacheproxy.model import Controls, Query, Scope
     from cacheproxy.ports import Clock, Dialect
     from cacheproxy.settings import Settings
@@ -52,6 +58,9 @@ if TYPE_CHECKING:
 _BUDGET_INTERVAL_S = 2.0
 _CAPACITY_INTERVAL_S = 120.0
 _REPLAY_INTERVAL_S = 2.0
+_WATCH_INTERVAL_S = 10.0
+_GRACE_S = 1.0
+"""Beside a lookup's own limit: how long the index of a head that serves no more still answers."""
 
 
 @asynccontextmanager
@@ -82,6 +91,7 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
             )
         )
         erasure = _tend(ground, kept, backends, line, stack)
+        adopting = _adopting(ground, kept, line, stats)
         yield House(
             settings=settings,
             pipeline=line.pipeline,
@@ -101,6 +111,7 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
             sharing=line.sharing,
             stats=stats,
             small=line.small,
+            heads=adopting,
         )
 
 
@@ -139,7 +150,7 @@ def _stats(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Stats:
         Sources(
             lookups=line.lookups,
             policy=kept.book,
-            epoch=kept.embedder.epoch,
+            epoch=lambda: kept.index.epoch,
             backends=backends.pool.states,
             beside=backends.states_beside,
             load=backends.load.lam,
@@ -149,6 +160,28 @@ def _stats(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Stats:
             routing=_routing(backends, line, ground.clock),
         )
     )
+
+
+def _adopting(ground: Ground, kept: Kept, line: Line, stats: Stats) -> Adopting:
+    """Return what changes similarity heads, and let it look after the one that serves."""
+    adopting = Adopting(
+        AdoptingMeans(
+            spaces=kept.index,
+            shelf=kept.heads.shelf,
+            learnt=kept.heads.learnt,
+            examining=Examining(pairs=ground.data_dir / PAIRS, base=kept.index.base, book=kept.book, terms=GateTerms()),
+            store=kept.store,
+            policy=kept.book,
+            lookups=line.lookups,
+            heard=stats.wrong_hits,
+            spawn=line.supervisor.spawn,
+            grace_s=_GRACE_S + ground.settings.server.lookup_timeout_ms / 1000,
+        ),
+        kept.heads.state,
+    )
+    adopting.resume()
+    line.supervisor.every(_WATCH_INTERVAL_S, adopting.tend, "heads")
+    return adopting
 
 
 def _routing(backends: Backends, line: Line, clock: Clock) -> Routing | None:
@@ -163,6 +196,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
     # In this order: what remembers texts first, snapshots last, when the index no longer holds anything.
     remembering = [
         Part(name="feedback", forget=line.feedback.forget),
+        *_of_pairs(line.pairs),
         Part(name="budget", forget=line.budget.forget),
         Part(name="lookups", forget=line.lookups.forget),
         *([Part(name="examples", forget=line.small.forget)] if line.small else []),
@@ -189,6 +223,8 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         gone=line.small.gone if line.small else None,
     )
     kept.book.on_change(line.lookups.follow)
+    if line.pairs is not None:
+        kept.book.on_change(line.pairs.follow)
     kept.book.on_change(upkeep.policy_changed)
     kept.book.on_change(Reconciler(kept.store, kept.embedder, upkeep.erase))
     upkeep.start(line.supervisor)
@@ -200,6 +236,15 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
             line.supervisor.every(_REPLAY_INTERVAL_S, line.small.replaying.tend, "replay")
     stack.push_async_callback(snapshots.save_last)
     return erasure
+
+
+def _of_pairs(pairs: PairLog | None) -> list[Part]:
+    if pairs is None:
+        return []
+    return [
+        Part(name="training", forget=pairs.forget),
+        Part(name="training_pairs", forget=pairs.forget_entries, purged=True),
+    ]
 
 
 def _warming(ground: Ground, line: Line) -> Warming:

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from cacheproxy.flight import Flights
     from cacheproxy.govern.audit import AuditLog
     from cacheproxy.govern.book import PolicyBook
+    from cacheproxy.heads import Heads
     from cacheproxy.house import Readiness
     from cacheproxy.http.edge import Edge
-    from cacheproxy.index.partitioned import PartitionedIndex
+    from cacheproxy.index.spaces import Spaces
     from cacheproxy.install import Claim
     from cacheproxy.learn.budget import Budget
     from cacheproxy.learn.feedback import Feedback
     from cacheproxy.learn.lookups import LookupLog
+    from cacheproxy.learn.pairlog import PairLog
     from cacheproxy.model import Scope
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.policy.adapt import LoadWatch
@@ -72,7 +74,8 @@ class Kept:
 
     store: SqliteStore | MemoryStore
     embedder: MicroBatcher
-    index: PartitionedIndex
+    heads: Heads
+    index: Spaces
     verifier: ThreadedVerifier | None
     book: PolicyBook
 
@@ -122,6 +125,8 @@ class Line:
     supervisor: Supervisor
     flights: Flights
     lookups: LookupLog
+    pairs: PairLog | None
+    """Training pairs; None where none are collected, nor ever were."""
     feedback: Feedback
     sharing: Sharing
     crowded: asyncio.Event

@@ -17,6 +17,7 @@ import msgspec
 
 from cacheproxy import __version__, admin_cli, entries_cli, eval_cli, examples_cli, settings
 from cacheproxy.errors import CacheProxyError, ConfigError, RequestError
+from cacheproxy.federated_cli import federated
 from cacheproxy.flags import COMMON_FLAGS, encoder_of, load, run, with_flags
 from cacheproxy.keys_cli import keys
 from cacheproxy.query.canonical import decode
@@ -180,6 +181,7 @@ def feedback(config: Path | None, **flags: str | None) -> None:
 
 
 for _command in (
+    federated,
     keys,
     verifier,
     *eval_cli.COMMANDS,

@@ -22,6 +22,7 @@ _CHOICES = {
     ("access", "mode"): ("pass", "keys"),
     ("encoder", "device"): ("auto", "cpu", "cuda", "mps"),
     ("encoder", "precision"): ("fp32", "int8"),
+    ("federated", "collect"): ("all", "consenting", "none"),
     ("log", "format"): ("json", "text"),
     ("log", "level"): ("debug", "info", "warning", "error"),
     ("small", "form"): ("auto", "block", "turns"),

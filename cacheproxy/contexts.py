@@ -71,11 +71,10 @@ class Contexts:
         question = await self.question(journey)
         return in_context(question.vector, await self._asked(journey.query), ABOUT)
 
-    async def plainly(self, journey: Journey, entry: Entry) -> float:
-        """Return how near the last questions of two conversations are. Raises EmbedderUnavailable."""
-        question = await self.question(journey)
+    async def kept(self, journey: Journey, entry: Entry) -> Embedding:
+        """Return the embedding of a kept question alone, without its conversation. Raises EmbedderUnavailable."""
         (kept,) = await self._all((entry.text,), journey.query.scope.tenant)
-        return float(np.dot(question.vector, kept.vector)) if kept.unseen == question.unseen else -1.0
+        return kept
 
     def forget(self, journey: Journey, texts: Iterable[str]) -> None:
         """Keep no embedding of these texts of a request, nor of its conversation."""

@@ -44,6 +44,8 @@ class Part:
 
     name: str
     forget: Callable[[Selector, Collection[str]], Awaitable[int] | int] = field(repr=False)
+    purged: bool = False
+    """Whether it is told of purges in place of erasures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,12 +139,16 @@ class Erasure:
         of these. Without, and by ids alone, it costs little, waits for no erasure, and no fill of another entry is
         refused. Raises as `erase`.
         """
+        parts = tuple(part.name for part in self._parts.values() if part.purged)
         if selector and not descendants and selector == Selector(ids=selector.ids):
             try:
-                return await self._purge(selector)
+                purged = await self._purge(selector, parts)
             except StoreUnavailable as exc:
                 log.warning("purge_failed", reason=exc.message)  # so it is owed
-        return await self._begin(selector, (), descendants=descendants)
+            else:
+                if not purged.pending:
+                    return purged
+        return await self._begin(selector, parts, descendants=descendants)
 
     async def erase(self, selector: Selector) -> Erased:
         """Remove the entries that are meant, what was made of them, and all else that is remembered of them.
@@ -150,7 +156,8 @@ class Erasure:
         Raises InvalidRequest for a selector with `text`, which is never written down, and PartUnavailable, having done
         nothing, while a thousand erasures are not finished.
         """
-        return await self._begin(selector, tuple(self._parts), descendants=True)
+        parts = tuple(part.name for part in self._parts.values() if not part.purged)
+        return await self._begin(selector, parts, descendants=True)
 
     async def retry(self) -> None:
         """Try again what failed, or what a restart cut short."""
@@ -164,7 +171,7 @@ class Erasure:
             if not erased.pending:
                 log.info("erasure_finished", parts=owed.parts, asked_s=owed.asked_s)
 
-    async def _purge(self, selector: Selector) -> Erased:
+    async def _purge(self, selector: Selector, parts: Sequence[str]) -> Erased:
         found: list[str] = []
         try:
             found = await self.preview(selector)
@@ -173,7 +180,8 @@ class Erasure:
                 await self._catalogue.purge(selector.ids)
             finally:
                 self._unindex(selector.ids, scrub=False)
-        return Erased(ids=tuple(found), parts=(Removed(part=ENTRIES, removed=len(found)),))
+        beside = [await self._do(self._parts[name], selector, selector.ids) for name in parts]
+        return Erased(ids=tuple(found), parts=(Removed(part=ENTRIES, removed=len(found)), *beside))
 
     async def _begin(self, selector: Selector, parts: tuple[str, ...], *, descendants: bool) -> Erased:
         if not selector:
@@ -207,7 +215,8 @@ class Erasure:
         """Do these parts. What is done is not done again, unless the entries were not: the others go by their ids."""
         ids, done = list(known), list[Removed]()
         if ENTRIES in parts:
-            found, failed = await self._remove(selector, scrub=len(parts) > 1, descendants=descendants)
+            scrub = any(not part.purged for name, part in self._parts.items() if name in parts)
+            found, failed = await self._remove(selector, scrub=scrub, descendants=descendants)
             ids = list(dict.fromkeys((*ids, *found)))
             done.append(Removed(part=ENTRIES, removed=len(found), failed=failed))
         for name in parts:

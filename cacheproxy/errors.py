@@ -292,6 +292,12 @@ class FeedbackUnavailable(PartUnavailable):
     code = "feedback_unavailable"
 
 
+class TrainingUnavailable(PartUnavailable):
+    """Training pairs could not be written or erased."""
+
+    part = "training"
+
+
 class AugmentUnavailable(PartUnavailable):
     """What augmentation learnt could not be written: it holds until the next start."""
 

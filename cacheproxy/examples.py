@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from cacheproxy.augment.example import Example
@@ -85,8 +85,9 @@ class Examples:
             rules = journey.policy.pack.categories.get(category)
             if rules is None or rules.augment == "off":  # a category next to this one, verified for it all the same
                 continue
-            partition = Partition(category=category, compatibility=query.compatibility, epoch=self._parts.epoch or "")
-            near = await self._parts.index.search(partition, placed.vector, most)
+            epoch = self._parts.embedder.epoch if self._parts.embedder else ""
+            partition = Partition(category=category, compatibility=query.compatibility, epoch=epoch)
+            near = await self._parts.index.search(replace(partition, epoch=journey.plan.epoch), placed.vector, most)
             for candidate in near:
                 if candidate.similarity < allowed.similarity:
                     continue

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cacheproxy.embed.batcher import MicroBatcher
     from cacheproxy.flight import Flights
     from cacheproxy.http.door import Door
-    from cacheproxy.index.partitioned import PartitionedIndex
+    from cacheproxy.index.spaces import Spaces
     from cacheproxy.policy.adapt import LoadWatch
     from cacheproxy.stats.reader import Stats
     from cacheproxy.store.memory import MemoryStore
@@ -30,7 +30,7 @@ class Counted:
 
     store: SqliteStore | MemoryStore
     embedder: MicroBatcher
-    index: PartitionedIndex
+    index: Spaces
     flights: Flights
     supervisor: Supervisor
     door: Door

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import PartUnavailable
-from cacheproxy.model import Entry, Partition, entry_id
+from cacheproxy.model import CONSENT_TAG, Entry, Partition, entry_id
 from cacheproxy.policy.active import may_be_private
 from cacheproxy.policy.jitter import jittered
 from cacheproxy.policy.share import common_tag
@@ -57,7 +57,11 @@ def entry_of(journey: Journey, kept: Keep, filing: Filing) -> Entry:
         fill_ms=filing.fill_ms,
         unseen=embedding.unseen if embedding else b"",
         vector=embedding.vector if embedding else None,
-        tags=(*query.controls.tags, *_sharable(journey, life, embedding)),
+        tags=(
+            *query.controls.tags,
+            *((CONSENT_TAG,) if query.scope.consents else ()),
+            *_sharable(journey, life, embedding),
+        ),
         namespace=query.scope.namespace,
         model=query.model,
         user=query.user,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cacheproxy.model import Scope
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.policy.adapt import LoadWatch
-    from cacheproxy.ports import EntryCatalogue
+    from cacheproxy.ports import EntryCatalogue, Heads
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
     from cacheproxy.small import Small
@@ -84,6 +84,8 @@ class House:
     """What operators see of it all."""
     small: Small | None
     """What lets the small model answer; None without one."""
+    heads: Heads
+    """What changes similarity heads."""
 
     def readiness(self) -> dict[str, str]:
         """Return every part with "" or what is wrong with it."""

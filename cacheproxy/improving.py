@@ -118,7 +118,8 @@ class Improving:
             and entry.origin == "backend"
             and not (entry.parents or entry.vary or entry.chain)
             and entry.vector is not None
-            and entry.partition.epoch == parts.epoch
+            and parts.embedder is not None
+            and entry.partition.epoch == parts.embedder.epoch
             and parts.clock.now() < entry.expires_s
             and not quarantined(parts, entry, entry.fingerprint)
             and self._means.policy() is journey.policy

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cacheproxy.errors import PartUnavailable, VerifierUnavailable
 from cacheproxy.model import Asking, Judgement, Stale
 from cacheproxy.policy.decide import judge, near_enough
@@ -108,7 +110,10 @@ class Judging:
         """Return a candidate as near as its own question is: thresholds are of questions, not of conversations."""
         if found.entry is None or found.entry.chain != journey.query.chain:
             return found
-        near = await self._contexts.plainly(journey, found.entry)
+        own = await self._contexts.question(journey)
+        kept = await self._contexts.kept(journey, found.entry)
+        seen = kept.unseen == own.unseen
+        near = self._parts.index.alike(own.vector, kept.vector, journey.plan.epoch) if seen else -1.0
         return replace(found, candidate=replace(found.candidate, similarity=near))
 
     async def _judged(
@@ -147,12 +152,22 @@ class Judging:
         if verifier is None:
             raise VerifierUnavailable("there is no verifier")
         kept = [(one.entry, one.candidate) for one in found if one.entry is not None]
+        plan, at_least = journey.plan, journey.plan.threshold
+        if self._parts.embedder is not None and plan.epoch != self._parts.embedder.epoch:
+            # A head's similarities choose what is looked at; the verifier was calibrated on the encoder's own.
+            kept = [(entry, _plain(entry, candidate, embedding)) for entry, candidate in kept]
+            at_least = plan.plain_threshold
         if query.chain:
-            return await self._contexts.verified(query, kept, journey.plan.threshold)
+            return await self._contexts.verified(query, kept, at_least)
         return await verifier.verify(
             Asking(text=query.text, vector=embedding.vector),
             [(Asking(text=entry.text, vector=entry.vector), candidate.similarity) for entry, candidate in kept],
         )
+
+
+def _plain(entry: Entry, candidate: Candidate, embedding: Embedding) -> Candidate:
+    near = -1.0 if entry.vector is None else float(np.dot(entry.vector, embedding.vector))
+    return replace(candidate, similarity=near)
 
 
 def quarantined(parts: Parts, entry: Entry, question: bytes) -> bool:

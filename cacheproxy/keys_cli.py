@@ -79,6 +79,7 @@ def keys() -> None:
 @click.option("--model", "models", multiple=True, metavar="PATTERN", help="Allowed model, as gpt-4o*; may be repeated.")
 @_limited
 @click.option("--expires", type=click.DateTime(["%Y-%m-%d"]), metavar="DATE", help="Last day it works (UTC).")
+@click.option("--train", is_flag=True, help="Its callers let a similarity model be trained on what they ask.")
 @click.option(
     "--upstream-key-env", default="", metavar="VAR", help="Variable, set where the proxy runs, with its backend key."
 )
@@ -89,6 +90,7 @@ def new(
     tenant: str | None,
     models: tuple[str, ...],
     expires: datetime | None,
+    train: bool,
     upstream_key_env: str,
     **limits: float | None,
 ) -> None:
@@ -114,6 +116,7 @@ def new(
             "tenant": tenant or name,
             "models": models,
             "expires": expires.date() if expires else None,
+            "train": train,
             "upstream_key_env": upstream_key_env,
             **limits,
         }
@@ -155,19 +158,30 @@ def list_keys(config: Path | None, data_dir: str | None, as_json: bool) -> None:
 @_limited
 @click.argument("key_id", metavar="ID")
 @click.option("--none", "none", is_flag=True, help="Take away every limit that is not given here.")
-def limit(config: Path | None, data_dir: str | None, key_id: str, none: bool, **limits: float | None) -> None:
+@click.option(
+    "--train/--no-train", default=None, help="Whether a similarity model may be trained on what is asked from now on."
+)
+def limit(
+    config: Path | None, data_dir: str | None, key_id: str, none: bool, train: bool | None, **limits: float | None
+) -> None:
     """Change what the key ID may use; limits not given stay as they are.
+
+    Without consent (--no-train) nothing new is trained on; what was collected goes by `cacheproxy purge --erase`.
 
     \b
     Examples:
       cacheproxy keys limit k1a2b3c4d --rpm 120
       cacheproxy keys limit k1a2b3c4d --none            # no limits any more
+      cacheproxy keys limit k1a2b3c4d --no-train
     """
-    if not none and not any(limits.values()):
+    if not none and train is None and not any(limits.values()):
         raise ConfigError(
-            "nothing to change; give --rpm, --tpm, --tokens-per-day, --answer-ms, --answer-usd, or --none"
+            "nothing to change; give --rpm, --tpm, --tokens-per-day, --answer-ms, --answer-usd, --none, --train or "
+            "--no-train"
         )
-    given = {name: value for name, value in limits.items() if none or value is not None}
+    given: dict[str, object] = {name: value for name, value in limits.items() if none or value is not None}
+    if train is not None:
+        given["train"] = train
     _change_one(_Place(config, data_dir), key_id, lambda record: msgspec.structs.replace(record, **given))
     click.echo(f"{key_id}: limits changed")
 
@@ -230,6 +244,7 @@ def _row(record: KeyRecord, used: int, today: date) -> dict[str, Any]:
         "answer_usd": record.answer_usd,
         "today": used,
         "expires": record.expires,
+        "train": record.train,
         "state": record.state(today),
     }
 
@@ -247,4 +262,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "-"
     return "-" if value is None else str(value)

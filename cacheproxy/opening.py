@@ -28,13 +28,18 @@ from cacheproxy.govern.audit import AuditLog
 from cacheproxy.govern.book import PolicyBook, Records
 from cacheproxy.govern.maker import Means, PolicyMaker
 from cacheproxy.govern.versions import VersionFile
-from cacheproxy.index.partitioned import PartitionedIndex
+from cacheproxy.heads import Heads, open_heads
+from cacheproxy.index.spaces import Spaces
 from cacheproxy.install import claim, install_secret, open_data_dir
 from cacheproxy.learn import shadow as learning
 from cacheproxy.learn.budget import Budget
 from cacheproxy.learn.feedback import Feedback
 from cacheproxy.learn.lookups import LookupLog
 from cacheproxy.learn.meter import LearningMeter
+from cacheproxy.learn.pairfile import FILE as PAIRS
+from cacheproxy.learn.pairlog import Means as PairMeans
+from cacheproxy.learn.pairlog import PairLog
+from cacheproxy.learn.pairwriter import PairWriter
 from cacheproxy.learn.shadow import Shadow
 from cacheproxy.learn.verdicts import Verdicts
 from cacheproxy.parts import Parts
@@ -103,16 +108,18 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     await stack.enter_async_context(store)
     encoder = await asyncio.to_thread(open_encoder, settings.encoder, data_dir)
     embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
-    partitions = PartitionedIndex(settings.index, dim=embedder.dim, epoch=embedder.epoch)
-    index = await stack.enter_async_context(partitions)
+    heads = await open_heads(settings.encoder, data_dir, embedder.epoch, embedder.dim)
+    serving = (heads.serving.epoch, heads.serving.head) if heads.serving else None
+    spaces = Spaces(settings.index, dim=embedder.dim, base=embedder.epoch, head=serving)
+    index = await stack.enter_async_context(spaces)
     await index.restore(ground.snapshots_dir, store.scan(embedder.epoch))
     verifier = await _verifier(settings, embedder.epoch, stack)
     records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
-    book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder, verifier)), clock)
+    book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder, verifier, heads)), clock)
     await book.open()
     if settings.verifier.path == OFF:
         _warn_unverified(book().pack, embedder.epoch)
-    return Kept(store=store, embedder=embedder, index=index, verifier=verifier, book=book)
+    return Kept(store=store, embedder=embedder, heads=heads, index=index, verifier=verifier, book=book)
 
 
 def _warn_unverified(pack: Pack, epoch: str) -> None:
@@ -133,7 +140,7 @@ async def _verifier(settings: Settings, epoch: str, stack: AsyncExitStack) -> Th
     return await stack.enter_async_context(live)
 
 
-def _means(ground: Ground, embedder: MicroBatcher, verifier: ThreadedVerifier | None) -> Means:
+def _means(ground: Ground, embedder: MicroBatcher, verifier: ThreadedVerifier | None, heads: Heads) -> Means:
     chosen = ground.settings.encoder.cache_dir
     folder = Path(chosen).expanduser() if chosen else ground.data_dir / "encoders"
     return Means(
@@ -142,6 +149,7 @@ def _means(ground: Ground, embedder: MicroBatcher, verifier: ThreadedVerifier | 
         embed_all=Examples(embedder, folder / "examples.sqlite3"),
         fit=fitted,
         verifier=verifier.scorer if verifier else None,
+        learnt=heads.learnt,
     )
 
 
@@ -223,12 +231,15 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
     stack.callback(gate.close)
     verdicts = await stack.enter_async_context(Verdicts(ground.data_dir / "feedback.sqlite3"))
     learnt = await open_state(backends.small, kept.embedder.epoch, ground.data_dir, stack) if backends.small else None
+    writer = await _pair_writer(ground, stack)
     threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
     supervisor = await stack.enter_async_context(Supervisor())
     flights = Flights(
         supervisor.spawn, window_bytes=settings.flight.window_bytes, keep_bytes=settings.store.max_entry_bytes
     )
-    lookups = LookupLog(kept.book, ground.telemetry, clock, kept.embedder.epoch)
+    pairs = PairLog(writer, _pair_means(ground, kept, gate), settings.federated, supervisor.spawn) if writer else None
+    teach = pairs.hear if pairs is not None and settings.federated.collect != "none" else None
+    lookups = LookupLog(kept.book, ground.telemetry, clock, kept.embedder.epoch, teach=teach)
     fingerprint = kept.verifier.fingerprint if kept.verifier else ""
     budget = await stack.enter_async_context(Budget(ground.data_dir / "budget.sqlite3", fingerprint, clock))
     feedback = Feedback(verdicts, clock, lookups, budget)
@@ -292,6 +303,7 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         supervisor=supervisor,
         flights=flights,
         lookups=lookups,
+        pairs=pairs,
         feedback=feedback,
         sharing=sharing,
         crowded=crowded,
@@ -304,6 +316,28 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
             coalesce_timeout_s=settings.flight.coalesce_timeout_s,
             offloading=small.offloading if small else None,
         ),
+    )
+
+
+async def _pair_writer(ground: Ground, stack: AsyncExitStack) -> PairWriter | None:
+    """Open the file of training pairs where some are collected, or were: they can be erased. Raises ConfigError."""
+    settings, path = ground.settings, ground.data_dir / PAIRS
+    collect = settings.federated.collect
+    if collect == "consenting" and settings.access.mode == "pass":
+        log.warning("training_pairs_none", what="without virtual keys nobody consents: set access.mode to `keys`")
+    if collect == "none" and not path.exists():
+        return None
+    return await stack.enter_async_context(PairWriter(path, settings.federated.max_pairs))
+
+
+def _pair_means(ground: Ground, kept: Kept, gate: PresidioGate) -> PairMeans:
+    return PairMeans(
+        store=kept.store,
+        embedder=kept.embedder,
+        pii=gate,
+        policy=kept.book,
+        clock=ground.clock,
+        telemetry=ground.telemetry,
     )
 
 

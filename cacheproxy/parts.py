@@ -63,8 +63,8 @@ class Parts:
 
     @property
     def epoch(self) -> str | None:
-        """The encoder's epoch, or None without an encoder."""
-        return self.embedder.epoch if self.embedder else None
+        """The epoch whose similarities decide now, the encoder's or a head's; None without an encoder."""
+        return self.index.epoch if self.embedder else None
 
     def failed(self, exc: PartUnavailable, times: int = 1) -> str:
         """Count a part's failure, or several that are alike; return the reason that a caller reads."""

@@ -20,6 +20,7 @@ from cacheproxy.policy.freshness import may_rescue
 from cacheproxy.policy.plan import plan as plan_query
 from cacheproxy.policy.plan import possible
 from cacheproxy.policy.price import saved_usd
+from cacheproxy.policy.teach import untaught
 from cacheproxy.query.recent import RecentQuestions
 from cacheproxy.query.variant import selectable
 from cacheproxy.tiers import Tiers
@@ -163,6 +164,7 @@ class Pipeline:
             probability=evidence.probability,
             min_probability=plan.min_probability if plan.verify and plan.semantic else None,
             refusal=best.reason if best and not hit else "",
+            untaught=untaught(query, plan) or ("no_text" if unseen else ""),
             entry_id=hit.entry.id if hit else best.candidate.entry_id if best else "",
             user=query.user,
             lookup_ms=evidence.lookup_ms,

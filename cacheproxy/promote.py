@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import NotFound, NotPromoted, PartUnavailable
 from cacheproxy.learn.nearmisses import NearMiss
-from cacheproxy.model import ALIAS_TAG, COMMON_TAG, Partition, entry_id
+from cacheproxy.model import ALIAS_TAG, COMMON_TAG, CONSENT_TAG, Partition, entry_id
 from cacheproxy.policy.whole import calls_tools
 
 if TYPE_CHECKING:
@@ -123,6 +123,8 @@ async def _personal(parts: Parts, policy: Policy, looked: Looked, source: Entry)
 def _alias(parts: Parts, policy: Policy, looked: Looked, source: Entry) -> Entry:
     """Return the near miss's own entry. It is as old as its answer, and lives no longer than the entry it is from."""
     embedding, embedder = looked.embedding, parts.embedder
+    # Its question is the near miss's, and so is the word on what may be trained on.
+    kept = (tag for tag in source.tags if tag != CONSENT_TAG and not tag.startswith((ALIAS_TAG, COMMON_TAG)))
     lifetime_s = policy.pack.categories[looked.category].ttl_s
     return replace(
         source,
@@ -137,7 +139,7 @@ def _alias(parts: Parts, policy: Policy, looked: Looked, source: Entry) -> Entry
         unseen=embedding.unseen if embedding else b"",
         vector=embedding.vector if embedding else None,
         user=looked.user or source.user,
-        tags=(*(tag for tag in source.tags if not tag.startswith((ALIAS_TAG, COMMON_TAG))), f"{ALIAS_TAG}{source.id}"),
+        tags=(*kept, *((CONSENT_TAG,) if not looked.untaught else ()), f"{ALIAS_TAG}{source.id}"),
         origin="promoted",
         policy=policy.version,
     )

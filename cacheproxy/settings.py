@@ -200,6 +200,17 @@ class Learn(_Section, frozen=True):
     """Longest wait for a judge before an answer is served; then it is a miss."""
 
 
+class Federated(_Section, frozen=True):
+    """What is collected here so that a similarity model can be trained beside it; it stays on this machine."""
+
+    collect: str = "none"
+    """Whose questions: `none`, `consenting` (virtual keys with `train`), or `all`, for whom the operator answers."""
+    keep_texts: bool = False
+    """Whether texts are kept beside vectors; only training of the encoder's own layers takes them."""
+    max_pairs: Count = 200_000
+    """Most labelled pairs kept, of 3.6 KB each with the default encoder; the oldest go first."""
+
+
 class Store(_Section, frozen=True):
     """Documents."""
 
@@ -238,6 +249,9 @@ class Encoder(_Section, frozen=True):
     """Where exported encoders are kept; empty means `encoders` in the data directory."""
     timeout_ms: Count = 2000
     """Longest wait for an embedding before the request goes on as a miss."""
+    head_keys: str = ""
+    """Public keys in hexadecimal digits, separated by commas, one of which must have signed a similarity head to be
+    promoted; empty takes any that an operator gives."""
 
 
 class Verifier(_Section, frozen=True):
@@ -337,6 +351,7 @@ class Settings(_Section, frozen=True):
     small: Small = Small()
     load: Load = Load()
     learn: Learn = Learn()
+    federated: Federated = Federated()
     store: Store = Store()
     encoder: Encoder = Encoder()
     verifier: Verifier = Verifier()

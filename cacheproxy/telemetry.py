@@ -287,6 +287,18 @@ class Telemetry:
             ("source", "came"),
             registry=r,
         )
+        self.training_pairs = Counter(
+            "cacheproxy_training_pairs_total",
+            "Labelled pairs collected for training, by whose word it was and whether the answer was right.",
+            ("source", "right"),
+            registry=r,
+        )
+        self.training_pairs_refused = Counter(
+            "cacheproxy_training_pairs_refused_total",
+            "Labels that made no training pair, by why.",
+            ("reason",),
+            registry=r,
+        )
         self.shared = Counter(
             "cacheproxy_shared_total",
             "Answers that several tenants may come to share, by result.",

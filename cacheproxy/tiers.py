@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.flight import Flights
     from cacheproxy.journey import Journey
-    from cacheproxy.model import Candidate, Embedding, Entry, Query
+    from cacheproxy.model import Candidate, Embedding, Entry, Plan, Query
     from cacheproxy.parts import Parts
     from cacheproxy.policy.admit import Keep
 
@@ -97,7 +97,7 @@ class Tiers:
         ]
         try:
             embedding = await self._contexts.placed(journey)
-            candidates = await self._near(partitions, embedding, plan.candidates)
+            candidates = await self._near(partitions, embedding, plan)
             judged = await self._judging.judge_all(journey, embedding, candidates)
         except PartUnavailable as exc:
             return self.miss(journey, self._parts.failed(exc))
@@ -167,7 +167,7 @@ class Tiers:
                 key=await self._place(query, kept.life.vary, now_s),
                 now_s=now_s,
                 fill_ms=fill_ms,
-                epoch=parts.epoch or "",
+                epoch=parts.embedder.epoch if parts.embedder else "",
                 embedding=embedding,
             )
             entry = entry_of(journey, kept, filing)
@@ -246,12 +246,16 @@ class Tiers:
             return None
 
     async def _near(
-        self, partitions: Sequence[Partition], embedding: Embedding, k: int
+        self, partitions: Sequence[Partition], embedding: Embedding, plan: Plan
     ) -> list[tuple[Candidate, Partition]]:
-        """Return the nearest of all partitions, nearest first, each with the one it was found in."""
+        """Return the nearest of all partitions, nearest first, each with the one it was found in.
+
+        They are searched in the epoch that the plan was made for: its threshold means nothing in another one.
+        """
         found: list[tuple[Candidate, Partition]] = []
+        k = plan.candidates
         for partition in partitions:
-            near = await self._parts.index.search(partition, embedding.vector, k)
+            near = await self._parts.index.search(replace(partition, epoch=plan.epoch), embedding.vector, k)
             found += [(candidate, partition) for candidate in near]
         return sorted(found, key=lambda one: one[0].similarity, reverse=True)[:k] if len(partitions) > 1 else found
 

@@ -63,6 +63,11 @@ class Caller:
         return self._key.record.answer_usd
 
     @property
+    def consents(self) -> bool:
+        """Whether a similarity model may be trained on what this caller asks, as `Scope.consents`."""
+        return self._key.record.train
+
+    @property
     def restricted(self) -> bool:
         """Whether only certain models may be asked for."""
         return bool(self._key.record.models)
@@ -129,7 +134,8 @@ class Gate:
 
     def identify(self, headers: Iterable[tuple[bytes, bytes]]) -> Scope:
         """Return the scope of whoever these headers prove. Raises as `admit`."""
-        return Scope(tenant=self.admit(headers).tenant)
+        caller = self.admit(headers)
+        return Scope(tenant=caller.tenant, consents=caller.consents)
 
 
 def _presented(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -35,6 +35,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     `hash` is the hex of the key's HMAC-SHA256 under the install's secret. `models` are shell patterns; none means all.
     `expires` is the last day, in UTC, on which the key works. Where a small model may answer, `answer_ms` and
     `answer_usd` say how long one answer should take and what it should cost: whoever most probably keeps both answers.
+    With `train` its callers let a similarity model be trained on what they ask.
     """
 
     id: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,32}$")]
@@ -49,6 +50,7 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     answer_usd: Money | None = None
     expires: date | None = None
     revoked: bool = False
+    train: bool = False
     upstream_key: Secret | None = None
     upstream_key_env: str = ""
 

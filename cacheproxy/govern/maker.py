@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import EmbedderUnavailable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.model import Embedding
     from cacheproxy.policy.active import Classify
+    from cacheproxy.policy.learnt import Learnt
     from cacheproxy.policy.pack import Pack
     from cacheproxy.policy.pairrule import Verify
 
@@ -41,6 +42,8 @@ class Means:
     fit: Fit
     verifier: Verify | None = None
     """What verifies hits, where it knows this encoder."""
+    learnt: Mapping[str, Learnt] = field(default_factory=dict)
+    """What similarity heads bring along; it grows with every head that is adopted."""
 
 
 class PolicyMaker:
@@ -58,22 +61,29 @@ class PolicyMaker:
         rules = Rules(pack.categories, self._means.tenant_of)
         examples = {name: category.examples for name, category in pack.categories.items() if category.examples}
         if not examples:
-            return Policy(pack=pack, rules=rules, version=version, verifies=self.verifier is not None)
+            return self._policy(pack, rules, version, None)
         never = [name for name, category in pack.categories.items() if not category.allow_caching]
         fitted_on = (examples, never, [*pack.categories], pack.default_category, pack.classifier)
         if fitted_on != self._fitted[0]:
             seen = await self.embed([text for texts in examples.values() for text in texts])
             vectors = {name: [seen[text].vector for text in texts] for name, texts in examples.items()}
             self._fitted = fitted_on, await asyncio.to_thread(self._means.fit, pack, vectors)
-        classify, verifies = self._fitted[1], self.verifier is not None
-        return Policy(pack=pack, rules=rules, version=version, classify=classify, verifies=verifies)
+        return self._policy(pack, rules, version, self._fitted[1])
 
     def unknowing(self, pack: Pack, version: int) -> Policy:
         """Return a pack as a policy that knows of no text which category it is of: any, so the strictest applies."""
         unknown = Classification(category=pack.default_category, source="unknown")
-        rules = Rules(pack.categories, self._means.tenant_of)
-        verifies = self.verifier is not None
-        return Policy(pack=pack, rules=rules, version=version, classify=lambda _: unknown, verifies=verifies)
+        return self._policy(pack, Rules(pack.categories, self._means.tenant_of), version, lambda _: unknown)
+
+    def _policy(self, pack: Pack, rules: Rules, version: int, classify: Classify | None) -> Policy:
+        return Policy(
+            pack=pack,
+            rules=rules,
+            version=version,
+            classify=classify,
+            verifies=self.verifier is not None,
+            learnt=self._means.learnt,
+        )
 
     async def embed(self, texts: Sequence[str]) -> dict[str, Embedding]:
         """Return the embedding of each text. Raises EmbedderUnavailable."""

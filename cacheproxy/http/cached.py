@@ -86,7 +86,8 @@ class CachedRoute(Route["Query"]):
         render = partial(self._dialect.render, reply, journey.query.wire, tail=tail, now_s=now_s)
         content_type, body = await self._aside(render) if larger_than(reply.body, LARGE_BYTES) else render()
         if self._pipeline.parts.feedback is not None:
-            self._pipeline.parts.feedback.served(tail, journey.query, hit.entry, hit.evidence)
+            untaught = journey.looked.untaught if journey.looked is not None else "unknown"
+            self._pipeline.parts.feedback.served(tail, journey.query, hit.entry, hit.evidence, untaught)
         headers = outcome_headers(hit, now_s, saved)
         headers += [PRIVATE, NO_SNIFF, (b"content-type", content_type)]
         await exchange.send_whole(200, headers, body)

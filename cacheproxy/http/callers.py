@@ -48,9 +48,10 @@ def scope_of(exchange: Exchange, secret: bytes, namespace: str = "") -> Scope:
 
     Raises InvalidRequest when a credential header comes twice.
     """
-    if exchange.caller is None:
+    caller = exchange.caller
+    if caller is None:
         return read_scope(exchange.headers, secret, namespace)
-    return Scope(tenant=exchange.caller.tenant, namespace=namespace, common=common_of(secret))
+    return Scope(tenant=caller.tenant, namespace=namespace, common=common_of(secret), consents=caller.consents)
 
 
 def withheld(exchange: Exchange) -> tuple[bytes, ...]:

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cacheproxy.errors import IndexUnavailable
 from cacheproxy.index.catalogue import Catalogue
 from cacheproxy.index.guard import Shape, check_vector
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from cacheproxy import settings
@@ -95,6 +96,15 @@ class PartitionedIndex:
         await self._upkeep.aclose()
         await self._worker.aclose()
         await self._files.aclose()
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of its vectors."""
+        return self._epoch
+
+    def alike(self, one: NDArray[np.float32], other: NDArray[np.float32], epoch: str) -> float:
+        """Return the cosine of two vectors of shape (dim,); -1 in another epoch."""
+        return float(np.dot(one, other)) if epoch == self._epoch else -1.0
 
     def __len__(self) -> int:
         """Count live entries over all partitions."""
@@ -233,8 +243,10 @@ class PartitionedIndex:
         ids = dict(graph.ids)  # after the copy: what was dropped in between is not named
         return Written(await self._files.run(generation.add, partition, state, ids), changes)
 
-    async def restore(self, directory: Path, rows: AsyncIterator[Row]) -> None:
+    async def restore(self, directory: Path | None, rows: AsyncIterator[Row]) -> None:
         """Fill the index from the store's rows, taking over the graphs of the last snapshot where both agree.
+
+        Without a directory there is none.
 
         An entry of a snapshot counts only once a row with the same id and the same vector confirmed it; the others are
         dropped. Rows that no whole snapshot holds are searched flat at once and merged in the background. The index

@@ -99,9 +99,9 @@ class Restoration:
         self.removed: set[str] = set()
         self.refused_files = 0
 
-    async def run(self, directory: Path, rows: AsyncIterator[Row]) -> None:
+    async def run(self, directory: Path | None, rows: AsyncIterator[Row]) -> None:
         """Fill the catalogue. Raises what `rows` raises."""
-        for path in await self._paths(directory):
+        for path in await self._paths(directory) if directory is not None else ():
             try:
                 loaded = await self._files.run(load, path, epoch=self._epoch, shape=self._shape)
             except SnapshotRefused as exc:

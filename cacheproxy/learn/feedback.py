@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cacheproxy.learn.budget import Label
@@ -56,32 +56,17 @@ class Feedback:
         own = question[:_QUESTION_BYTES] == entry.fingerprint[:_QUESTION_BYTES]
         return said_s is not None and (not own or entry.created_s < said_s)
 
-    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup) -> None:
+    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup, untaught: str = "unknown") -> None:
         """Remember a hit. An exact one is not kept: its id tells the entry, and the question is the entry's own."""
         if evidence.similarity is None:
             self._serves.forget_latest(query.scope.tenant, entry.id)
         else:
-            self._remember(response_id, query, entry, evidence, "" if query.controls.no_store else short(query.text))
+            text = "" if query.controls.no_store else short(query.text)
+            self._serves.remember(response_id, replace(_serve(query, entry, evidence), text=text, untaught=untaught))
 
     def kept(self, response_id: str, query: Query, entry: Entry) -> None:
         """Remember that the backend's answer of this id became an entry."""
-        self._remember(response_id, query, entry, None, "")
-
-    def _remember(self, response_id: str, query: Query, entry: Entry, evidence: Lookup | None, text: str) -> None:
-        self._serves.remember(
-            response_id,
-            Serve(
-                tenant=query.scope.tenant,
-                entry_id=entry.id,
-                question=query.fingerprint,
-                text=text,
-                category=entry.partition.category,
-                similarity=evidence.similarity if evidence else None,
-                threshold=evidence.threshold if evidence else None,
-                probability=evidence.probability if evidence else None,
-                user=query.user,
-            ),
-        )
+        self._serves.remember(response_id, _serve(query, entry, None))
 
     def recall(self, tenant: str, given_id: str) -> Serve | None:
         """Return the serve behind a response id, or the latest one of an entry, of this tenant."""
@@ -173,5 +158,22 @@ class Feedback:
                 probability=serve.probability,
                 good=said.word is Word.GOOD,
                 age_s=now_s - entry.created_s if entry else 0.0,
+                text=serve.text,
+                untaught=serve.untaught,
             )
         )
+
+
+def _serve(query: Query, entry: Entry, evidence: Lookup | None) -> Serve:
+    """Return the serve of an entry, as far as its question may be remembered of all callers: without the text."""
+    return Serve(
+        tenant=query.scope.tenant,
+        entry_id=entry.id,
+        question=query.fingerprint,
+        text="",
+        category=entry.partition.category,
+        similarity=evidence.similarity if evidence else None,
+        threshold=evidence.threshold if evidence else None,
+        probability=evidence.probability if evidence else None,
+        user=query.user,
+    )

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from cacheproxy.learn.labels import HALF, Labelled, Labels, Source
 from cacheproxy.learn.nearmisses import NearMiss, NearMisses, trace_of
+from cacheproxy.learn.pairlog import Lesson
 from cacheproxy.learn.tally import Tally
 from cacheproxy.learn.traces import Trace, meant
 from cacheproxy.policy.edit import told_by
@@ -53,6 +54,12 @@ class Heard:
     """How old the answer was by then."""
     probability: float | None = None
     """What the verifier said of it, as far as that is known."""
+    source: str = "feedback"
+    """Whose word it is, as `budget.Label.source`."""
+    text: str = field(default="", repr=False)
+    """The question, where it is known and may be kept."""
+    untaught: str = "unknown"
+    """Why no model may be trained on it, as `Looked.untaught`."""
 
 
 class _Page:
@@ -83,7 +90,10 @@ class LookupLog:
         epoch: str | None,
         *,
         most: int = _MOST_ROWS,
+        teach: Callable[[Lesson], None] | None = None,
     ) -> None:
+        """Hold `most` decisions of a category; `teach` is told every word on a question and another one's entry."""
+        self._teach = teach
         self._read_policy = policy
         self._policy = policy()
         self._telemetry = telemetry
@@ -136,6 +146,8 @@ class LookupLog:
             if not heard.good:
                 page.labels.complaint_ages_s.append(max(0.0, heard.age_s))
             return
+        if self._teach is not None:
+            self._teach(_lesson(heard))
         if not math.isfinite(similarity):
             seen = next((row.seen for row in reversed(page.rows) if _same(row.trace, heard)), None)
             similarity, probability = (seen.similarity, seen.probability) if seen else (None, None)
@@ -163,6 +175,8 @@ class LookupLog:
         looked = near_miss.looked
         page = self._page(looked.category)
         page.near.drop(near_miss.id)
+        if self._teach is not None:
+            self._teach(_lesson_of(looked))
         if looked.similarity is not None:
             trace, similarity = trace_of(looked)._replace(at_s=self._clock.now()), looked.similarity
             page.labels.say(
@@ -243,6 +257,10 @@ class LookupLog:
                 page.tally = Tally(since_s=self._clock.now())
                 page.labels.complaint_ages_s.clear()  # they speak of the lifetime that was
 
+    def restart(self) -> None:
+        """Forget all: from now on similarities are another head's, and tell nothing beside those of before."""
+        self._pages.clear()
+
     async def follow(self, *_: Policy) -> None:
         """Act on a change of policy at once: a listener of the policy book."""
         self.policy_changed()
@@ -288,6 +306,35 @@ def _seen(looked: Looked) -> Seen:
 def _rules(policy: Policy, category: str, epoch: str | None) -> tuple[Category | None, float | None]:
     known = policy.pack.categories.get(category)
     return known, threshold_of(policy, category, epoch)[0] if known is not None else None
+
+
+def _lesson(heard: Heard) -> Lesson:
+    return Lesson(
+        source=heard.source,
+        tenant=heard.tenant,
+        category=heard.category,
+        entry_id=heard.entry_id,
+        question=heard.question,
+        right=heard.good,
+        untaught=heard.untaught,
+        text=heard.text,
+        user=heard.user,
+    )
+
+
+def _lesson_of(looked: Looked) -> Lesson:
+    """Return what an operator's promotion of a near miss teaches: the entry's answer is right for it."""
+    return Lesson(
+        source=Source.PROMOTED.value,
+        tenant=looked.tenant,
+        category=looked.category,
+        entry_id=looked.entry_id,
+        question=looked.question,
+        right=True,
+        untaught=looked.untaught,
+        text=looked.text,
+        user=looked.user,
+    )
 
 
 def _same(trace: Trace, heard: Heard) -> bool:

@@ -37,6 +37,8 @@ class Serve:
     """What the verifier said of it; None where it was not asked."""
     user: str = ""
     """`Query.user` of the request, for erasure."""
+    untaught: str = "unknown"
+    """Why no model may be trained on the question, as `Looked.untaught`."""
 
 
 class Serves:

@@ -20,6 +20,7 @@ from cacheproxy.learn.lookups import Heard
 from cacheproxy.model import Reply, Stale, Tier
 from cacheproxy.policy.agreement import agree, told
 from cacheproxy.policy.price import cost_usd
+from cacheproxy.policy.teach import untaught
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -260,6 +261,9 @@ class Shadow:
                 probability=pair.probability,
                 good=right,
                 user=query.user,
+                source=source,
+                text=query.text,
+                untaught=untaught(query, pair.plan),
             )
         )
         return True

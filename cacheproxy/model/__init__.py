@@ -7,6 +7,7 @@ otherwise. No repr shows prompt text or an answer.
 from cacheproxy.model.entry import (
     ALIAS_TAG,
     COMMON_TAG,
+    CONSENT_TAG,
     OPERATOR,
     PLAIN_STREAM,
     PRINCIPAL_TAG,
@@ -26,6 +27,7 @@ from cacheproxy.model.query import Classification, Common, Controls, Query, Scop
 __all__ = [
     "ALIAS_TAG",
     "COMMON_TAG",
+    "CONSENT_TAG",
     "OPERATOR",
     "PLAIN_STREAM",
     "PRINCIPAL_TAG",

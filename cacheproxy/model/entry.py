@@ -25,6 +25,9 @@ SHARED_TAG = "shared"
 PRINCIPAL_TAG = "principal:"
 """Begins a tag of a shared entry for each of its principals; what follows is the principal."""
 
+CONSENT_TAG = "consent:train"
+"""A tag of every entry whose question its caller lets a model be trained on."""
+
 OPERATOR = "operator"
 """Stands among an entry's principals where an operator had it shared."""
 

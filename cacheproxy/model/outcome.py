@@ -64,6 +64,8 @@ class Looked:
     """The lowest that is served; None where similarity alone decides."""
     refusal: str = ""
     """Why the best candidate was not served, whatever else made it a miss; "" for a hit, and without a candidate."""
+    untaught: str = "unknown"
+    """Why no model may be trained on the question, as `policy.teach.untaught` says; "" where one may."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

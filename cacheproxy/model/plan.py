@@ -84,6 +84,10 @@ class Plan:
     ttl_s: float
     candidates: int
     reason: str = ""
+    epoch: str = ""
+    """Whose similarities `threshold` is of: only what is found in this epoch is measured by it."""
+    plain_threshold: float = 0.0
+    """Where the epoch is a head's: the threshold in the encoder's own similarities, which earlier turns are told by."""
     max_age_s: float | None = None
     min_fresh_s: float = 0.0
     only_if_cached: bool = False
@@ -124,6 +128,8 @@ class Plan:
     """On what terms a small model may answer where no kept answer may be served; None: not at all."""
     augmented: bool = False
     """Whether a kept answer may be served that a small model gave."""
+    trains: bool = False
+    """Whether a model may be trained on the question, as far as its category goes."""
     named_as_asked: bool = False
     """Whether what a small model answers bears the name of the model that was asked for."""
 

@@ -48,6 +48,8 @@ class Scope:
     common: str = ""
     """The scope in which answers of several tenants may meet, keyed by the install (hex); "" where the operator does
     not vouch for the tenant: whoever can invent credentials could be as many tenants as it takes."""
+    consents: bool = False
+    """Whether the caller's virtual key lets a model be trained on what it asks; of no meaning for who shares what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from cacheproxy.model import Classification
 from cacheproxy.policy.pack import Category
 from cacheproxy.policy.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from cacheproxy.model import Query
+    from cacheproxy.policy.learnt import Learnt
     from cacheproxy.policy.pack import Pack
 
 
@@ -39,6 +40,8 @@ class Policy:
     """None where no category has examples, or no encoder made vectors of them."""
     verifies: bool = False
     """Whether there is a verifier that knows the encoder."""
+    learnt: Mapping[str, Learnt] = field(default_factory=dict)
+    """By epoch, what the similarity heads brought along. It only grows, while the policy is in force, too."""
     by_examples: tuple[str, ...] = field(init=False)
     """The categories a query may turn out to be of once its text is embedded; none without a classifier."""
     cautious: frozenset[str] = field(init=False)
@@ -170,6 +173,7 @@ def _stricter(one: Category, other: Category) -> Category:
         augment_judge_rate=min(one.augment_judge_rate, other.augment_judge_rate),
         augment_model_name=min(one.augment_model_name, other.augment_model_name, key=("small", "asked").index),
         double_run_usd_per_day=min(one.double_run_usd_per_day, other.double_run_usd_per_day),
+        train=_least_train(one, other),
         pii=tuple(dict.fromkeys((*one.pii, *other.pii))),
     )
 
@@ -200,4 +204,9 @@ def _wider(one: Category, other: Category) -> Category:
         augment_judge_rate=max(one.augment_judge_rate, other.augment_judge_rate),
         augment_model_name=max(one.augment_model_name, other.augment_model_name, key=("small", "asked").index),
         double_run_usd_per_day=max(one.double_run_usd_per_day, other.double_run_usd_per_day),
+        train=_least_train(one, other),  # what is not known to be allowed is not trained on
     )
+
+
+def _least_train(one: Category, other: Category) -> Literal["never", "allowed"]:
+    return min(one.train, other.train, key=("never", "allowed").index)

@@ -128,6 +128,9 @@ class Category(_Table, frozen=True):
     """Whose name such an answer bears: the model's that gave it, or the one's that was asked for."""
     double_run_usd_per_day: NotNegative = 0.0
     """Most that answering one question by two models, to compare them, may cost, at the pack's prices."""
+    train: Literal["allowed", "never"] = "allowed"
+    """Whether a similarity model may be trained on its questions, where an operator collects them. Never, where nothing
+    is cached; where personal data is looked for (`pii`), only on questions that were looked through and hold none."""
     pii: tuple[Text, ...] = ()
     """Kinds of personal data, by the names of the detector, that forbid keeping an answer. Empty: not looked for."""
 

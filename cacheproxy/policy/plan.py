@@ -9,6 +9,7 @@ from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Augmenting, Plan, Shared, Staleness, Tier, Trait
 from cacheproxy.policy.active import stricter
 from cacheproxy.policy.adapt import effective_probability, effective_threshold, effective_ttl
+from cacheproxy.policy.teach import may_train
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,6 +54,8 @@ class _Terms:
     threshold: float | None
     floor: float | None
     verify: bool
+    plain: float = 0.0
+    """In a head's epoch, the threshold that the encoder alone calls for."""
     second: str = ""
     nearby: tuple[str, ...] = ()
     refusal: str = "category_not_cached"
@@ -109,11 +112,19 @@ def _terms(policy: Policy, epoch: str | None, told: Classification) -> _Terms:
         threshold=None if None in thresholds else max(t for t in thresholds if t is not None),
         floor=None if None in floors else max(f for f in floors if f is not None),
         verify=verify,
+        plain=_plain(policy, names, epoch),
         second=names[1] if len(names) == 2 and told.source != "unknown" else "",
         nearby=_nearby(policy, epoch, told, names, rules) if verify and told.source == "examples" else (),
         refusal="category_in_doubt" if pack.categories[told.category].allow_caching else "category_not_cached",
         unverified=_unverified(policy, names, epoch),
     )
+
+
+def _plain(policy: Policy, names: Sequence[str], epoch: str | None) -> float:
+    if epoch is None or epoch not in policy.learnt:
+        return 0.0
+    found = [threshold_of(policy, name, policy.learnt[epoch].base)[0] for name in names]
+    return max((one for one in found if one is not None), default=0.0)
 
 
 def _nearby(
@@ -138,8 +149,14 @@ def threshold_of(policy: Policy, category: str, epoch: str | None) -> tuple[floa
     """Return the cosine from which on an entry of a category is served, or, where that is True, verified."""
     if epoch is None:
         return None, False
-    verified = policy.pack.verify_from(category, epoch) if policy.verifies else None
-    return (policy.pack.threshold(category, epoch), False) if verified is None else (verified, True)
+    learnt = policy.learnt.get(epoch)
+    base = epoch if learnt is None else learnt.base
+    verified = policy.pack.verify_from(category, base) if policy.verifies else None
+    if verified is None:
+        pack = policy.pack
+        return pack.threshold(category, epoch) if learnt is None else learnt.threshold(pack, category), False
+    asked_from = verified if learnt is None or learnt.verify_from is None else learnt.verify_from
+    return asked_from, True
 
 
 def needs_verifier(pack: Pack, category: str, epoch: str) -> bool:
@@ -147,10 +164,16 @@ def needs_verifier(pack: Pack, category: str, epoch: str) -> bool:
     return pack.threshold(category, epoch) is None and pack.verify_from(category, epoch) is not None
 
 
+def plain_epoch(policy: Policy, epoch: str) -> str:
+    """Return the epoch of the encoder itself, of which an epoch may be that of a head."""
+    learnt = policy.learnt.get(epoch)
+    return epoch if learnt is None else learnt.base
+
+
 def _unverified(policy: Policy, names: Iterable[str], epoch: str | None) -> bool:
     if policy.verifies or epoch is None:
         return False
-    return any(needs_verifier(policy.pack, name, epoch) for name in names)
+    return any(needs_verifier(policy.pack, name, plain_epoch(policy, epoch)) for name in names)
 
 
 def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
@@ -165,6 +188,8 @@ def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
     ttl_s = min(longest_s, controls.ttl_s if controls.ttl_s is not None else longest_s)
     return Plan(
         category=terms.category,
+        epoch=epoch or "",
+        plain_threshold=terms.plain,
         second=terms.second,
         nearby=terms.nearby,
         exact=look and Tier.EXACT in controls.tiers,
@@ -194,6 +219,7 @@ def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
         shared=_shared(query, rules) if not bypass and not exact_only else None,
         augment=_augmenting(query, rules, ttl_s) if not bypass and not exact_only else None,
         augmented=rules.augment == "auto" and controls.augment,
+        trains=not bypass and may_train(rules),
         named_as_asked=rules.augment_model_name == "asked",
     )
 

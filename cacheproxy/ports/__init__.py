@@ -7,6 +7,7 @@ leaf; the pipeline turns that into a miss. Cancelling any awaited call is safe a
 from cacheproxy.ports.backends import HOP_BY_HOP, OWN_PREFIX, Answer, Call, SmallModel, TokenCounter, Upstream
 from cacheproxy.ports.clock import Clock
 from cacheproxy.ports.dialect import Dialect, Fold
+from cacheproxy.ports.heads import Change, Heads, HeadTold, Progress
 from cacheproxy.ports.learning import Answered, Budget, Feedback, Learning, LookupLog, Sharing
 from cacheproxy.ports.similar import Embedder, VectorIndex, Verifier
 from cacheproxy.ports.store import EntryCatalogue, EntryStore, Page, PiiGate
@@ -18,6 +19,7 @@ __all__ = [
     "Answered",
     "Budget",
     "Call",
+    "Change",
     "Clock",
     "Dialect",
     "Embedder",
@@ -25,10 +27,13 @@ __all__ = [
     "EntryStore",
     "Feedback",
     "Fold",
+    "HeadTold",
+    "Heads",
     "Learning",
     "LookupLog",
     "Page",
     "PiiGate",
+    "Progress",
     "Sharing",
     "SmallModel",
     "TokenCounter",

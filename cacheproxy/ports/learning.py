@@ -21,8 +21,11 @@ class Feedback(Protocol):
         """
         ...
 
-    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup) -> None:
-        """Remember that a question was answered from an entry; without a similarity in `evidence` it was its own."""
+    def served(self, response_id: str, query: Query, entry: Entry, evidence: Lookup, untaught: str = "unknown") -> None:
+        """Remember that a question was answered from an entry; without a similarity in `evidence` it was its own.
+
+        `untaught` is as `Looked.untaught`.
+        """
         ...
 
     def kept(self, response_id: str, query: Query, entry: Entry) -> None:

@@ -48,17 +48,32 @@ class Embedder(Protocol):
 
 
 class VectorIndex(Protocol):
-    """Nearest neighbours inside one partition. A hint: what it returns may be stale, the document is checked again."""
+    """Nearest neighbours inside one partition. A hint: what it returns may be stale, the document is checked again.
+
+    Vectors are the encoder's. What is near may be told by a head on them: then its epoch is another one than theirs.
+    """
+
+    @property
+    def epoch(self) -> str:
+        """The epoch that is to be searched now."""
+        ...
+
+    def alike(self, one: NDArray[np.float32], other: NDArray[np.float32], epoch: str) -> float:
+        """Return the similarity of two vectors of shape (dim,) as a search of this epoch tells it; -1 if it is gone."""
+        ...
 
     async def search(self, partition: Partition, vector: NDArray[np.float32], k: int) -> list[Candidate]:
-        """Return at most `k` candidates, closest first; none for an unknown partition.
+        """Return at most `k` candidates, closest first; none for an unknown partition, or one of an epoch that is gone.
 
         Raises IndexUnavailable for a vector of wrong dtype, shape, norm or with a non-finite value.
         """
         ...
 
     def add(self, partition: Partition, entry_id: str, vector: NDArray[np.float32]) -> None:
-        """Make an entry findable at once, replacing an entry of the same id. Never blocks. Raises as `search`."""
+        """Make an entry findable at once, replacing an entry of the same id. Never blocks. Raises as `search`.
+
+        The partition's epoch is the encoder's.
+        """
         ...
 
     def remove(self, entry_ids: Collection[str]) -> None:

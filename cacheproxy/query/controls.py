@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import InvalidRequest
-from cacheproxy.model import ALIAS_TAG, COMMON_TAG, PRINCIPAL_TAG, SHARED_TAG, Controls, Tier
+from cacheproxy.model import ALIAS_TAG, COMMON_TAG, CONSENT_TAG, PRINCIPAL_TAG, SHARED_TAG, Controls, Tier
 from cacheproxy.query.directives import delta_seconds, read_directives
 
 if TYPE_CHECKING:
@@ -146,10 +146,10 @@ def _name(where: str, value: object) -> str:
 
 
 def _tag(where: str, value: str) -> str:
-    if value == SHARED_TAG or value.startswith((ALIAS_TAG, COMMON_TAG, PRINCIPAL_TAG)):
+    if value in (SHARED_TAG, CONSENT_TAG) or value.startswith((ALIAS_TAG, COMMON_TAG, PRINCIPAL_TAG)):
         raise InvalidRequest(
-            f"{where} may not be {SHARED_TAG!r} or begin with {ALIAS_TAG!r}, {COMMON_TAG!r} or {PRINCIPAL_TAG!r}: the "
-            "cache itself tells by these where an answer is from",
+            f"{where} may not be {SHARED_TAG!r} or {CONSENT_TAG!r}, nor begin with {ALIAS_TAG!r}, {COMMON_TAG!r} or "
+            f"{PRINCIPAL_TAG!r}: the cache itself tells by these where an answer is from",
             param=where,
         )
     return _name(where, value)

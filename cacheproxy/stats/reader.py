@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from cacheproxy.policy.adapt import effective_probability, effective_threshold, effective_ttl
+from cacheproxy.policy.bound import Share, share
 from cacheproxy.policy.breakeven import balance
+from cacheproxy.policy.plan import plain_epoch, threshold_of
 from cacheproxy.policy.recommend import Evidence, Recommendation, recommend
 from cacheproxy.policy.sweep import Scale, false_hits, sweep
 from cacheproxy.stats.offloads import RoutingBody
@@ -96,7 +98,8 @@ class Sources:
 
     lookups: LookupLog
     policy: Callable[[], Policy]
-    epoch: str
+    epoch: Callable[[], str]
+    """The one that is searched: the encoder's, or a head's."""
     backends: Callable[[], Sequence[BackendState]]
     beside: Callable[[], Sequence[BackendState]]
     """Backends that no request is routed to: the small model's."""
@@ -196,6 +199,16 @@ class Stats:
         """Return a category's threshold, and its least probability where a verifier decides."""
         return self._levels(category, self._sources.policy().pack)
 
+    def wrong_hits(self) -> Share:
+        """Return how many hits by similarity were wrong, of all that callers and comparisons told of."""
+        found = []
+        for name in self._sources.policy().pack.categories:
+            threshold, least = self.in_force(name)
+            scale, level = (Scale.SIMILARITY, threshold) if least is None else (Scale.PROBABILITY, least)
+            if level is not None:
+                found.append(false_hits(self._sources.lookups.labels(name), level, scale))
+        return share(sum(one.events for one in found), sum(one.trials for one in found))
+
     def recommendations(self, pack: Pack | None = None) -> list[Recommendation]:
         """Return what the log speaks for, given a pack; without one, the pack in force."""
         pack = pack or self._sources.policy().pack
@@ -239,7 +252,7 @@ class Stats:
 
     def _effective(self, name: str, pack: Pack) -> dict[str, Effective]:
         sources, rules = self._sources, pack.categories[name]
-        (threshold, least), floor = self._levels(name, pack), pack.floor(name, sources.epoch)
+        (threshold, least), floor = self._levels(name, pack), pack.floor(name, sources.epoch())
         found = {}
         for backend in sources.backends():
             load = sources.load(backend.name)
@@ -256,18 +269,17 @@ class Stats:
 
     def _levels(self, name: str, pack: Pack) -> tuple[float | None, float | None]:
         """Return what a pack, were it in force, would decide a category by: threshold, and least probability."""
-        epoch = self._sources.epoch
-        verified = pack.verify_from(name, epoch) if self._sources.policy().verifies else None
-        if verified is None:
-            return pack.threshold(name, epoch), None
-        return verified, pack.categories[name].min_probability
+        policy = replace(self._sources.policy(), pack=pack)
+        threshold, verified = threshold_of(policy, name, self._sources.epoch())
+        return threshold, pack.categories[name].min_probability if verified else None
 
     def _evidence(self, name: str, pack: Pack) -> Evidence:
-        lookups, epoch, rules = self._sources.lookups, self._sources.epoch, pack.categories[name]
+        lookups, epoch, rules = self._sources.lookups, self._sources.epoch(), pack.categories[name]
         (threshold, least), tally, labels = self._levels(name, pack), lookups.tally(name), lookups.labels(name)
         scale, level = (Scale.SIMILARITY, threshold) if least is None else (Scale.PROBABILITY, least)
         wrong = false_hits(labels, level if level is not None else math.inf, scale)
-        encoders = (encoder for encoder, table in pack.encoders.items() if table.fingerprint == epoch)
+        plain = plain_epoch(self._sources.policy(), epoch)
+        encoders = (encoder for encoder, table in pack.encoders.items() if table.fingerprint == plain)
         return Evidence(
             category=name,
             rules=rules,

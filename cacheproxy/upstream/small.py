@@ -83,9 +83,7 @@ def model_of(settings: Settings) -> str:
     small = settings.small
     if not small.url:
         if small.model:
-            raise ConfigError(
-                "small.url (--small-upstream): say where small.model is, or `local`"
-            )
+            raise ConfigError("small.url (--small-upstream): say where small.model is, or `local`")
         return ""
     if small.url != "local":
         if not small.model:

@@ -10,6 +10,7 @@ import pytest
 
 from cacheproxy.errors import IndexUnavailable
 from cacheproxy.index.partitioned import PartitionedIndex
+from cacheproxy.index.spaces import Spaces
 from tests.support.index_world import DIM, EPOCH, graphs_from, partition, settled, units
 
 if TYPE_CHECKING:
@@ -23,9 +24,13 @@ if TYPE_CHECKING:
 HERE = partition()
 
 
-@pytest.fixture(params=["flat", "graph", "graph under way"])
+@pytest.fixture(params=["flat", "graph", "graph under way", "spaces"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[tuple[VectorIndex, Callable[[], Awaitable[None]]]]:
     """An index, and a wait that lets background work finish where the configuration asks for it."""
+    if request.param == "spaces":
+        async with Spaces(graphs_from(4), dim=DIM, base=EPOCH) as spaces:
+            yield spaces, lambda: settled(spaces.serving.index)
+        return
     async with PartitionedIndex(graphs_from(10_000 if request.param == "flat" else 4), dim=DIM, epoch=EPOCH) as index:
 
         async def settle() -> None:

@@ -84,7 +84,12 @@ def test_the_documents_that_show_commands_are_read(name: str) -> None:
 
 
 def test_every_option_that_is_named_belongs_to_a_command() -> None:
-    known = {option for command in commands(main) for param in command.params for option in param.opts} | {"--help"}
+    known = {
+        option
+        for command in commands(main)
+        for param in command.params
+        for option in (*param.opts, *param.secondary_opts)
+    } | {"--help"}
     found = documents("*.md", "docs/**/*.md", "policies/*/README.md")
     named = {option for document in found for span in document.spans for option in OPTION.findall(span)}
     assert named - known - OF_OTHER_PROGRAMS == set()

@@ -26,6 +26,8 @@ DEBUG = {
     "CACHEPROXY_LOG__LEVEL": "debug",
     "CACHEPROXY_INDEX__FLAT_LIMIT": "2",  # so that vectors are in graphs, and graphs in snapshots
     "CACHEPROXY_INDEX__SNAPSHOT_INTERVAL_S": "0.2",
+    "CACHEPROXY_FEDERATED__COLLECT": "all",
+    "CACHEPROXY_FEDERATED__KEEP_TEXTS": "true",
 }
 WORDS = ("lighthouse", "violin", "harbour", "meadow", "comet", "glacier")
 
@@ -77,10 +79,22 @@ async def test_nothing_is_left_anywhere(upstream: ScriptedUpstream, tmp_path: Pa
         done = await told(proxy, "POST", "purge", selector)
         assert done["purged"] >= len(WORDS)
         assert {part["part"]: part["pending"] for part in done["parts"]} == dict.fromkeys(
-            ("entries", "feedback", "budget", "lookups", "questions", "embeddings", "verifier", "snapshots"), ""
+            (
+                "entries",
+                "feedback",
+                "training",
+                "budget",
+                "lookups",
+                "questions",
+                "embeddings",
+                "verifier",
+                "snapshots",
+            ),
+            "",
         )
         removed = {part["part"]: part["removed"] for part in done["parts"]}
         assert removed["feedback"] > 0
+        assert removed["training"] > 0
         assert removed["lookups"] > 0
         assert holding(tmp_path, gone) == {}
         for path in ("entries?limit=1000", "near-misses", "stats", "audit", "recommendations", "config"):
@@ -125,7 +139,7 @@ async def test_an_erasure_that_was_cut_short_is_finished_after_a_restart(
         await server.kill()
     # What a crash right after the request leaves: the word that it is owed, and everything else.
     meant: dict[str, object] = {"tenant": tenant, "ids": [], "before_s": None}
-    owed = {"asked_s": 9e9, "parts": ["entries", "feedback", "snapshots"], "ids": [], "meant": meant}
+    owed = {"asked_s": 9e9, "parts": ["entries", "feedback", "training", "snapshots"], "ids": [], "meant": meant}
     (tmp_path / "erasures.json").write_bytes(openai_wire.encode([owed]))
     assert holding(tmp_path, mark)
     async with serving(tmp_path, upstream.url, environ=DEBUG) as server:

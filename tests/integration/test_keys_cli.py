@@ -83,6 +83,7 @@ def test_every_option_reaches_the_record(tmp_path: Path) -> None:
         "answer_usd": 0.002,
         "today": 0,
         "expires": "2031-01-02",
+        "train": False,
         "state": "active",
     }
     table = keys(tmp_path, "list").stdout
@@ -108,6 +109,19 @@ def test_limits_change_and_go(tmp_path: Path) -> None:
     assert keys(tmp_path, "limit", key_id, "--none", "--tokens-per-day", "9").exit_code == 0
     row = listed(tmp_path)[0]
     assert (row["rpm"], row["tpm"], row["tokens_per_day"]) == (None, None, 9)
+
+
+def test_consent_is_given_taken_back_and_shown(tmp_path: Path) -> None:
+    made(tmp_path, "a", "--train")
+    made(tmp_path, "b", "--rpm", "5")
+    assert [row["train"] for row in listed(tmp_path)] == [True, False]
+    one, other = (str(row["id"]) for row in listed(tmp_path))
+    assert keys(tmp_path, "limit", one, "--no-train").exit_code == 0
+    assert keys(tmp_path, "limit", other, "--train").exit_code == 0
+    assert keys(tmp_path, "limit", other, "--none").exit_code == 0  # a consent is no limit
+    assert [(row["train"], row["rpm"]) for row in listed(tmp_path)] == [(False, None), (True, None)]
+    head, *rows = keys(tmp_path, "list").stdout.splitlines()
+    assert [row[head.index("train") :].split()[0] for row in rows] == ["-", "yes"]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ async def test_one_that_is_not_there_is_asked_once_and_said_so() -> None:
 
 async def test_its_own_deadline_ends_the_wait_for_its_first_byte(upstream: ScriptedUpstream) -> None:
     upstream.always([Hold(asyncio.Event())])
-    async with small_at(upstream.url, first_byte_timeout_s=0.05) as small:
+    async with small_at(upstream.url, total_timeout_s=0.2) as small:
         with pytest.raises(UpstreamTimeout):
             await small.send(CALL)
         assert small.state().running == 0

@@ -115,7 +115,9 @@ async def serving(model: LanguageModel, folder: Path, *, queue: int = 8) -> Asyn
         listener.listen()
         worker = Worker(model, queue=queue)
         server = _Server(
-            uvicorn.Config(create_app(worker), log_config=None, timeout_graceful_shutdown=1, http="httptools")
+            uvicorn.Config(
+                create_app(worker), log_config=None, timeout_graceful_shutdown=1, http="httptools", ws="none"
+            )
         )
         task = asyncio.create_task(server.serve([listener]))
         try:

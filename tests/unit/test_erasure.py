@@ -84,6 +84,46 @@ async def test_a_purge_leaves_the_other_parts_alone(store: MemoryStore, clock: F
     assert part.told == []
 
 
+PURGES = (Selector(tag="x"), Selector(ids=(entry_id("x"),)))
+
+
+def with_purged(store: MemoryStore, clock: FakeClock, journal: Path, gone: list[str], purged: Remembering) -> Erasure:
+    def unindex(entry_ids: Collection[str], *, scrub: bool) -> None:
+        gone.extend(entry_id if scrub else f"{entry_id} lightly" for entry_id in entry_ids)
+
+    parts = [Part(name="notes", forget=Remembering().forget), Part(name="told", forget=purged.forget, purged=True)]
+    return Erasure(store, unindex, parts, clock, journal)
+
+
+@pytest.mark.parametrize("selector", PURGES)
+async def test_a_part_that_is_told_of_purges_knows_the_entries_and_makes_no_erasure_of_it(
+    store: MemoryStore, clock: FakeClock, tmp_path: Path, selector: Selector
+) -> None:
+    purged, gone = Remembering(), list[str]()
+    whole = with_purged(store, clock, tmp_path / "j", gone, purged)
+    erased = await whole.purge(selector)
+    assert [done.part for done in erased.parts] == ["entries", "told"]
+    assert purged.told == [(selector, (entry_id("x"),))]
+    assert gone == [f"{entry_id('x')} lightly"]
+    assert [done.part for done in (await whole.erase(Selector(tag="y"))).parts] == ["entries", "notes"]
+
+
+@pytest.mark.parametrize("selector", PURGES)
+async def test_where_such_a_part_fails_the_purge_is_owed(
+    store: MemoryStore, clock: FakeClock, tmp_path: Path, selector: Selector
+) -> None:
+    purged = Remembering(failures=2)
+    whole = with_purged(store, clock, tmp_path / "j", [], purged)
+    erased = await whole.purge(selector)
+    while whole.owed:
+        await whole.retry()
+    [(again, ids)] = purged.told
+    assert (again.ids, again.tag) == (selector.ids, selector.tag)
+    assert set(ids) <= {entry_id("x")}
+    assert erased.pending in ((), ("told",))
+    assert await store.get(entry_id("x")) is None
+
+
 async def test_nothing_is_meant_by_nothing(store: MemoryStore, clock: FakeClock, tmp_path: Path) -> None:
     part = Remembering()
     for selector in (Selector(), Selector(ids=())):

@@ -30,7 +30,7 @@ PACK = Pack(
 class Log:
     """A log, and the policy and the clock that it reads."""
 
-    def __init__(self, **bounds: int) -> None:
+    def __init__(self, **bounds: Any) -> None:
         self.policy = Policy.of(PACK)
         self.clock = FakeClock()
         self.telemetry = Telemetry()

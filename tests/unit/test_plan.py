@@ -75,7 +75,9 @@ def test_a_plain_question_may_use_everything() -> None:
         ttl_s=100.0,
         base_ttl_s=100.0,
         candidates=7,
+        epoch="encoder-1",
         delta=0.05,
+        trains=True,
     )
 
 

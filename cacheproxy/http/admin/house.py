@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cacheproxy.govern.book import PolicyBook
     from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.pipeline import Pipeline
-    from cacheproxy.ports import EntryCatalogue
+    from cacheproxy.ports import EntryCatalogue, Heads
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
     from cacheproxy.small import Small
@@ -76,6 +76,11 @@ class Operated(Protocol):
     @property
     def stats(self) -> Stats:
         """The figures of every category and backend, and what they recommend."""
+        ...
+
+    @property
+    def heads(self) -> Heads:
+        """What changes similarity heads."""
         ...
 
     @property

@@ -39,7 +39,7 @@ ROLES: Mapping[str, Mapping[str, Role]] = {
     f"{_V1}/audit": _READ,
     f"{_V1}/stats": _READ,
     f"{_V1}/upstreams": _READ,
-    f"{_V1}/encoders": _READ,
+    f"{_V1}/encoders": {**_READ, **_DO},
     f"{_V1}/policies": {**_READ, "PUT": Role.OPERATOR},
     f"{_V1}/policies/versions": _READ,
     f"{_V1}/policies/validate": _ASK,

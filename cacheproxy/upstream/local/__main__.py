@@ -62,6 +62,7 @@ def _serve(arguments: argparse.Namespace) -> None:
     config = uvicorn.Config(
         create_app(Worker(engine, queue=arguments.queue)),
         http="httptools",
+        ws="none",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=_GRACE_S,

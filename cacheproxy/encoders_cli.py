@@ -1,0 +1,111 @@
+"""Commands that change the similarity head of a running proxy. They wrap its admin API."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cacheproxy.admin_calls import DRY_RUN, Admin, Refused, asks, cell, show_json
+from cacheproxy.embed.headfile import MANIFEST, WEIGHTS, parsed
+from cacheproxy.errors import ConfigError
+from cacheproxy.evaluate.progress import progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_POLL_S = 0.5
+_WAIT = click.option("--wait/--no-wait", default=True, help="Wait until it serves.  [default: wait]")
+
+
+@click.command()
+@asks
+@click.argument("head", type=click.Path(path_type=Path))
+@click.option("--force", is_flag=True, help="Let it serve even if this proxy's own pairs speak against it.")
+@_WAIT
+@DRY_RUN
+def promote(admin: Admin, as_json: bool, head: Path, force: bool, wait: bool, dry_run: bool) -> None:
+    """Let a trained similarity head serve, if it is better on this proxy's own pairs.
+
+    HEAD is a folder with a manifest and its weights, as `federated serve` and `federated simulate` write it.
+    Requests go on meanwhile; `federated rollback` goes back. Exit code 1: it was examined and does not pass.
+
+    \b
+    Examples:
+      cacheproxy federated promote run/final --dry-run
+      cacheproxy federated promote run/final
+    """
+    try:
+        manifest, weights = (head / MANIFEST).read_bytes(), (head / WEIGHTS).read_bytes()
+    except OSError as exc:
+        raise ConfigError(f"{head}: cannot be read ({exc.strerror}); give the folder of a trained head") from exc
+    body = {"promote": {"manifest": parsed(manifest, str(head / MANIFEST)), "weights": weights}, "force": force}
+    done = admin.call("POST", "encoders", body, query={"dry_run": dry_run})
+    if not as_json:
+        _show(done["examined"])
+    passed = not done["examined"]["problems"]
+    if not (done["began"] or (dry_run and passed)):
+        if as_json:
+            show_json(done)
+        raise Refused("the head was not promoted: " + "; ".join(done["examined"]["problems"]))
+    _finish(admin, done, wait=wait, as_json=as_json)
+
+
+@click.command()
+@asks
+@_WAIT
+@DRY_RUN
+def rollback(admin: Admin, as_json: bool, wait: bool, dry_run: bool) -> None:
+    """Go back to the similarity head that served before, or to the encoder alone.
+
+    \b
+    Example:
+      cacheproxy federated rollback
+    """
+    _finish(admin, admin.call("POST", "encoders", {"rollback": True}, query={"dry_run": dry_run}), wait, as_json)
+
+
+def _finish(admin: Admin, done: Mapping[str, Any], wait: bool, as_json: bool) -> None:
+    if done["began"] and wait:
+        _await(admin, done["epoch"])
+    if as_json:
+        show_json(done)
+        return
+    says = "serves" if done["began"] and wait else "is on its way" if done["began"] else "would serve"
+    click.echo(f"{done['epoch']} {says}")
+
+
+def _await(admin: Admin, epoch: str) -> None:
+    """Return once an epoch serves, showing how far it is. Raises Refused where it does not come to that."""
+    total = max(1, admin.get("encoders")["progress"]["total"])
+    with progress("projecting what is kept", total) as advance:
+        seen = 0
+        while True:
+            told = admin.get("encoders")
+            way = told["progress"]
+            if way["step"] == "failed":
+                raise Refused(f"{epoch} does not serve: {way['problem']}")
+            done = min(total, way["done"]) if way["step"] else total
+            advance(done - seen)
+            seen = done
+            if told["in_use"]["searched"] == epoch:
+                advance(total - seen)
+                return
+            time.sleep(_POLL_S)
+
+
+def _show(examined: Mapping[str, Any]) -> None:
+    click.echo(f"{examined['pairs']} labelled pairs held back here")
+    for name in ("precision", "recall", "f05", "hit_rate"):
+        before, after = (examined[when].get(name) for when in ("before", "after"))
+        click.echo(f"{name:<12}{cell(before):>8} -> {cell(after)}")
+    if examined["gain"] is not None:
+        click.echo(f"{'F0.5':<12}{examined['gain']:+.3f} [{examined['low']:+.3f}, {examined['high']:+.3f}]")
+    for name, change in sorted(examined["categories"].items()):
+        click.echo(f"{'':<2}{name:<10}{change:+.3f}")
+    if examined["elsewhere"] is not None:
+        click.echo(f"{'probes':<12}{examined['elsewhere']:+.3f}")
+    for problem in examined["problems"]:
+        click.echo(f"but: {problem}")

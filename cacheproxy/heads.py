@@ -1,0 +1,56 @@
+"""Heads: which similarity head serves from the start, and what policies know of those there are."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cacheproxy.adopting import learnt_of
+from cacheproxy.embed.headshelf import HeadShelf, State
+from cacheproxy.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cacheproxy.embed.headfile import Artefact
+    from cacheproxy.policy.learnt import Learnt
+    from cacheproxy.settings import Encoder
+
+FOLDER = "heads"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """What a start found. Without a `serving` head the encoder serves alone."""
+
+    shelf: HeadShelf
+    state: State
+    serving: Artefact | None
+    learnt: dict[str, Learnt]
+
+
+async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int) -> Heads:
+    """Find the head that serves over the encoder `base`, whose vectors have `dim` components.
+
+    Raises ConfigError where that cannot be told.
+
+    One that cannot serve any more (another encoder, a damaged file) is left out with a warning: hits by similarity are
+    then told by the encoder alone.
+    """
+    shelf = HeadShelf(
+        data_dir / FOLDER, base, dim, [key.strip() for key in encoder.head_keys.split(",") if key.strip()]
+    )
+    state = await asyncio.to_thread(shelf.state)
+    if not state.serving:
+        return Heads(shelf=shelf, state=state, serving=None, learnt={})
+    try:
+        artefact = await asyncio.to_thread(shelf.find, state.serving)
+    except ConfigError as exc:
+        log.warning("head_left_out", reason=exc.message)
+        return Heads(shelf=shelf, state=State(), serving=None, learnt={})
+    return Heads(shelf=shelf, state=state, serving=artefact, learnt={artefact.epoch: learnt_of(artefact)})

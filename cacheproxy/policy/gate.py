@@ -1,0 +1,201 @@
+"""The gate: whether another similarity head may take the place of the one that serves. Pure; numpy only.
+
+It must be better where this proxy's callers said what is right, with confidence, and nowhere worse by more than a
+margin (algorithms.md, section 3.5). Pairs of one group (questions that hang together) are drawn together, so that one
+question asked often does not pass for many.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cacheproxy.policy.calibrate import Counts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+BETA = 0.5
+"""Of F-beta: a wrong answer is worse than a miss."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a head must show. Shares and F-beta are in [0, 1]."""
+
+    least_pairs: int = 100
+    least_of_a_label: int = 20
+    least_groups: int = 30
+    """Questions that do not hang together: of fewer the interval says too little."""
+    least_in_category: int = 40
+    """Pairs from which on a category is looked at by itself."""
+    wrong_margin: float = 0.01
+    """By how much the share of wrong hits may be higher."""
+    category_margin: float = 0.02
+    """By how much F-beta may be lower in a category."""
+    elsewhere_margin: float = 0.02
+    """By how much F-beta may be lower on the pack's probes, which no caller has asked."""
+    draws: int = 1000
+    confidence: float = 0.95
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Told:
+    """Labelled pairs as two heads see them: similarity and threshold of each pair, before and after."""
+
+    right: NDArray[np.bool_]
+    group: NDArray[np.int64]
+    category: Sequence[str]
+    before: NDArray[np.float64]
+    after: NDArray[np.float64]
+    threshold_before: NDArray[np.float64]
+    threshold_after: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a gate found. `problems` say why a head may not serve; none of them: it may."""
+
+    problems: tuple[str, ...]
+    pairs: int
+    before: Mapping[str, float | None]
+    after: Mapping[str, float | None]
+    gain: float | None
+    """F-beta after less before, on local pairs."""
+    low: float | None
+    high: float | None
+    """Its interval."""
+    categories: Mapping[str, float]
+    """F-beta after less before, of each category with enough pairs."""
+    elsewhere: float | None
+    """F-beta after less before on the probes; None without any."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the head may serve."""
+        return not self.problems
+
+
+def decide(local: Told, elsewhere: Told | None, terms: Terms, seed: int = 0) -> Verdict:
+    """Return whether a head may serve, with the figures that say so."""
+    before, after = _counts(local, after=False), _counts(local, after=True)
+    n = len(local.right)
+    labels = Counter(local.right.tolist())
+    groups = len(np.unique(local.group))
+    enough = (
+        n >= terms.least_pairs
+        and min(labels[True], labels[False]) >= terms.least_of_a_label
+        and groups >= terms.least_groups
+    )
+    gain, low, high = _gain(local, terms, seed) if enough else (None, None, None)
+    apart = _by_category(local, terms) if enough else {}
+    far = None if elsewhere is None or not len(elsewhere.right) else _difference(elsewhere)
+    problems = []
+    if not enough:
+        problems.append(
+            f"too few labelled pairs are held back: {n}, {labels[True]} right and {labels[False]} wrong, of {groups} "
+            f"questions; {terms.least_pairs} are needed, {terms.least_of_a_label} of each, of {terms.least_groups}"
+        )
+    elif low is not None and low <= 0.0:
+        problems.append(f"it is not better with confidence: F{BETA:g} changes by {gain:+.3f} [{low:+.3f}, {high:+.3f}]")
+    if enough and _wrong(after) > _wrong(before) + terms.wrong_margin:
+        problems.append(f"more hits would be wrong: {_wrong(after):.1%} instead of {_wrong(before):.1%}")
+    problems += [
+        f"it is worse in {name}: F{BETA:g} changes by {change:+.3f}"
+        for name, change in apart.items()
+        if change < -terms.category_margin
+    ]
+    if far is not None and far < -terms.elsewhere_margin:
+        problems.append(f"it is worse on the pack's probes: F{BETA:g} changes by {far:+.3f}")
+    return Verdict(
+        problems=tuple(problems),
+        pairs=n,
+        before=_figures(before),
+        after=_figures(after),
+        gain=gain,
+        low=low,
+        high=high,
+        categories=apart,
+        elsewhere=far,
+    )
+
+
+def best_threshold(similarity: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Return where F-beta is best, on pairs that are not held back: for similarities that have no threshold yet."""
+    order = np.argsort(-similarity, kind="stable")
+    tp, fp = np.cumsum(right[order]), np.cumsum(~right[order])
+    last = np.append(similarity[order][1:] != similarity[order][:-1], np.True_) if len(order) else np.empty(0, bool)
+    if not last.any() or not right.any():
+        return 1.0
+    f = (1 + BETA**2) * tp / ((1 + BETA**2) * tp + BETA**2 * (right.sum() - tp) + fp)
+    return float(similarity[order][np.flatnonzero(last)[int(np.argmax(f[last]))]])
+
+
+def _counts(told: Told, *, after: bool, chosen: NDArray[np.bool_] | None = None) -> Counts:
+    similarity, threshold = (told.after, told.threshold_after) if after else (told.before, told.threshold_before)
+    served, right = similarity >= threshold, told.right
+    if chosen is not None:
+        served, right = served[chosen], right[chosen]
+    return Counts(
+        tp=int(np.sum(served & right)),
+        fp=int(np.sum(served & ~right)),
+        fn=int(np.sum(~served & right)),
+        tn=int(np.sum(~served & ~right)),
+    )
+
+
+def _difference(told: Told, chosen: NDArray[np.bool_] | None = None) -> float:
+    after, before = _counts(told, after=True, chosen=chosen), _counts(told, after=False, chosen=chosen)
+    return (after.f(BETA) or 0.0) - (before.f(BETA) or 0.0)
+
+
+def _by_category(told: Told, terms: Terms) -> dict[str, float]:
+    names, counts = np.unique(np.array(told.category), return_counts=True)
+    return {
+        str(name): _difference(told, np.array(told.category) == name)
+        for name, count in zip(names, counts, strict=True)
+        if count >= terms.least_in_category
+    }
+
+
+def _gain(told: Told, terms: Terms, seed: int) -> tuple[float, float, float]:
+    """Return the change of F-beta with its interval: groups are drawn with replacement, both heads on the same ones."""
+    random = np.random.default_rng(seed)
+    _, group = np.unique(told.group, return_inverse=True)
+    groups = int(group.max()) + 1
+    sums = {
+        after: np.stack([np.bincount(group, weights=cell, minlength=groups) for cell in _cells(told, after=after)])
+        for after in (False, True)
+    }
+    drawn = random.multinomial(groups, np.full(groups, 1.0 / groups), size=terms.draws).astype(np.float64)
+    changes = _f(drawn @ sums[True].T) - _f(drawn @ sums[False].T)
+    tail = (1 - terms.confidence) / 2
+    low, high = np.quantile(changes, [tail, 1 - tail])
+    return _difference(told), float(low), float(high)
+
+
+def _cells(told: Told, *, after: bool) -> tuple[NDArray[np.float64], ...]:
+    similarity, threshold = (told.after, told.threshold_after) if after else (told.before, told.threshold_before)
+    served = similarity >= threshold
+    cells = (served & told.right, served & ~told.right, ~served & told.right)
+    return tuple(cell.astype(np.float64) for cell in cells)
+
+
+def _f(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    tp, fp, fn = sums.T
+    below = (1 + BETA**2) * tp + BETA**2 * fn + fp
+    found: NDArray[np.float64] = np.divide((1 + BETA**2) * tp, below, out=np.zeros_like(tp), where=below > 0)
+    return found
+
+
+def _wrong(counts: Counts) -> float:
+    return 1.0 - (1.0 if counts.precision is None else counts.precision)
+
+
+def _figures(counts: Counts) -> dict[str, float | None]:
+    return {"precision": counts.precision, "recall": counts.recall, "f05": counts.f(BETA), "hit_rate": counts.hit_rate}

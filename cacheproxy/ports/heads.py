@@ -1,0 +1,81 @@
+"""What operators ask of similarity heads: which one serves, and another one in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from cacheproxy.policy.gate import Verdict
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a head is on its way. `step` is "", `filling`, or `failed` with a `problem`."""
+
+    step: str = ""
+    epoch: str = ""
+    done: int = 0
+    total: int = 0
+    """Entries, about."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What was asked for, and what came of it. `verdict` is None where nothing had to be examined."""
+
+    epoch: str
+    began: bool
+    verdict: Verdict | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadTold:
+    """A head, as operators see it. `signed_by` is a public key, "" for none."""
+
+    epoch: str
+    dim: int
+    int8: bool
+    vector_bytes: int
+    parent: str
+    round: int
+    signed_by: str
+    thresholds: Mapping[str, float]
+    metrics: Mapping[str, float]
+
+
+class Heads(Protocol):
+    """The heads of one proxy. One change at a time."""
+
+    @property
+    def progress(self) -> Progress:
+        """How far a change is."""
+        ...
+
+    @property
+    def before(self) -> Sequence[str]:
+        """Epochs of what served before, the latest last; "" is the encoder alone."""
+        ...
+
+    def known(self) -> list[str]:
+        """Return the epochs of all heads that can serve here. Blocks."""
+        ...
+
+    def serving(self) -> HeadTold | None:
+        """Return the head that serves, None for the encoder alone. Blocks. Raises ConfigError for a damaged one."""
+        ...
+
+    async def promote(self, manifest: Mapping[str, Any], weights: bytes, *, force: bool, dry_run: bool) -> Change:
+        """Examine a head and, where it passes or `force` says so, begin to adopt it.
+
+        Raises InvalidRequest for one that cannot serve here, VersionConflict while another one is on its way or for the
+        one that serves, and EmbedderUnavailable.
+        """
+        ...
+
+    async def rollback(self, *, dry_run: bool = False) -> Change:
+        """Begin to go back to what served before. Raises NotFound where nothing did, VersionConflict as `promote`."""
+        ...

@@ -1,0 +1,197 @@
+"""What a node does: trains on its own pairs, counts on its held-back ones, and sends weights and counts. Nothing else.
+
+Where the pairs are is known from the node's own configuration (`pairs`, and `least-pairs`, `dp-clip`, `dp-noise` for
+nodes that are stricter than the run). No text, no path and no key is ever part of a message, and of an error only a
+word of `wire.TROUBLES`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+from cacheproxy.embed.head import Head
+from cacheproxy.errors import ConfigError
+from cacheproxy.learn.pairfile import read_pairs
+from cacheproxy_federated import wire
+from cacheproxy_federated.compress import moment
+from cacheproxy_federated.pairs import Pairs
+from cacheproxy_federated.privacy import private
+from cacheproxy_federated.task import Training, counted, trained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flwr.app import Context
+    from numpy.typing import NDArray
+
+    from cacheproxy.learn.pairfile import PairRows
+
+    RowsOf = Callable[[Context, str], PairRows]
+    """Reads the pairs of the node in a context that are of an encoder, by its fingerprint. Raises ConfigError."""
+    Work = Callable[["Node", RecordDict, ConfigRecord], RecordDict]
+
+LEAST_PAIRS = 20
+"""Fewest pairs that a node trains on, unless its own `least-pairs` says otherwise."""
+LEAST_HELD = 5
+"""Fewest held-back pairs that a node counts."""
+
+_log = structlog.get_logger()
+
+
+class Declined(Exception):
+    """The node does not take part; the message is one word of `wire.TROUBLES`."""
+
+
+class Node:
+    """A node's pairs, and what its own configuration allows."""
+
+    def __init__(self, context: Context, rows: PairRows) -> None:
+        """Raise Declined where there are no pairs of the encoder that the server named."""
+        if not len(rows.right):
+            raise Declined("no-pairs")
+        self._own = context.node_config
+        self._rows = rows
+
+    @property
+    def training(self) -> Pairs:
+        """The pairs to learn from, none of them held back. Raises Declined."""
+        pairs = self._pairs(~self._rows.held)
+        if len(pairs) < int(self._own.get("least-pairs", LEAST_PAIRS)):
+            raise Declined("too-few-pairs")
+        if not 0 < int(pairs.right.sum()) < len(pairs):
+            raise Declined("one-label")
+        return pairs
+
+    def held(self, most: int) -> Pairs:
+        """Return the held-back pairs, at most so many. Raises Declined."""
+        chosen = np.flatnonzero(self._rows.held)[:most]
+        if len(chosen) < LEAST_HELD:
+            raise Declined("too-few-pairs")
+        return self._pairs(chosen)
+
+    def privacy(self, config: ConfigRecord) -> tuple[float, float]:
+        """Return clipping norm and noise, the stricter of the run's and the node's own; 0 is none. Raises Declined."""
+        clips = [float(told) for told in (config["dp-clip"], self._own.get("dp-clip", 0.0)) if float(told) > 0]  # type: ignore[arg-type]
+        noise = max(float(config["dp-noise"]), float(self._own.get("dp-noise", 0.0)))  # type: ignore[arg-type]
+        if noise and not clips:
+            raise Declined("own-limits")
+        return min(clips, default=0.0), noise
+
+    def _pairs(self, rows: NDArray[Any]) -> Pairs:
+        own = self._rows
+        whole = Pairs(a=own.a, b=own.b, right=own.right, category=own.category, group=own.group)
+        return whole.at(rows)
+
+
+def made(rows_of: RowsOf) -> ClientApp:
+    """Return an app whose nodes find their pairs by `rows_of`."""
+    app = ClientApp()
+    app.train()(partial(_answer, rows_of, _train))
+    app.evaluate()(partial(_answer, rows_of, _evaluate))
+    app.query(wire.MOMENTS.partition(".")[2])(partial(_answer, rows_of, _moment))
+    return app
+
+
+def _answer(rows_of: RowsOf, work: Work, message: Message, context: Context) -> Message:
+    """Return the reply to a message: what `work` makes of it, or one word for why not."""
+    try:
+        config = _config(message.content)
+        content = work(Node(context, rows_of(context, str(config[wire.BASE]))), message.content, config)
+        content[wire.ECHO] = wire.echo(config)
+        return Message(content, reply_to=message)
+    except Declined as exc:
+        word = str(exc)
+    except ConfigError as exc:
+        word = "no-pairs-file"
+        _log.warning("training_file_unreadable", problem=exc.message)
+    except wire.Unreadable:
+        word = "form"
+    except Exception as exc:  # the border to Flower, which would send a traceback with this machine's paths
+        word = "failed"
+        _log.exception("training_failed", error=type(exc).__name__)
+    _log.warning("round_declined", reason=word, why=wire.TROUBLES[word])
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, word), reply_to=message)
+
+
+def _train(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
+    pairs = node.training
+    matrix = _fitting(content, pairs)
+    how = Training(
+        epochs=_int(config, "epochs"),
+        batch=_int(config, "batch"),
+        lr=_float(config, "lr"),
+        margin=_float(config, "margin"),
+        scale=_float(config, "scale"),
+        proximal=_float(config, "proximal-mu") if "proximal-mu" in config else 0.0,
+    )
+    found = trained(matrix, pairs, how, _int(config, wire.SEED))
+    clip, noise = node.privacy(config)
+    if clip:
+        found = private(matrix, found, clip, noise, np.random.default_rng())
+    examples = min(len(pairs), _int(config, "most-pairs"))
+    return RecordDict({wire.HEAD: wire.head_record(found), wire.NUMBERS: wire.numbers(examples)})
+
+
+def _evaluate(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
+    pairs = node.held(_int(config, "most-pairs"))
+    head = Head(matrix=_fitting(content, pairs), int8=bool(config.get("int8", False)))
+    counts = wire.folded(counted(head, pairs), _int(config, "least-category"))
+    return RecordDict({wire.COUNTS: wire.counts_record(counts), wire.NUMBERS: wire.numbers(len(pairs))})
+
+
+def _moment(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
+    pairs = node.training
+    head = Head(matrix=_fitting(content, pairs))
+    questions = np.unique(np.concatenate([pairs.a, pairs.b]), axis=0)
+    if len(questions) < head.dim:
+        raise Declined("too-few-pairs")  # a second moment of fewer would tell their span
+    sums = wire.head_record(moment(head, questions))
+    return RecordDict({wire.MOMENT: sums, wire.NUMBERS: wire.numbers(len(questions))})
+
+
+def _config(content: RecordDict) -> ConfigRecord:
+    config = content.get(wire.CONFIG)
+    if not isinstance(config, ConfigRecord) or not isinstance(config.get(wire.BASE), str):
+        raise Declined("form")
+    return config
+
+
+def _fitting(content: RecordDict, pairs: Pairs) -> NDArray[np.float32]:
+    matrix = wire.matrix_of(content)
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or matrix.shape[1] != pairs.a.shape[1]:
+        raise Declined("shape")
+    return matrix
+
+
+def _int(config: ConfigRecord, name: str) -> int:
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Declined("form")
+    return value
+
+
+def _float(config: ConfigRecord, name: str) -> float:
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Declined("form")
+    return float(value)
+
+
+def _of_this_node(context: Context, base: str) -> PairRows:
+    """Return the rows in the file that the node's own configuration names."""
+    path = context.node_config.get("pairs")
+    if not isinstance(path, str) or not path:
+        raise ConfigError("node-config: `pairs` names no file; start the node with `cacheproxy federated join`")
+    return read_pairs(Path(path), base)
+
+
+app = made(_of_this_node)
+"""What a SuperNode runs."""

@@ -1,0 +1,129 @@
+"""The settings of a run: what the server says once, and every node is told. No path, no key, no text."""
+
+from __future__ import annotations
+
+import re
+from math import inf
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+
+from cacheproxy.errors import ConfigError
+from cacheproxy_federated.privacy import epsilon
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STRATEGIES = ("fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum")
+
+_Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+_Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+_Amount = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Index = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+
+
+class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="kebab"):
+    """How one head is trained. Field names are the keys of `[tool.flwr.app.config]`, with hyphens."""
+
+    base: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    """Fingerprint of the encoder whose vectors the head is for."""
+    dim: Annotated[int, msgspec.Meta(ge=2, le=1 << 14)]
+    """Length of that encoder's vectors."""
+    rounds: _Count = 10
+    strategy: Literal["fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum"] = "fedavg"
+    quorum: _Count = 2
+    """Fewest sound replies that make a round."""
+    first: _Index = 0
+    """Nodes that are waited for before the run begins, where that is more than the quorum."""
+    fraction: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    """Share of the nodes present that is asked in a round, never fewer than the quorum."""
+    deadline_s: _Positive = 300.0
+    """Longest wait for the replies of a round; late ones are left out."""
+    wait_s: _Positive = 600.0
+    """Longest wait for as many nodes as the quorum asks for."""
+    poll_s: _Positive = 1.0
+    retries: _Index = 2
+    """How often a round without quorum is tried again."""
+    seed: _Index = 0
+
+    epochs: _Count = 2
+    batch: Annotated[int, msgspec.Meta(ge=2, le=1 << 20)] = 64
+    lr: _Positive = 0.01
+    margin: _Amount = 0.5
+    scale: _Positive = 20.0
+    proximal: _Amount = 0.0
+    """Pull back to the head that was sent; FedProx needs one above 0."""
+
+    trim: Annotated[float, msgspec.Meta(gt=0, lt=0.5)] = 0.2
+    """Share cut off at either end, component by component (trimmed-mean)."""
+    malicious: _Count = 1
+    """Nodes that may be hostile (krum, multi-krum)."""
+    server_lr: _Positive = 0.01
+    """The server's own step (fedadam)."""
+    most_norm: _Positive = 30.0
+    """Longest update, as a Frobenius norm; a longer one is treated as `over_norm` says."""
+    over_norm: Literal["clip", "refuse"] = "clip"
+    most_pairs: _Count = 5000
+    """Most pairs that one node counts for, in weights and in thresholds."""
+    most_times: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 5.0
+    """How many times the median node's pairs one node counts for, at most: how many it has is only its own word."""
+    least_category: _Count = 20
+    """Fewest held-back pairs under which a node names a category; others count without their name."""
+
+    dp_clip: _Amount = 0.0
+    """Local differential privacy: longest update that leaves a node; 0 is off."""
+    dp_noise: _Amount = 0.0
+    """Standard deviation of the noise on every component, in clipping norms."""
+    dp_delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 1e-5
+    """At which the epsilon of the whole run is told."""
+
+    dim_out: _Index = 0
+    """Components of the last head; 0 leaves all. More than 0 asks nodes for second moments: see the documentation."""
+    int8: bool = False
+    """Whether the last head's vectors are compared as int8 codes."""
+
+
+def course_from(config: Mapping[str, Any]) -> Course:
+    """Return a course, or raise ConfigError that names the setting."""
+    try:
+        course = msgspec.convert(dict(config), Course, strict=False)
+    except msgspec.ValidationError as exc:
+        raise ConfigError(f"federated: {_told(exc)}") from exc
+    if flaw := _flaw(course):
+        raise ConfigError(f"federated: {flaw}")
+    return course
+
+
+def told(course: Course) -> dict[str, Any]:
+    """Return a course as the keys and plain values of a run's configuration."""
+    plain: dict[str, Any] = msgspec.to_builtins(course)
+    return plain
+
+
+def _flaw(course: Course) -> str | None:
+    """Return what contradicts itself: a defence that the quorum makes an empty one is worse than none."""
+    if course.strategy == "fedprox" and not course.proximal:
+        return "fedprox without `proximal` is fedavg; set it (0.01 to 1), or choose fedavg"
+    if course.strategy == "trimmed-mean" and int(course.trim * course.quorum) < 1:
+        return f"trimmed-mean cuts nothing of {course.quorum} replies; it needs a quorum of {_ceiling(1 / course.trim)}"
+    if course.strategy == "median" and course.quorum < 3:
+        return "the median of 2 replies is their mean; it needs a quorum of 3"
+    if course.strategy in ("krum", "multi-krum") and course.quorum < 2 * course.malicious + 3:
+        needed = 2 * course.malicious + 3
+        return f"{course.strategy} against {course.malicious} hostile nodes needs a quorum of {needed} (2f + 3)"
+    if bool(course.dp_clip) != bool(course.dp_noise):
+        return "dp-clip and dp-noise go together: one without the other promises nothing"
+    if course.dp_noise and epsilon(course.dp_noise, course.rounds, course.dp_delta) == inf:
+        return f"dp-noise {course.dp_noise:g} is too little to promise anything; 1 or more is usual"
+    if course.dim_out and not 2 <= course.dim_out <= course.dim:
+        return f"dim-out must be 2 to {course.dim}, or 0 for all, got {course.dim_out}"
+    return None
+
+
+def _ceiling(value: float) -> int:
+    return int(value) + (value > int(value))
+
+
+def _told(exc: msgspec.ValidationError) -> str:
+    text = str(exc)
+    return re.sub(r" - at `\$\.?(.*)`$", lambda found: f" (`{found[1]}`)", text)

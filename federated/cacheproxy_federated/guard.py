@@ -1,0 +1,183 @@
+"""Which replies may take part in a round. Nothing of a node is believed before it was looked at here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flwr.app import ConfigRecord
+from flwr.common.constant import ErrorCode
+
+from cacheproxy_federated import wire
+from cacheproxy_federated.thresholds import sound
+from cacheproxy_federated.wire import Unreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from flwr.app import Message, RecordDict
+    from numpy.typing import NDArray
+
+    from cacheproxy_federated.course import Course
+    from cacheproxy_federated.thresholds import Counts
+
+
+_LOST = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE)
+"""What Flower itself answers for a node that is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """What all nodes were sent in a round."""
+
+    base: str
+    number: int
+    """Of the round."""
+    parent: str
+    """Digest of the head they were sent."""
+    matrix: NDArray[np.float32]
+
+    @property
+    def echo(self) -> dict[str, str | int]:
+        """What every reply must say it is an answer to."""
+        return {wire.BASE: self.base, wire.ROUND: self.number, wire.PARENT: self.parent}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Update:
+    """A matrix that may be averaged, float64 of the shape that was sent, and how much it counts for."""
+
+    matrix: NDArray[np.float64]
+    examples: int
+    clipped: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tally:
+    """Held-back counts that may be summed."""
+
+    counts: Counts
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs they are of."""
+        return sum(int(table[0].sum()) for table in self.counts.values())
+
+    def shrunk(self, factor: float) -> Tally:
+        """Return the same shares of fewer pairs."""
+        return Tally(counts={name: np.rint(table * factor).astype(np.int64) for name, table in self.counts.items()})
+
+
+class Guard:
+    """Checks the replies of one round, and counts what it refuses by reason.
+
+    Reasons are `silent` (did not answer in time), `error` (said that it could not), `form`, `fingerprint`, `old_round`,
+    `shape`, `not_finite`, `over_norm`, `numbers` and `counts`.
+    """
+
+    def __init__(self, course: Course, asked: Asked) -> None:
+        self._course = course
+        self._asked = asked
+        self.refused: Counter[str] = Counter()
+        self.said: Counter[str] = Counter()
+        """What nodes that could not answer gave as the reason; one of the words that this app's nodes use."""
+
+    def updates(self, replies: Iterable[Message]) -> list[Update]:
+        """Return the updates that may be averaged, in an order that does not depend on who sent them."""
+        made = [update for reply in replies if (update := self._checked(reply, self._update)) is not None]
+        most = self._most([update.examples for update in made])
+        made = [replace(update, examples=min(update.examples, most)) for update in made]
+        # Node ids are drawn anew each run: floating-point sums must not depend on them.
+        return sorted(made, key=lambda one: (one.examples, one.matrix.tobytes()))
+
+    def tallies(self, replies: Iterable[Message]) -> list[Tally]:
+        """Return the counts that may be summed."""
+        made = [tally for reply in replies if (tally := self._checked(reply, self._tally)) is not None]
+        most = self._most([tally.pairs for tally in made])
+        return [tally if tally.pairs <= most else tally.shrunk(most / tally.pairs) for tally in made]
+
+    def moments(self, replies: Iterable[Message]) -> list[NDArray[np.float64]]:
+        """Return second moments, (k, k) each, that may be summed: symmetric, with no negative variance."""
+        return [moment for reply in replies if (moment := self._checked(reply, self._moment)) is not None]
+
+    def silent(self, nodes: int) -> None:
+        """Note how many nodes were asked and did not answer in time."""
+        if nodes:
+            self.refused["silent"] += nodes
+
+    def _most(self, sizes: list[int]) -> int:
+        """Return how many pairs one node may count for among such others."""
+        return max(1, int(self._course.most_times * float(np.median(sizes)))) if sizes else 1
+
+    def _checked(self, reply: Message, read: Any) -> Any:
+        if reply.has_error() and reply.error.code in _LOST:
+            self.refused["silent"] += 1
+            return None
+        if reply.has_error():
+            self.refused["error"] += 1
+            self.said[_word(reply.error.reason)] += 1
+            return None
+        try:
+            self._same_round(reply.content)
+            return read(reply.content)
+        except Unreadable as exc:
+            self.refused[str(exc)] += 1
+            return None
+
+    def _same_round(self, content: RecordDict) -> None:
+        told = content.get(wire.ECHO)
+        if not isinstance(told, ConfigRecord):
+            raise Unreadable("form")
+        if told.get(wire.BASE) != self._asked.base:
+            raise Unreadable("fingerprint")
+        if dict(told) != self._asked.echo:
+            raise Unreadable("old_round")
+
+    def _update(self, content: RecordDict) -> Update:
+        matrix = wire.matrix_of(content)
+        examples = min(wire.examples_of(content), self._course.most_pairs)
+        if matrix.shape != self._asked.matrix.shape or matrix.dtype not in (np.float32, np.float64):
+            raise Unreadable("shape")
+        if not np.isfinite(matrix).all():
+            raise Unreadable("not_finite")
+        start = self._asked.matrix.astype(np.float64)
+        change = matrix.astype(np.float64) - start
+        with np.errstate(over="ignore"):
+            norm = float(np.linalg.norm(change))
+        if not np.isfinite(norm):
+            raise Unreadable("not_finite")
+        over = norm > self._course.most_norm
+        if over and self._course.over_norm == "refuse":
+            raise Unreadable("over_norm")
+        if over:
+            change *= self._course.most_norm / norm
+        return Update(matrix=start + change, examples=examples, clipped=over)
+
+    def _tally(self, content: RecordDict) -> Tally:
+        counts = wire.counts_of(content)
+        if not counts or not sound(counts, self._course.most_pairs):
+            raise Unreadable("counts")
+        return Tally(counts=counts)
+
+    def _moment(self, content: RecordDict) -> NDArray[np.float64]:
+        moment = wire.matrix_of(content, wire.MOMENT).astype(np.float64)
+        rows = wire.examples_of(content)
+        dim = len(self._asked.matrix)
+        if moment.shape != (dim, dim):
+            raise Unreadable("shape")
+        if not np.isfinite(moment).all():
+            raise Unreadable("not_finite")
+        trace = float(np.trace(moment))
+        # Every projected vector has unit length: as many vectors, as much variance in all.
+        if not np.allclose(moment, moment.T, atol=1e-3 * max(trace, 1.0)) or abs(trace - rows) > 1e-2 * rows:
+            raise Unreadable("numbers")
+        if float(np.linalg.eigvalsh(moment).min()) < -1e-3 * trace:
+            raise Unreadable("numbers")
+        return moment * (min(rows, self._course.most_pairs) / rows)
+
+
+def _word(reason: str | None) -> str:
+    """Return the word that a node gave; what Flower or a stranger wrote is not passed on."""
+    return reason if reason in wire.TROUBLES else "other"

@@ -1,0 +1,229 @@
+"""A run from its first round to its artefact: ask, check, average, measure, keep; then thresholds from all counts."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import flwr
+import msgspec
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from cacheproxy import __version__
+from cacheproxy.embed import headfile
+from cacheproxy.embed.head import Head
+from cacheproxy_federated import wire
+from cacheproxy_federated.checkpoint import RELEASE, Folder
+from cacheproxy_federated.compress import principal
+from cacheproxy_federated.exchange import RunEnded
+from cacheproxy_federated.guard import Asked, Guard
+from cacheproxy_federated.privacy import epsilon
+from cacheproxy_federated.strategy import Averaging
+from cacheproxy_federated.thresholds import ALL, chosen, scored, summed, verify_from
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    from cacheproxy.embed.headfile import Artefact, Manifest
+    from cacheproxy_federated.course import Course
+    from cacheproxy_federated.exchange import Exchange
+    from cacheproxy_federated.thresholds import Counts
+
+Read = TypeVar("Read")
+_SEEDS = 1 << 31
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What a head's held-back pairs say of it, of all nodes that answered."""
+
+    counts: Counts
+    nodes: int
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """By category, and `*`."""
+        return chosen(self.counts)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Precision, recall and F-scores at the threshold of all, and how many pairs they are of."""
+        pairs = sum(int(table[0].sum()) for table in self.counts.values())
+        return {**scored(self.counts, self.thresholds[ALL]), "held_pairs": float(pairs), "nodes": float(self.nodes)}
+
+
+class Run:
+    """One run over the nodes of a grid. Raises RunEnded where it cannot go on; what was kept of it stays."""
+
+    def __init__(self, course: Course, exchange: Exchange, folder: Folder) -> None:
+        self._course = course
+        self._exchange = exchange
+        self._folder = folder
+        self._averaging = Averaging(course)
+        self._refused: Counter[str] = Counter()
+
+    def run(self, start: Artefact | None = None, *, resume: bool = False) -> Artefact:
+        """Train all rounds, from a head or from none, and return the last artefact."""
+        course = self._course
+        self._folder.begin(course, resume=resume)
+        parent = start.epoch if start else course.base
+        head, done = start.head if start else Head.identity(course.dim), 0
+        if resume and (left := self._folder.last(course.base)) is not None:
+            head, done, parent = left.artefact.head, left.artefact.manifest.round, left.artefact.manifest.parent
+            self._averaging.remember(left.memory)
+            self._folder.say("resumed", round=done)
+        self._exchange.nodes(max(course.first, course.quorum), course.wait_s)
+        before = self._measured(head, done)
+        self._folder.say("begun", round=done, of=course.rounds, **_rounded(before.metrics))
+        measured = before
+        for number in range(done + 1, course.rounds + 1):
+            head = Head(matrix=self._trained(head.matrix, number))
+            measured = self._measured(head, number)
+            manifest = self._manifest(measured, number, parent)
+            self._folder.kept(number, head, manifest, self._averaging.memory)
+            told = {"refused": dict(self._refused), **_rounded(measured.metrics)}
+            self._folder.say("round", round=number, of=course.rounds, **told)
+        last = max(done, course.rounds)
+        if course.dim_out or course.int8:
+            head = self._compressed(head, last)
+            measured = self._measured(head, last)
+        artefact = self._folder.finish(head, self._manifest(measured, last, parent))
+        self._folder.say("finished", epoch=artefact.epoch, **_rounded(measured.metrics))
+        return artefact
+
+    def _trained(self, matrix: NDArray[np.float32], number: int) -> NDArray[np.float32]:
+        """Return the matrix after a round."""
+        asked = self._asked(matrix, number)
+
+        def messages(nodes: list[int]) -> list[Message]:
+            self._folder.say(RELEASE, round=number)
+            return self._averaging.messages(number, matrix, self._config(asked), nodes)
+
+        guard, updates = self._quorum(asked, messages, Guard.updates)
+        if clipped := sum(update.clipped for update in updates):
+            guard.refused["clipped"] += clipped
+        self._refused = guard.refused
+        return self._averaging.average(number, updates)
+
+    def _measured(self, head: Head, number: int) -> Measured:
+        asked = self._asked(head.matrix, number)
+        config = self._config(asked)
+        config["int8"] = head.int8
+        record = RecordDict({wire.HEAD: wire.head_record(head.matrix), wire.CONFIG: config})
+
+        def messages(nodes: list[int]) -> list[Message]:
+            return [Message(record, node, MessageType.EVALUATE) for node in nodes]
+
+        _, tallies = self._quorum(asked, messages, Guard.tallies)
+        return Measured(counts=summed(one.counts for one in tallies), nodes=len(tallies))
+
+    def _compressed(self, head: Head, number: int) -> Head:
+        """Return the head followed by its principal components over all nodes, where they are asked for."""
+        if not self._course.dim_out:
+            return Head(matrix=head.matrix, int8=self._course.int8)
+        asked = self._asked(head.matrix, number)
+        record = RecordDict({wire.HEAD: wire.head_record(head.matrix), wire.CONFIG: self._config(asked)})
+
+        def messages(nodes: list[int]) -> list[Message]:
+            return [Message(record, node, wire.MOMENTS) for node in nodes]
+
+        _, moments = self._quorum(asked, messages, Guard.moments)
+        return principal(head, np.sum(moments, axis=0), self._course.dim_out, int8=self._course.int8)
+
+    def _quorum(
+        self,
+        asked: Asked,
+        messages: Callable[[list[int]], list[Message]],
+        read: Callable[[Guard, Iterable[Message]], list[Read]],
+    ) -> tuple[Guard, list[Read]]:
+        """Ask until enough sound replies came, a bounded number of times. Raises RunEnded when they never did."""
+        course = self._course
+        for attempt in range(course.retries + 1):
+            nodes = self._drawn(self._exchange.nodes(course.quorum, course.wait_s), (asked.number, attempt))
+            sent = messages(nodes)
+            replies = self._exchange.ask(sent, course.deadline_s)
+            guard = Guard(course, asked)
+            guard.silent(len(sent) - len(replies))
+            sound = read(guard, replies)
+            if len(sound) >= course.quorum:
+                return guard, sound
+            self._folder.say(
+                "no_quorum", round=asked.number, sound=len(sound), refused=dict(guard.refused), said=dict(guard.said)
+            )
+        raise RunEnded(_no_quorum(asked.number, len(sound), course.quorum, guard))
+
+    def _drawn(self, present: list[int], turn: tuple[int, int]) -> list[int]:
+        """Return the nodes that are asked: a seeded share of those present, at least the quorum."""
+        many = max(self._course.quorum, round(len(present) * self._course.fraction))
+        draw = random.Random(f"{self._course.seed}:{turn}")
+        return present if many >= len(present) else sorted(draw.sample(present, many))
+
+    def _asked(self, matrix: NDArray[np.float32], number: int) -> Asked:
+        parent = hashlib.sha256(np.ascontiguousarray(matrix, dtype="<f4").tobytes()).hexdigest()[:16]
+        return Asked(base=self._course.base, number=number, parent=parent, matrix=matrix)
+
+    def _config(self, asked: Asked) -> ConfigRecord:
+        """Return what every node is told in a round; the seed is the round's own."""
+        course = self._course
+        digest = hashlib.sha256(f"{course.seed}:{asked.number}".encode()).digest()
+        told = {
+            "seed": int.from_bytes(digest[:8], "big") % _SEEDS,
+            "epochs": course.epochs,
+            "batch": course.batch,
+            "lr": course.lr,
+            "margin": course.margin,
+            "scale": course.scale,
+            "most-pairs": course.most_pairs,
+            "least-category": course.least_category,
+            "dp-clip": course.dp_clip,
+            "dp-noise": course.dp_noise,
+        }
+        return ConfigRecord({**asked.echo, **told})
+
+    def _manifest(self, measured: Measured, number: int, parent: str) -> Manifest:
+        course = self._course
+        metrics = measured.metrics
+        if course.dp_clip:
+            metrics["dp_epsilon"] = epsilon(course.dp_noise, self._folder.releases, course.dp_delta)
+            metrics["dp_delta"] = course.dp_delta
+        metrics |= {f"refused_{name}": float(many) for name, many in sorted(self._refused.items())}
+        return headfile.Manifest(
+            schema=headfile.SCHEMA,
+            base=course.base,
+            dim_in=course.dim,
+            dim=course.dim,
+            int8=False,
+            sha256="",
+            parent=parent,
+            round=number,
+            thresholds=measured.thresholds,
+            verify_from=verify_from(measured.counts),
+            metrics=metrics,
+            made_by={
+                "cacheproxy": __version__,
+                "flwr": flwr.__version__,
+                "strategy": course.strategy,
+                "course": _digest(course),
+            },
+        )
+
+
+def _no_quorum(number: int, sound: int, quorum: int, guard: Guard) -> str:
+    why = [f"{many} {name}" for name, many in sorted(guard.refused.items())]
+    said = [f"{many} node(s): {wire.TROUBLES[word]}" for word, many in guard.said.most_common()]
+    told = f"round {number}: {sound} sound replies, {quorum} needed ({', '.join(why) or 'no more nodes'})"
+    return "; ".join([told, *said, "what was trained so far is kept: go on with --resume"])
+
+
+def _digest(course: Course) -> str:
+    return hashlib.sha256(msgspec.json.encode(course, order="sorted")).hexdigest()[:12]
+
+
+def _rounded(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in metrics.items()}

@@ -1,0 +1,104 @@
+"""Flower's strategies by name, with what each needs of a course; what they average was let through by the guard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum, MultiKrum
+
+from cacheproxy.errors import ConfigError
+from cacheproxy_federated import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flwr.serverapp import Grid
+    from numpy.typing import NDArray
+
+    from cacheproxy_federated.course import Course
+    from cacheproxy_federated.guard import Update
+
+
+class Averaging:
+    """One of Flower's strategies: makes the messages of a round, and one matrix of the updates that came back."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._flower = _flower(course)
+
+    def messages(
+        self, number: int, matrix: NDArray[np.float32], config: ConfigRecord, nodes: list[int]
+    ) -> list[Message]:
+        """Return one message to train for each node."""
+        # Flower would wait for ever for nodes that left: it is shown those that are there.
+        present = cast("Grid", _Present(nodes))
+        made = self._flower.configure_train(number, wire.head_record(matrix), config, present)
+        return sorted(made, key=lambda message: message.metadata.dst_node_id)
+
+    def average(self, number: int, updates: Sequence[Update]) -> NDArray[np.float32]:
+        """Return the new matrix. Raises ConfigError where there is none or it is not finite."""
+        if isinstance(self._flower, MultiKrum) and self._course.strategy == "multi-krum":
+            self._flower.num_nodes_to_select = max(1, len(updates) - self._course.malicious)
+        arrays, _ = self._flower.aggregate_train(number, [_reply(update) for update in updates])
+        if arrays is None:
+            raise ConfigError(f"federated: {self._course.strategy} made nothing of {len(updates)} replies")
+        made: NDArray[np.float32] = arrays[wire.MATRIX].numpy().astype(np.float32)
+        if not np.isfinite(made).all():
+            raise ConfigError(f"federated: {self._course.strategy} made a head that is not finite; lower server-lr")
+        return made
+
+    @property
+    def memory(self) -> dict[str, NDArray[np.float64]]:
+        """What the strategy carries from round to round; empty for most."""
+        if not isinstance(self._flower, FedAdam) or not self._flower.m_t or not self._flower.v_t:
+            return {}
+        return {
+            name: np.ascontiguousarray(kept[wire.MATRIX], dtype=np.float64)
+            for name, kept in (("m", self._flower.m_t), ("v", self._flower.v_t))
+        }
+
+    def remember(self, memory: dict[str, NDArray[np.float64]]) -> None:
+        """Take up what an interrupted run carried."""
+        if isinstance(self._flower, FedAdam) and memory:
+            self._flower.m_t = {wire.MATRIX: memory["m"]}
+            self._flower.v_t = {wire.MATRIX: memory["v"]}
+
+
+class _Present:
+    """The nodes of one round, as far as a strategy asks a grid for them."""
+
+    def __init__(self, nodes: list[int]) -> None:
+        self._nodes = nodes
+
+    def get_node_ids(self) -> list[int]:
+        return self._nodes
+
+
+def _flower(course: Course) -> FedAvg:
+    kinds: dict[str, type[FedAvg]] = {
+        "fedavg": FedAvg,
+        "fedprox": FedProx,
+        "fedadam": FedAdam,
+        "median": FedMedian,
+        "trimmed-mean": FedTrimmedAvg,
+        "krum": Krum,
+        "multi-krum": MultiKrum,
+    }
+    own: dict[str, dict[str, float]] = {
+        "fedprox": {"proximal_mu": course.proximal},
+        "fedadam": {"eta": course.server_lr},
+        "trimmed-mean": {"beta": course.trim},
+        "krum": {"num_malicious_nodes": course.malicious},
+        "multi-krum": {"num_malicious_nodes": course.malicious},
+    }
+    # Who is asked, and how many must answer, is decided before (rounds.py): Flower takes all that it is shown.
+    counts = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
+    keys = {"arrayrecord_key": wire.HEAD, "configrecord_key": wire.CONFIG, "weighted_by_key": wire.EXAMPLES}
+    return kinds[course.strategy](**counts, **keys, **own.get(course.strategy, {}))  # type: ignore[arg-type]
+
+
+def _reply(update: Update) -> Message:
+    content = RecordDict({wire.HEAD: wire.head_record(update.matrix), wire.NUMBERS: wire.numbers(update.examples)})
+    return Message(content, 1, MessageType.TRAIN)

@@ -1,0 +1,135 @@
+"""The real engines: a SuperLink and SuperNodes as processes, one of which is killed; and Flower's simulation by Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from cacheproxy.embed import headfile
+from cacheproxy.federation.children import descendants
+from cacheproxy.federation.keys import make_keys, public_half
+from cacheproxy.federation.ports import free_port
+from cacheproxy.learn.pairfile import FILE
+from tests.federated.fleet import BASE
+from tests.federated.test_apps import CANARY, write_pairs
+from tests.federated.topics import DIM
+from tests.support.polling import eventually
+from tests.support.proxy import ENCODERS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
+NODES = ("one", "two", "three")
+
+
+@asynccontextmanager
+async def cacheproxy(log: Path, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a command of `cacheproxy federated`, ended with the block."""
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "cacheproxy",
+            "federated",
+            *words,
+            stdout=output,
+            stderr=asyncio.subprocess.STDOUT,
+            env=os.environ | {"CACHEPROXY_ENCODER__CACHE_DIR": str(ENCODERS), "OMP_NUM_THREADS": "1"},
+        )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
+
+
+def heard(folder: Path, event: str) -> list[dict[str, Any]]:
+    """Return the lines of progress of one kind."""
+    file = folder / "progress.jsonl"
+    lines = [msgspec.json.decode(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+    return [line for line in lines if line["event"] == event]
+
+
+async def test_a_run_over_tls_survives_the_death_of_a_node_and_leaves_a_signed_head(tmp_path: Path) -> None:
+    keys, out, port = tmp_path / "keys", tmp_path / "out", str(free_port())
+    make_keys(keys, ["localhost", "127.0.0.1"], NODES)
+    for seed, name in enumerate(NODES, 1):
+        (tmp_path / name).mkdir()
+        await write_pairs(tmp_path / name / FILE, seed)
+    served = ["serve", "--dir", str(out), "--port", port, "--certificates", str(keys), "--data-dir", str(tmp_path)]
+    served += [word for name in NODES for word in ("--node", str(keys / f"{name}.pub"))]
+    served += ["--key", str(keys / "signing.pem"), "--base", BASE, "--dim", str(DIM)]
+    served += ["--rounds", "2", "--quorum", "2", "--first", "3", "--deadline", "45", "--lr", "0.02"]
+    family: set[int] = set()
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(cacheproxy(tmp_path / "serve.log", *served))
+        nodes = {}
+        for name in NODES:
+            joined = ["join", "--superlink", f"localhost:{port}", "--data-dir", str(tmp_path / name)]
+            joined += ["--root-certificates", str(keys / "ca.crt"), "--node-key", str(keys / f"{name}.key")]
+            nodes[name] = await stack.enter_async_context(cacheproxy(tmp_path / f"{name}.log", *joined))
+        await eventually(lambda: bool(heard(out, "asked_to_train")), "a round began", within_s=200)
+        assert heard(out, "begun")[0]["nodes"] == 3
+        for victim in (*descendants(nodes["three"].pid), nodes["three"].pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+        async with asyncio.timeout(300):
+            code = await server.wait()
+        for one in nodes.values():
+            family |= set(descendants(one.pid)) if one.returncode is None else set()
+    said = (tmp_path / "serve.log").read_text()
+    assert code == 0, said
+    assert heard(out, "round")[0]["refused"] == {"silent": 1}
+    artefact = headfile.read(out / "final", [public_half(keys / "signing.pem")])
+    assert artefact.manifest.round == 2
+    assert artefact.manifest.metrics["f05"] > heard(out, "begun")[0]["f05"]
+    assert f"cacheproxy federated promote {out / 'final'}" in said
+    assert CANARY not in said + (out / "progress.jsonl").read_text() + (out / "flower" / "run.log").read_text()
+    assert family, "the two that were left had processes of their own"
+    await eventually(lambda: not [pid for pid in family if os.path.exists(f"/proc/{pid}")], "all ended", within_s=20)  # noqa: PTH110
+
+
+async def test_a_simulation_makes_the_same_head_by_ray_and_in_one_process(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl.gz"
+    with gzip.open(pairs, "wt") as file:
+        for at in range(240):
+            thing, other = f"part {at % 60}", f"part {(at + 7) % 60}"
+            told = {"a": f"How do I order {thing} ({at})?", "label": int(at % 2 == 0)}
+            told["b"] = f"Where can I buy {thing if at % 2 == 0 else other} (no. {at})?"
+            file.write(json.dumps(told) + "\n")
+    simulated = ["simulate", "--pairs", str(pairs), "--clients", "3", "--rounds", "2", "--data-dir", str(tmp_path)]
+    for engine, more in (("ray", []), ("in-process", ["--in-process"])):
+        log = tmp_path / f"{engine}.log"
+        async with cacheproxy(log, *simulated, *more, "--out", str(tmp_path / engine)) as run, asyncio.timeout(300):
+            code = await run.wait()
+        assert code == 0, log.read_text()
+        assert "240 pairs, " in log.read_text()
+    heads = [headfile.read(tmp_path / engine / "final") for engine in ("ray", "in-process")]
+    assert heads[0].epoch == heads[1].epoch
+    assert (heads[0].manifest.round, heads[0].manifest.metrics["nodes"]) == (2, 3.0)
+
+
+async def test_an_impossible_run_ends_with_the_reason(tmp_path: Path) -> None:
+    """No node comes, and the settings of the second contradict themselves."""
+    port, log = str(free_port()), tmp_path / "log"
+    served = ["serve", "--dir", str(tmp_path / "out"), "--port", port, "--base", BASE, "--dim", str(DIM)]
+    for more, code, why in (
+        (["--wait", "2"], 1, "0 of at least 2 nodes were there after 2 s; start more with"),
+        (["--strategy", "krum"], 1, "krum against 1 hostile nodes needs a quorum of 5"),
+    ):
+        async with cacheproxy(log, *served, *more) as run, asyncio.timeout(120):
+            assert await run.wait() == code, log.read_text()
+        assert why in log.read_text()
