@@ -15,7 +15,7 @@ _TOLD = {"f1": "F1", "f05": "F0.5", "precision": "precision", "recall": "recall"
 _METHOD = """\
 ### Method
 
-- **Simulated**: {clients} clients in one process, by `cacheproxy_federated.task` and FedAvg in numpy; no message is
+- **Simulated**: {clients} clients in one process, by the app's own `task` and FedAvg in numpy; no message is
   sent. Encoder {encoder}, heads of 384 x 384 from the identity, {rounds} rounds in which every client takes part,
   with {clients_epochs} epochs a round (batch {clients_batch}, learning rate {clients_lr}). *Local*: five clients of
   each deal, as many epochs on a client's own pairs and the threshold of its own held-back ones, a mean over
