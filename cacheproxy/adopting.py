@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
+from msgspec.structs import replace as replaced
 
 from cacheproxy.embed.headfile import ANY, told
 from cacheproxy.embed.headshelf import State
 from cacheproxy.errors import CacheProxyError, ConfigError, InvalidRequest, NotFound, VersionConflict
 from cacheproxy.examining import Seen
+from cacheproxy.policy.bound import share
 from cacheproxy.policy.learnt import Learnt
 from cacheproxy.policy.watch import Watch
 from cacheproxy.ports import Change, HeadTold, Progress
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from cacheproxy.embed.headfile import Artefact
     from cacheproxy.embed.headshelf import HeadShelf
     from cacheproxy.examining import Examining
+    from cacheproxy.govern.audit import AuditLog
     from cacheproxy.index.restore import Row
     from cacheproxy.index.spaces import Space, Spaces
     from cacheproxy.learn.lookups import LookupLog
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from cacheproxy.policy.bound import Share
 
 log = structlog.get_logger()
+
+_MOST_ATTEMPTS = 2
 
 
 class Rows(Protocol):
@@ -59,19 +64,23 @@ class Means:
     heard: Callable[[], Share]
     """How many labelled hits were wrong since `lookups` began anew."""
     spawn: Callable[[Coroutine[object, object, None]], object]
+    audit: AuditLog
     grace_s: float
     """How long plans made before a change are still answered; as long as a lookup may take."""
 
 
 class Adopting:
-    """`ports.Heads`."""
+    """`ports.Heads`. What a start finds on its way goes on, and what served then is watched on."""
 
-    def __init__(self, means: Means, state: State) -> None:
+    def __init__(self, means: Means, state: State, serving: Artefact | None = None) -> None:
         self._means = means
-        self._state = State(serving=state.serving, before=state.before)
-        self._wanted = state.adopting
+        self._state = replaced(state, adopting=None, back=False, attempts=0)
+        self._cut_short = state
+        self._artefact = serving
         self._watch = Watch()
         self.progress = Progress()
+        if state.watched is not None:
+            self._watch.start(share(*state.watched))
 
     @property
     def before(self) -> Sequence[str]:
@@ -84,14 +93,14 @@ class Adopting:
         return self.progress.step == "filling"
 
     def known(self) -> list[str]:
-        """Return the epochs of all heads that can serve here. Blocks."""
-        return [artefact.epoch for artefact in self._means.shelf.all()]
+        """Return the epochs of all heads that this proxy has been given. Blocks."""
+        return self._means.shelf.epochs()
 
     def serving(self) -> HeadTold | None:
-        """Return the head that serves, None for the encoder alone. Blocks. Raises ConfigError for a damaged one."""
-        if not self._state.serving:
+        """Return the head that serves, None for the encoder alone."""
+        artefact = self._artefact
+        if artefact is None:
             return None
-        artefact = self._means.shelf.find(self._state.serving)
         manifest = artefact.manifest
         return HeadTold(
             epoch=artefact.epoch,
@@ -106,9 +115,15 @@ class Adopting:
         )
 
     def resume(self) -> None:
-        """Go on with what the last stop cut short: it was examined then."""
-        if self._wanted is not None:
-            self._begin(self._wanted)
+        """Go on with what the last stop cut short: it was examined then. What was cut short twice is given up."""
+        state = self._cut_short
+        if state.adopting is None:
+            return
+        if state.attempts < _MOST_ATTEMPTS:
+            self._begin(state.adopting, back=state.back, attempts=state.attempts)
+            return
+        problem = f"it was cut short {state.attempts} times; promote it again when there is memory for two indexes"
+        self.progress = Progress(step="failed", epoch=state.adopting or self._means.spaces.base, problem=problem)
 
     async def promote(self, manifest: Mapping[str, Any], weights: bytes, *, force: bool, dry_run: bool) -> Change:
         """Examine a head and, where it passes or `force` says so, begin to adopt it.
@@ -117,110 +132,134 @@ class Adopting:
         """
         means = self._means
         try:
-            artefact = means.shelf.checked(told(manifest, "the head"), weights, "the head")
+            read = told(manifest, "the head")
+            artefact = await asyncio.to_thread(means.shelf.checked, read, weights, "the head")
         except ConfigError as exc:
             raise InvalidRequest(exc.message) from exc
-        epoch = artefact.epoch
-        if epoch == means.spaces.epoch:
-            raise VersionConflict(f"{epoch} serves already")
-        self._refuse_two()
-        means.learnt.setdefault(epoch, learnt_of(artefact))
-        serving = means.spaces.serving
+        serving, epoch = means.spaces.serving, artefact.epoch
+        self._refuse(serving, epoch)
+        policy = means.policy()
+        policy = replace(policy, learnt={**policy.learnt, epoch: learnt_of(artefact)})
         verdict = await means.examining.examine(
-            Seen(epoch=serving.epoch, head=serving.head), Seen(epoch=epoch, head=artefact.head), means.policy()
+            Seen(epoch=serving.epoch, head=serving.head), Seen(epoch=epoch, head=artefact.head), policy
         )
-        self._refuse_two()
+        self._refuse(serving, epoch)
         if dry_run or not (verdict.passed or force):
             return Change(epoch=epoch, began=False, verdict=verdict)
         await asyncio.to_thread(means.shelf.put, artefact, weights)
-        self._refuse_two()
-        self._begin(epoch)
+        self._refuse(serving, epoch)
+        self._begin(epoch, back=False)
         return Change(epoch=epoch, began=True, verdict=verdict)
 
     async def rollback(self, *, dry_run: bool = False) -> Change:
-        """Begin to go back to what served before. Raises NotFound where nothing did, VersionConflict as `promote`."""
-        self._refuse_two()
-        if not self._state.before:
+        """Begin to go back to what served before, past heads that cannot be read any more.
+
+        Raises NotFound where nothing did, VersionConflict as `promote`.
+        """
+        serving = self._means.spaces.serving
+        self._refuse(serving)
+        epoch = await asyncio.to_thread(self._back_to)
+        self._refuse(serving)
+        if epoch is None:
             raise NotFound("nothing served before: there is nothing to go back to")
-        epoch = self._state.before[-1]
         if not dry_run:
-            if epoch:
-                artefact = await asyncio.to_thread(self._means.shelf.find, epoch)
-                self._means.learnt.setdefault(epoch, learnt_of(artefact))
-            self._refuse_two()
-            self._begin(epoch)
+            self._begin(epoch, back=True)
         return Change(epoch=epoch or self._means.spaces.base, began=not dry_run)
 
     async def tend(self) -> None:
         """Go back where hits have become wrong more often since a head was adopted."""
         if not self._watch.watching or self.busy or not self._state.before:
             return
-        found = self._watch.worse(self._means.heard())
+        found, epoch = self._watch.worse(self._means.heard()), self._means.spaces.epoch
         if found:
-            log.error("head_rolled_back", epoch=self._means.spaces.epoch, what=found)
-            self._watch.stop()
-            await self.rollback()
+            log.error("head_rolled_back", epoch=epoch, what=found)
+            change = await self.rollback()
+            after = {"serving": change.epoch, "why": found}
+            await self._means.audit.record("proxy", "encoders.rollback", epoch, before={"serving": epoch}, after=after)
 
-    def _refuse_two(self) -> None:
+    def _refuse(self, serving: Space, epoch: str = "") -> None:
+        """Raise VersionConflict where one is on its way, another one serves than did, or this one serves already."""
         if self.busy:
             raise VersionConflict(f"{self.progress.epoch} is on its way; wait until it serves")
+        if self._means.spaces.serving is not serving:
+            raise VersionConflict("another head serves since you asked; look at it, and ask again")
+        if epoch == serving.epoch:
+            raise VersionConflict(f"{epoch} serves already")
 
-    def _begin(self, epoch: str) -> None:
+    def _back_to(self) -> str | None:
+        """Return the latest of those before that can still be read. Blocks."""
+        for epoch in reversed(self._state.before):
+            try:
+                if epoch:
+                    self._means.shelf.find(epoch)
+            except ConfigError as exc:
+                log.warning("head_left_out", reason=exc.message)
+            else:
+                return epoch
+        return None
+
+    def _begin(self, epoch: str, *, back: bool, attempts: int = 0) -> None:
         self.progress = Progress(step="filling", epoch=epoch or self._means.spaces.base, total=len(self._means.spaces))
-        self._means.spawn(self._adopt(epoch))
+        self._means.spawn(self._adopt(replaced(self._state, adopting=epoch, back=back, attempts=attempts + 1)))
 
-    async def _adopt(self, wanted: str) -> None:
-        progress, state = self.progress, self._state
-        adopting = State(serving=state.serving, before=state.before, adopting=wanted)
+    async def _adopt(self, way: State) -> None:
+        progress = self.progress
         try:
-            await asyncio.to_thread(self._means.shelf.note, adopting)
-            await self._filled(wanted, progress)
+            await asyncio.to_thread(self._means.shelf.note, way)
+            await self._filled(way, progress)
         except CacheProxyError as exc:
-            self.progress = replace(progress, step="failed", problem=exc.message)
-            log.error("head_not_adopted", epoch=progress.epoch, reason=exc.message)  # noqa: TRY400 - it says it all
+            self._failed(progress, exc.message)
             await asyncio.to_thread(self._means.shelf.note, self._state)
         finally:
             if self.progress is progress:  # a bug, or the end of the proxy: the next start goes on
                 self.progress = replace(progress, step="failed", problem="it was cut short; see the log")
 
-    async def _filled(self, wanted: str, progress: Progress) -> None:
+    async def _filled(self, way: State, progress: Progress) -> None:
         """Fill a space, let it serve, and close the one before. Raises CacheProxyError."""
-        means, spaces = self._means, self._means.spaces
-        head = None
-        if wanted:
-            artefact = await asyncio.to_thread(means.shelf.find, wanted)
-            means.learnt.setdefault(wanted, learnt_of(artefact))
-            head = artefact.head
+        means, spaces, artefact = self._means, self._means.spaces, None
+        if way.adopting:
+            artefact = await asyncio.to_thread(means.shelf.find, way.adopting)
+            means.learnt[artefact.epoch] = learnt_of(artefact)
 
         def advance(rows: int) -> None:
             progress.done += rows
 
         held = spaces.held(progress.epoch)
         if held is not None:  # it served a moment ago: nothing has to be filled
-            before = self._serve(held, wanted)
+            before = self._serve(held, artefact, way)
         else:
-            async with spaces.beside(progress.epoch, head) as space:
+            async with spaces.beside(progress.epoch, artefact.head if artefact else None) as space:
                 await spaces.fill(space, means.store.scan(spaces.base), advance)
-                before = self._serve(space, wanted)
+                before = self._serve(space, artefact, way)
         log.info("head_adopted", epoch=spaces.epoch, before=before.epoch, entries=len(spaces))
-        await asyncio.to_thread(means.shelf.note, self._state)
-        self.progress = Progress()
+        try:
+            await asyncio.to_thread(means.shelf.note, self._state)
+            self.progress = Progress()
+        except ConfigError as exc:
+            self._failed(progress, f"it serves, but the next start will not know: {exc.message}")
         await asyncio.sleep(means.grace_s)
         await spaces.retire(before)
 
-    def _serve(self, space: Space, wanted: str) -> Space:
+    def _serve(self, space: Space, artefact: Artefact | None, way: State) -> Space:
         """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after."""
-        means, state = self._means, self._state
+        means, state, wanted = self._means, self._state, way.adopting or ""
         wrong = means.heard()
         before = means.spaces.serve(space)
-        means.lookups.restart()
-        back = bool(state.before) and state.before[-1] == wanted
-        self._state = State(serving=wanted, before=state.before[:-1] if back else (*state.before, state.serving))
-        if back:
+        self._artefact = artefact
+        means.lookups.restart(space.epoch)
+        if way.back:
+            at = len(state.before) - 1 - [*reversed(state.before)].index(wanted) if wanted in state.before else 0
+            self._state = State(serving=wanted, before=state.before[:at])
             self._watch.stop()
         else:
+            watched = (wrong.events, wrong.trials)
+            self._state = State(serving=wanted, before=(*state.before, state.serving), watched=watched)
             self._watch.start(wrong)
         return before
+
+    def _failed(self, progress: Progress, problem: str) -> None:
+        self.progress = replace(progress, step="failed", problem=problem)
+        log.error("head_not_adopted", epoch=progress.epoch, reason=problem)
 
 
 def learnt_of(artefact: Artefact) -> Learnt:
@@ -230,5 +269,5 @@ def learnt_of(artefact: Artefact) -> Learnt:
         base=manifest.base,
         thresholds={name: value for name, value in manifest.thresholds.items() if name != ANY},
         rest=manifest.thresholds[ANY],
-        verify_from=manifest.verify_from,
+        verify_from=0.0 if manifest.verify_from is None else manifest.verify_from,
     )

@@ -175,9 +175,11 @@ def _adopting(ground: Ground, kept: Kept, line: Line, stats: Stats) -> Adopting:
             lookups=line.lookups,
             heard=stats.wrong_hits,
             spawn=line.supervisor.spawn,
+            audit=ground.audit,
             grace_s=_GRACE_S + ground.settings.server.lookup_timeout_ms / 1000,
         ),
         kept.heads.state,
+        kept.heads.serving,
     )
     adopting.resume()
     line.supervisor.every(_WATCH_INTERVAL_S, adopting.tend, "heads")

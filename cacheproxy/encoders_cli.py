@@ -85,14 +85,14 @@ def _await(admin: Admin, epoch: str) -> None:
         while True:
             told = admin.get("encoders")
             way = told["progress"]
-            if way["step"] == "failed":
-                raise Refused(f"{epoch} does not serve: {way['problem']}")
-            done = min(total, way["done"]) if way["step"] else total
+            serves = told["in_use"]["searched"] == epoch
+            done = total if serves else min(total, way["done"])
             advance(done - seen)
             seen = done
-            if told["in_use"]["searched"] == epoch:
-                advance(total - seen)
+            if serves and way["step"] != "failed":
                 return
+            if way["step"] != "filling" or way["epoch"] != epoch:
+                raise Refused(f"{epoch}: {way['problem'] or 'another one took its place; see GET /admin/v1/encoders'}")
             time.sleep(_POLL_S)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from cacheproxy.errors import ConfigError, PackError
 from cacheproxy.learn.pairfile import read_pairs
 from cacheproxy.policy.gate import Told, best_threshold, decide
 from cacheproxy.policy.loader import find_pack
-from cacheproxy.policy.plan import threshold_of
+from cacheproxy.policy.plan import plain_epoch, threshold_of
 from cacheproxy.policy.probes import load_probes
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cacheproxy.policy.gate import Terms, Verdict
 
     Rows = NDArray[np.float32]
+    Cosines = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,39 +58,46 @@ class Examining:
     async def examine(self, before: Seen, after: Seen, policy: Policy) -> Verdict:
         """Return whether a head may take the place of another. `policy` knows the thresholds of both.
 
-        Raises EmbedderUnavailable when the probes cannot be embedded.
+        What cannot be read is a problem, not a pass. Raises EmbedderUnavailable when the probes cannot be embedded.
         """
-        rows = await asyncio.to_thread(self._rows)
-        probes = await self._probes(policy)
-        return await asyncio.to_thread(self._decided, rows, probes, (before, after), policy)
+        problems: list[str] = []
+        rows = await asyncio.to_thread(self._rows, problems)
+        probes = await self._probes(policy, problems)
+        verdict = await asyncio.to_thread(self._decided, rows, probes, (before, after), policy)
+        return replace(verdict, problems=(*problems, *verdict.problems))
 
     def _decided(
         self, rows: PairRows | None, probes: _Pairs | None, seen: tuple[Seen, Seen], policy: Policy
     ) -> Verdict:
         if rows is None:
-            local = _told(_NONE, seen, policy, {})
-            return decide(local, None, self.terms)
+            return decide(_told(_NONE, seen, policy, {}), None, self.terms)
         usual = {one.epoch: _usual(rows, one) for one in seen}
+        # A pair outlives its category's name; what the pack does not know any more is of its default category now.
+        names = [name if name in policy.pack.categories else policy.pack.default_category for name in rows.category]
         held = _Pairs(
             a=rows.a[rows.held],
             b=rows.b[rows.held],
             right=rows.right[rows.held],
             group=rows.group[rows.held],
-            category=[name for name, held in zip(rows.category, rows.held, strict=True) if held],
+            category=[name for name, held in zip(names, rows.held, strict=True) if held],
         )
         elsewhere = None if probes is None else _told(probes, seen, policy, usual)
         return decide(_told(held, seen, policy, usual), elsewhere, self.terms)
 
-    def _rows(self) -> PairRows | None:
+    def _rows(self, problems: list[str]) -> PairRows | None:
+        if not self.pairs.exists():
+            return None  # none were collected
         try:
             return read_pairs(self.pairs, self.base)
-        except ConfigError:
-            return None  # none were collected
+        except ConfigError as exc:
+            problems.append(exc.message)
+            return None
 
-    async def _probes(self, policy: Policy) -> _Pairs | None:
+    async def _probes(self, policy: Policy, problems: list[str]) -> _Pairs | None:
         try:
             found = await asyncio.to_thread(lambda: load_probes(find_pack(self.book.source), policy.pack))
-        except PackError:
+        except PackError as exc:
+            problems.append(f"the pack's probes cannot be asked: {exc.message.splitlines()[0]}")
             return None
         pairs = [one for one in found.probes if not one.category or one.category in policy.pack.categories]
         if not pairs:
@@ -124,15 +132,31 @@ _NONE = _Pairs(
 
 def _told(pairs: _Pairs, seen: tuple[Seen, Seen], policy: Policy, usual: dict[str, float]) -> Told:
     before, after = seen
+    alone = Seen(epoch=plain_epoch(policy, before.epoch), head=None)
+    plain, *cosines = (one.cosines(pairs.a, pairs.b) for one in (alone, *seen))
     return Told(
         right=pairs.right,
         group=pairs.group,
         category=pairs.category,
-        before=before.cosines(pairs.a, pairs.b) if len(pairs.right) else np.empty(0),
-        after=after.cosines(pairs.a, pairs.b) if len(pairs.right) else np.empty(0),
+        before=cosines[0],
+        after=cosines[1],
         threshold_before=_thresholds(pairs.category, before.epoch, policy, usual),
         threshold_after=_thresholds(pairs.category, after.epoch, policy, usual),
+        asked_before=_asked(pairs.category, cosines[0], plain, before.epoch, policy),
+        asked_after=_asked(pairs.category, cosines[1], plain, after.epoch, policy),
     )
+
+
+def _asked(categories: Sequence[str], near: Cosines, plain: Cosines, epoch: str, policy: Policy) -> NDArray[np.bool_]:
+    """Return of which pairs a verifier is asked, as the line does; of those that it is not for, all."""
+    base = plain_epoch(policy, epoch)
+    bars = {}
+    for name in set(categories):
+        (from_, verified), (least, _) = threshold_of(policy, name, epoch), threshold_of(policy, name, base)
+        bars[name] = (from_ or 0.0, least or 0.0) if verified else (-1.0, -1.0)
+    found = np.array([bars[name] for name in categories], dtype=np.float64).reshape(-1, 2)
+    asked: NDArray[np.bool_] = (near >= found[:, 0]) & (plain >= found[:, 1])
+    return asked
 
 
 def _thresholds(categories: Sequence[str], epoch: str, policy: Policy, usual: dict[str, float]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ _STRATEGIES = ("fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum",
 _COURSE: tuple[tuple[str, Any, Any, str], ...] = (
     ("--rounds", click.IntRange(1), 10, "Rounds of training."),
     ("--strategy", click.Choice(_STRATEGIES), "fedavg", "How updates become one head."),
-    ("--epochs", click.IntRange(1), 2, "Times a node goes over its pairs in a round."),
+    ("--epochs", click.IntRange(1, 50), 2, "Times a node goes over its pairs in a round."),
     ("--lr", click.FloatRange(0, min_open=True), 0.01, "Step of a node's training."),
     ("--seed", click.IntRange(0), 0, "The same seed and pairs make the same head."),
     ("--proximal", click.FloatRange(0), 0.0, "Pull back to the head that was sent; fedprox needs one."),
@@ -31,11 +31,16 @@ _COURSE: tuple[tuple[str, Any, Any, str], ...] = (
         0.2,
         "Share that trimmed-mean cuts at each end.",
     ),
-    ("--most-norm", click.FloatRange(0, min_open=True), 30.0, "Longest update (Frobenius norm)."),
+    ("--most-norm", click.FloatRange(0, min_open=True), 60.0, "Longest update (Frobenius norm)."),
     ("--over-norm", click.Choice(("clip", "refuse")), "clip", "What becomes of a longer one."),
     ("--dp-clip", click.FloatRange(0), 0.0, "Local differential privacy: longest update that leaves a node."),
     ("--dp-noise", click.FloatRange(0), 0.0, "Its noise, in clipping norms; the epsilon is told in the manifest."),
-    ("--dim-out", click.IntRange(0), 0, "Components of the last head; 0 keeps all. Nodes then send second moments."),
+    (
+        "--dim-out",
+        click.IntRange(0),
+        0,
+        "Components of the last head; 0 keeps all. Nodes need --allow-moments.",
+    ),
 )
 
 
@@ -113,11 +118,12 @@ def simulate(
       cacheproxy federated simulate --pairs pairs.jsonl --clients 6 --out trained
       cacheproxy federated simulate --pairs pairs.jsonl --clients 20 --skew --strategy multi-krum --out trained
     """
-    from cacheproxy.federation.app import need_flower
+    from cacheproxy.federation.app import need_course, need_flower
 
     need_flower(simulation=not in_process)
     course, flags = _parted(told)
     loaded = load(config, flags)
+    from cacheproxy.federation.children import ended_by_signals
     from cacheproxy.federation.trial import Trial
     from cacheproxy.federation.trial import simulate as run
 
@@ -136,7 +142,10 @@ def simulate(
     # A client of little data may stay out, but not where a defence must outnumber the hostile ones.
     quorum = max(2, clients // 2) if course["strategy"] in ("fedavg", "fedprox", "fedadam") else clients
     course |= {"base": encoder.fingerprint, "dim": _dim(encoder), "quorum": quorum, "poll-s": 0.05}
-    _done(run(trial, encoder, course), out, key)
+    need_course(course)
+    with ended_by_signals():
+        artefact = run(trial, encoder, course)
+    _done(artefact, out, key)
 
 
 @federated.command()
@@ -176,7 +185,7 @@ def serve(config: Path | None, out: Path, start: Path | None, key: Path | None, 
       cacheproxy federated serve --dir trained --host 0.0.0.0 --certificates keys \\
         --node keys/one.pub --node keys/two.pub --key keys/signing.pem
     """
-    from cacheproxy.federation.app import need_flower
+    from cacheproxy.federation.app import need_course, need_flower
 
     need_flower()
     place = {name: told.pop(name) for name in ("host", "port", "certificates", "nodes", "resume")}
@@ -194,9 +203,11 @@ def serve(config: Path | None, out: Path, start: Path | None, key: Path | None, 
     if base is None:
         encoder = encoder_of(loaded)
         base, dim = encoder.fingerprint, _dim(encoder)
+    course |= {"base": base, "dim": dim}
+    need_course(course)
     click.echo(f"training a head for {base}")
     with ended_by_signals():
-        artefact = run(serving, {**course, "base": base, "dim": dim})
+        artefact = run(serving, course)
     _done(artefact, out, key)
 
 
@@ -209,6 +220,7 @@ def serve(config: Path | None, out: Path, start: Path | None, key: Path | None, 
 @click.option("--least-pairs", type=click.IntRange(1), help="Fewest pairs to train on.  [default: 20]")
 @click.option("--dp-clip", type=click.FloatRange(0), help="Longest update that leaves, whatever the run says.")
 @click.option("--dp-noise", type=click.FloatRange(0), help="Least noise on it, in clipping norms.")
+@click.option("--allow-moments", is_flag=True, help="Send second moments of the questions to runs with --dim-out.")
 def join(
     config: Path | None,
     superlink: str,
@@ -230,7 +242,7 @@ def join(
     from cacheproxy.federation.app import need_flower
 
     need_flower()
-    own = {name.replace("_", "-"): told.pop(name) for name in ("least_pairs", "dp_clip", "dp_noise")}
+    own = {name.replace("_", "-"): told.pop(name) for name in ("least_pairs", "dp_clip", "dp_noise", "allow_moments")}
     loaded = load(config, told)
     from cacheproxy.federation.children import ended_by_signals
     from cacheproxy.federation.node import Joining
@@ -242,7 +254,7 @@ def join(
         root_certificates=root_certificates,
         node_key=node_key,
         insecure=insecure,
-        own={name: value for name, value in own.items() if value is not None},
+        own={name: value for name, value in own.items() if value not in (None, False)},
     )
     with ended_by_signals():
         run(joining)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from cacheproxy.settings import Encoder
 
 FOLDER = "heads"
+_KEY = re.compile(r"[0-9a-f]{64}")
 
 log = structlog.get_logger()
 
@@ -42,9 +44,7 @@ async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int) -> H
     One that cannot serve any more (another encoder, a damaged file) is left out with a warning: hits by similarity are
     then told by the encoder alone.
     """
-    shelf = HeadShelf(
-        data_dir / FOLDER, base, dim, [key.strip() for key in encoder.head_keys.split(",") if key.strip()]
-    )
+    shelf = HeadShelf(data_dir / FOLDER, base, dim, _keys(encoder.head_keys))
     state = await asyncio.to_thread(shelf.state)
     if not state.serving:
         return Heads(shelf=shelf, state=state, serving=None, learnt={})
@@ -52,5 +52,13 @@ async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int) -> H
         artefact = await asyncio.to_thread(shelf.find, state.serving)
     except ConfigError as exc:
         log.warning("head_left_out", reason=exc.message)
-        return Heads(shelf=shelf, state=State(), serving=None, learnt={})
+        before = tuple(epoch for epoch in state.before if epoch)
+        return Heads(shelf=shelf, state=State(before=before, adopting=state.adopting), serving=None, learnt={})
     return Heads(shelf=shelf, state=state, serving=artefact, learnt={artefact.epoch: learnt_of(artefact)})
+
+
+def _keys(told: str) -> list[str]:
+    keys = [key.strip().lower() for key in told.split(",")] if told.strip() else []
+    if any(not _KEY.fullmatch(key) for key in keys):
+        raise ConfigError("encoder.head_keys: every key is 64 hexadecimal digits; separate them by commas")
+    return keys

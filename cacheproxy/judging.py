@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cacheproxy.errors import PartUnavailable, VerifierUnavailable
-from cacheproxy.model import Asking, Judgement, Stale
+from cacheproxy.model import Asking, Judgement, Stale, Verification
 from cacheproxy.policy.decide import judge, near_enough
 
 if TYPE_CHECKING:
@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
     from cacheproxy.contexts import Contexts
     from cacheproxy.journey import Journey
-    from cacheproxy.model import Candidate, Embedding, Entry, Partition, Plan, Verification
+    from cacheproxy.model import Candidate, Embedding, Entry, Partition, Plan
     from cacheproxy.parts import Parts
+
+
+_TOO_FAR = Verification(probability=0.0, steps=(("too_far", 1.0),))
+"""Of what a head finds near and the encoder does not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,16 +151,26 @@ class Judging:
     async def _verified(
         self, journey: Journey, embedding: Embedding, found: Sequence[_Found]
     ) -> Sequence[Verification]:
-        """Return what the verifier says of entries. Raises EmbedderUnavailable and VerifierUnavailable."""
+        """Return what the verifier says of entries. Raises EmbedderUnavailable and VerifierUnavailable.
+
+        A head's similarities choose what is looked at. The verifier was calibrated on the encoder's own, and what the
+        pack asks of those holds under a head, too.
+        """
+        plan, embedder = journey.plan, self._parts.embedder
+        kept = [(one.entry, one.candidate) for one in found if one.entry is not None]
+        if embedder is None or plan.epoch == embedder.epoch:
+            return await self._words(journey, embedding, kept, plan.threshold)
+        plain = [(entry, _plain(entry, candidate, embedding)) for entry, candidate in kept]
+        near = [one for one in plain if one[1].similarity >= plan.plain_threshold]
+        said = iter(await self._words(journey, embedding, near, plan.plain_threshold) if near else ())
+        return [next(said) if one[1].similarity >= plan.plain_threshold else _TOO_FAR for one in plain]
+
+    async def _words(
+        self, journey: Journey, embedding: Embedding, kept: Sequence[tuple[Entry, Candidate]], at_least: float
+    ) -> Sequence[Verification]:
         query, verifier = journey.query, self._parts.verifier
         if verifier is None:
             raise VerifierUnavailable("there is no verifier")
-        kept = [(one.entry, one.candidate) for one in found if one.entry is not None]
-        plan, at_least = journey.plan, journey.plan.threshold
-        if self._parts.embedder is not None and plan.epoch != self._parts.embedder.epoch:
-            # A head's similarities choose what is looked at; the verifier was calibrated on the encoder's own.
-            kept = [(entry, _plain(entry, candidate, embedding)) for entry, candidate in kept]
-            at_least = plan.plain_threshold
         if query.chain:
             return await self._contexts.verified(query, kept, at_least)
         return await verifier.verify(

@@ -165,6 +165,7 @@ class Pipeline:
             min_probability=plan.min_probability if plan.verify and plan.semantic else None,
             refusal=best.reason if best and not hit else "",
             untaught=untaught(query, plan) or ("no_text" if unseen else ""),
+            epoch=plan.epoch,
             entry_id=hit.entry.id if hit else best.candidate.entry_id if best else "",
             user=query.user,
             lookup_ms=evidence.lookup_ms,

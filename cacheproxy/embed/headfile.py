@@ -30,6 +30,7 @@ MOST_BYTES = 16 << 20
 ANY = "*"
 """Stands for every category that has no threshold of its own."""
 _TENSOR = "head"
+_DIGITS = 32
 _Cosine = Annotated[float, msgspec.Meta(ge=-1.0, le=1.0)]
 _Size = Annotated[int, msgspec.Meta(ge=2, le=1 << 14)]
 _Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]*$", max_length=128)]
@@ -53,7 +54,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     thresholds: dict[str, _Cosine]
     """By category, and for any other one as `*`: where its F-beta is best, of the counts that all clients sent."""
     verify_from: _Cosine | None = None
-    """Cosine from which on a verifier is asked; None: as low as the base encoder's."""
+    """Cosine from which on a verifier is asked, beside what the pack asks of the encoder's own; None asks no more."""
     metrics: dict[str, float] = {}
     """What was measured when it was made."""
     made_by: dict[str, str] = {}
@@ -77,13 +78,11 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def epoch(self) -> str:
-        """Name of the vectors that this head makes of its base's."""
-        return epoch_of(self.manifest.base, self.head)
-
-
-def epoch_of(base: str, head: Head) -> str:
-    """Return the epoch of a head over an encoder: `base+0123456789ab`."""
-    return f"{base}+{head.digest[:12]}"
+        """Name of what this head makes of its base's vectors, and of the thresholds that it is measured by."""
+        manifest = self.manifest
+        terms = msgspec.json.encode([manifest.thresholds, manifest.verify_from], order="deterministic")
+        digest = hashlib.sha256(self.head.digest.encode() + terms).hexdigest()
+        return f"{manifest.base}+{digest[:_DIGITS]}"
 
 
 def pack(head: Head, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> tuple[Manifest, bytes]:

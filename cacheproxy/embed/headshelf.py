@@ -30,6 +30,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     """Those that served before, the latest last."""
     adopting: str | None = None
     """What is to serve once it is filled; None when nothing is on its way."""
+    back: bool = False
+    """Whether that is a way back."""
+    attempts: int = 0
+    """How often it was begun."""
+    watched: tuple[int, int] | None = None
+    """Labelled hits that were wrong, and all of them, before the one that serves; None where it is not watched."""
 
 
 class HeadShelf:
@@ -51,15 +57,17 @@ class HeadShelf:
             return msgspec.json.decode(file.read_bytes(), type=State)
         except FileNotFoundError:
             return State()
-        except (OSError, msgspec.DecodeError) as exc:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise ConfigError(
                 f"{file}: cannot be read ({exc}); delete it to serve with the encoder alone, then promote a head again"
             ) from exc
 
     def note(self, state: State) -> None:
         """Remember what serves, whole or not at all. Raises ConfigError when the disk refuses."""
-        kept = msgspec.structs.replace(state, before=state.before[-_MOST_KEPT:])
-        self._write(self._folder / STATE, msgspec.json.encode(kept))
+        before = state.before
+        if len(before) > _MOST_KEPT:  # the encoder alone can always be gone back to
+            before = ("", *before[-_MOST_KEPT + 1 :])
+        self._write(self._folder / STATE, msgspec.json.encode(msgspec.structs.replace(state, before=before)))
 
     def checked(self, manifest: Manifest, weights: bytes, where: str) -> Artefact:
         """Return a head that came from outside, checked against its manifest, keys and encoder. Raises ConfigError."""
@@ -82,17 +90,9 @@ class HeadShelf:
             raise ConfigError(f"{folder}: holds another head than its name says; promote it again")
         return artefact
 
-    def all(self) -> list[Artefact]:
-        """Return every head that can be read, in the order of their epochs."""
-        found = []
-        for manifest in sorted(self._folder.glob(f"*/{MANIFEST}")):
-            try:
-                artefact = read(manifest.parent, self._trusted)
-            except ConfigError:
-                continue
-            if artefact.manifest.base == self._base:
-                found.append(artefact)
-        return found
+    def epochs(self) -> list[str]:
+        """Return the epochs of all heads that were put here."""
+        return sorted(f"{self._base}+{manifest.parent.name}" for manifest in self._folder.glob(f"*/{MANIFEST}"))
 
     def _refuse_others(self, artefact: Artefact, where: str) -> None:
         refuse_base(artefact, self._base, where)

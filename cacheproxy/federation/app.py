@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import sys
 import sysconfig
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import ConfigError
 
@@ -43,6 +44,13 @@ def need_flower(*, simulation: bool = False) -> None:
         raise ConfigError(
             "simulating by Ray needs: pip install 'cacheproxy[simulate]'; or run all clients in turn with --in-process"
         )
+
+
+def need_course(course: Mapping[str, Any]) -> None:
+    """Raise ConfigError for settings of a run that contradict each other, before anything is started for it."""
+    if (shelf := str(app_folder())) not in sys.path:
+        sys.path.append(shelf)
+    importlib.import_module("cacheproxy_federated.course").course_from(course)
 
 
 def need_folder(path: Path) -> None:

@@ -58,16 +58,20 @@ class Child:
         process = self._process
         if process is None:
             return
-        family = descendants(process.pid)
-        _signal_all([-process.pid], signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_S)
-        # Some put themselves into sessions of their own, and some are started while others end.
-        family |= descendants(process.pid)
-        # A number may have gone to a process that is none of ours.
-        left = [pid for pid, began in family.items() if (_stat(Path(f"/proc/{pid}/stat")) or (0, 0))[1] == began]
-        _signal_all([-process.pid, *left], signal.SIGKILL)
-        process.wait()
+        family: dict[int, int] = {}
+        try:
+            family |= descendants(process.pid)
+            _signal_all([-process.pid], signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S)
+        finally:
+            # Whoever asks twice to end does not want to wait; nothing may stay for that.
+            # Some put themselves into sessions of their own, and some are started while others end.
+            family |= descendants(process.pid)
+            # A number may have gone to a process that is none of ours.
+            left = [pid for pid, began in family.items() if (_stat(Path(f"/proc/{pid}/stat")) or (0, 0))[1] == began]
+            _signal_all([-process.pid, *left], signal.SIGKILL)
+            process.wait()
 
     @property
     def pid(self) -> int:

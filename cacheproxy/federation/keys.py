@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import os
+import re
 from typing import TYPE_CHECKING
 
 from cryptography import x509
@@ -22,14 +23,19 @@ if TYPE_CHECKING:
 
 AUTHORITY, CERTIFICATE, CERTIFICATE_KEY, SIGNING = "ca.crt", "server.crt", "server.key", "signing.pem"
 _DAYS = 730
+_NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TAKEN = ("ca", "server", "signing")
+_LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"(?=.{{1,253}}$)(\*\.)?({_LABEL}\.)*{_LABEL}")
 
 
 def make_keys(folder: Path, hosts: Sequence[str], nodes: Sequence[str]) -> list[Path]:
     """Write an authority and a server's certificate for some hosts, a key pair a node, and a key that signs heads.
 
     Private files are readable by their owner alone. The authority's own key is not kept: who needs another certificate
-    makes all anew. Raises ConfigError where one of the files is there already.
+    makes all anew. Raises ConfigError where one of the files is there already, and for names that cannot be.
     """
+    _check(hosts, nodes)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as exc:
@@ -59,6 +65,20 @@ def make_keys(folder: Path, hosts: Sequence[str], nodes: Sequence[str]) -> list[
         with os.fdopen(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(content)
     return [folder / name for name in contents]
+
+
+def _check(hosts: Sequence[str], nodes: Sequence[str]) -> None:
+    """Raise ConfigError for a node's name that is no file's, or another's, and for a host that no certificate names."""
+    for node in nodes:
+        if not _NODE.fullmatch(node):
+            raise ConfigError(f"--node {node!r}: is no name of a file; use letters, digits, - and _, at most 64")
+        if node.lower() in _TAKEN:
+            raise ConfigError(f"--node {node}: is the name of the server's own files; choose another one")
+    if len({node.lower() for node in nodes}) < len(nodes):
+        raise ConfigError("--node: two nodes of one name; give each its own, for a key is what tells them apart")
+    for host in hosts:
+        if not (_is_address(host) or _HOST.fullmatch(host)):
+            raise ConfigError(f"--host {host!r}: is no host's name or address; write others than ASCII as xn--")
 
 
 def public_half(signing: Path) -> str:
@@ -114,10 +134,15 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
 
 
 def _alternative(host: str) -> x509.GeneralName:
+    return x509.IPAddress(ipaddress.ip_address(host)) if _is_address(host) else x509.DNSName(host)
+
+
+def _is_address(host: str) -> bool:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        ipaddress.ip_address(host)
     except ValueError:
-        return x509.DNSName(host)
+        return False
+    return "%" not in host  # a zone means nothing to others
 
 
 def _pem(key: PrivateKeyTypes) -> bytes:

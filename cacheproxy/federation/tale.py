@@ -49,6 +49,8 @@ def _words(told: dict[str, Any]) -> str:
             return f"before training: {_scores(told)}, {told['nodes']:g} nodes, {told['held_pairs']:g} held-back pairs"
         case "round":
             return f"round {told['round']} of {told['of']}: {_scores(told)}{_refused(told['refused'])}"
+        case "refused":
+            return f"round {told['round']}: not all {told['of']} could be used{_refused(told['refused'])}"
         case "no_quorum":
             return f"round {told['round']}: {told['sound']} sound replies are too few{_refused(told['refused'])}"
         case "finished":

@@ -21,6 +21,8 @@ def unframed(app: ASGI3Application, cycle: RequestResponseCycle) -> ASGI3Applica
                 if not any(name.lower() == b"content-length" for name, _ in message["headers"]):
                     cycle.chunked_encoding, cycle.expected_content_length = False, _UNKNOWN
                     cycle.keep_alive = False
+                    others = [one for one in message["headers"] if one[0].lower() != b"connection"]
+                    message = {**message, "headers": [*others, (b"connection", b"close")]}
             elif not message.get("more_body") and cycle.expected_content_length > _UNKNOWN // 2:
                 cycle.expected_content_length = len(message["body"])
             await send(message)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cacheproxy.model import Candidate, Partition
 
 _POLL_S = 0.05
-BATCH_ROWS = 256
+BATCH_ROWS = 64
 """Vectors projected at a time while a space is filled: about a millisecond."""
 
 
@@ -214,7 +214,9 @@ class Spaces:
             await self._close(space)
 
     async def _close(self, space: Space) -> None:
-        self._all.pop(space.epoch, None)
+        if self._all.get(space.epoch) is not space:
+            return  # closed already; another one may bear its name now
+        del self._all[space.epoch]
         async with self._saving:
             await space.index.aclose()
 

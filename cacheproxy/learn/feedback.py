@@ -62,7 +62,9 @@ class Feedback:
             self._serves.forget_latest(query.scope.tenant, entry.id)
         else:
             text = "" if query.controls.no_store else short(query.text)
-            self._serves.remember(response_id, replace(_serve(query, entry, evidence), text=text, untaught=untaught))
+            epoch = self._lookups.noted if self._lookups is not None else ""
+            serve = replace(_serve(query, entry, evidence), text=text, untaught=untaught, epoch=epoch)
+            self._serves.remember(response_id, replace(serve, since_s=self._clock.now()))
 
     def kept(self, response_id: str, query: Query, entry: Entry) -> None:
         """Remember that the backend's answer of this id became an entry."""
@@ -160,6 +162,8 @@ class Feedback:
                 age_s=now_s - entry.created_s if entry else 0.0,
                 text=serve.text,
                 untaught=serve.untaught,
+                epoch=serve.epoch,
+                since_s=serve.since_s,
             )
         )
 

@@ -60,6 +60,10 @@ class Heard:
     """The question, where it is known and may be kept."""
     untaught: str = "unknown"
     """Why no model may be trained on it, as `Looked.untaught`."""
+    epoch: str = ""
+    """Whose similarity it is, as `Looked.epoch`."""
+    since_s: float | None = None
+    """When the question met the entry, as `pairlog.Lesson.since_s`."""
 
 
 class _Page:
@@ -99,12 +103,19 @@ class LookupLog:
         self._telemetry = telemetry
         self._clock = clock
         self._epoch = epoch
+        self._searched = ""
+        self.noted = ""
+        """The epoch of the latest decision: what is served now was decided in it; "" while none is known."""
         self._most = most
         self._serial = 0
         self._pages: dict[str, _Page] = {}
 
     def note(self, looked: Looked) -> None:
-        """Take one decision into account; not where its category is not cached any more."""
+        """Take one decision into account; not where its category is not cached any more.
+
+        One that was planned before another head began to serve counts in the sums, and nowhere else.
+        """
+        self.noted = looked.epoch or self.noted
         self.policy_changed()
         if not self._cached(looked.category):
             return
@@ -115,7 +126,9 @@ class LookupLog:
         if hit:
             page.saved_usd.inc(looked.saved_usd)
             page.saved_ms.inc(max(0.0, looked.fill_ms - looked.lookup_ms) / 1000)
-        elif _near(looked, self._policy.pack.categories[looked.category]):
+        if self._outdated(looked.epoch):
+            return
+        if not hit and _near(looked, self._policy.pack.categories[looked.category]):
             page.tally.near_misses += 1
             page.near_misses.inc()
             self._serial += 1
@@ -136,7 +149,8 @@ class LookupLog:
     def heard(self, heard: Heard) -> None:
         """Take what a caller said of an answer as a label; of the question's own answer it is a complaint, or nothing.
 
-        Where the similarity is not known (it is NaN after a restart), the log may know it; else nothing is learnt.
+        Where the similarity is not known (it is NaN after a restart), the log may know it; else nothing is learnt. One
+        of a head that serves no more is no label; the pair of questions is taught all the same.
         """
         self.policy_changed()
         if not self._cached(heard.category):
@@ -148,6 +162,8 @@ class LookupLog:
             return
         if self._teach is not None:
             self._teach(_lesson(heard))
+        if self._outdated(heard.epoch):
+            return
         if not math.isfinite(similarity):
             seen = next((row.seen for row in reversed(page.rows) if _same(row.trace, heard)), None)
             similarity, probability = (seen.similarity, seen.probability) if seen else (None, None)
@@ -177,7 +193,7 @@ class LookupLog:
         page.near.drop(near_miss.id)
         if self._teach is not None:
             self._teach(_lesson_of(looked))
-        if looked.similarity is not None:
+        if looked.similarity is not None and not self._outdated(looked.epoch):
             trace, similarity = trace_of(looked)._replace(at_s=self._clock.now()), looked.similarity
             page.labels.say(
                 Labelled(
@@ -253,19 +269,27 @@ class LookupLog:
                 continue
             if told_otherwise:
                 page.near = NearMisses()
-            if _rules(before, category, self._epoch) != _rules(policy, category, self._epoch):
+            epoch = self._searched or self._epoch
+            if _rules(before, category, epoch) != _rules(policy, category, epoch):
                 page.tally = Tally(since_s=self._clock.now())
                 page.labels.complaint_ages_s.clear()  # they speak of the lifetime that was
 
-    def restart(self) -> None:
-        """Forget all: from now on similarities are another head's, and tell nothing beside those of before."""
+    def restart(self, epoch: str = "") -> None:
+        """Forget all: from now on similarities are another head's, and tell nothing beside those of before.
+
+        What comes late and is known to be of another epoch than `epoch` is not taken; with "" all is.
+        """
         self._pages.clear()
+        self._searched = epoch
 
     async def follow(self, *_: Policy) -> None:
         """Act on a change of policy at once: a listener of the policy book."""
         self.policy_changed()
 
     # Within
+
+    def _outdated(self, epoch: str) -> bool:
+        return bool(epoch and self._searched) and epoch != self._searched
 
     def _cached(self, category: str) -> bool:
         rules = self._policy.pack.categories.get(category)
@@ -319,6 +343,7 @@ def _lesson(heard: Heard) -> Lesson:
         untaught=heard.untaught,
         text=heard.text,
         user=heard.user,
+        since_s=heard.since_s,
     )
 
 
@@ -334,6 +359,7 @@ def _lesson_of(looked: Looked) -> Lesson:
         untaught=looked.untaught,
         text=looked.text,
         user=looked.user,
+        since_s=looked.at_s,
     )
 
 

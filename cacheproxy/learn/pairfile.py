@@ -16,10 +16,9 @@ import numpy as np
 
 from cacheproxy.datafile import Form, unusable
 from cacheproxy.errors import ConfigError
-from cacheproxy.learn.labels import HALF
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -28,7 +27,7 @@ FILE = "training.sqlite3"
 FORM = Form(
     what="training pairs",
     mark=0x63707470,  # `cptp`
-    version=1,
+    version=2,
     # Vectors are apart from what erasures look through; a page of 16 KiB wastes little on them.
     pragmas=("journal_mode = WAL", "secure_delete = ON", "foreign_keys = ON"),
     schema="""
@@ -40,6 +39,7 @@ CREATE TABLE pairs (
     entry TEXT NOT NULL,
     question BLOB NOT NULL,
     category TEXT NOT NULL,
+    second TEXT NOT NULL DEFAULT '',
     user TEXT NOT NULL,
     kept BLOB NOT NULL,
     kept_at REAL NOT NULL,
@@ -59,13 +59,18 @@ CREATE TABLE contents (
     b_text TEXT NOT NULL
 );
 """,
+    upgrades={
+        1: """
+ALTER TABLE pairs ADD COLUMN second TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = 2;
+"""
+    },
 )
 
 _HELD = 5
 """One group in so many is never trained on."""
 _READ_TIMEOUT_S = 10.0
 _CHUNK_ROWS = 4096
-_ODD = np.uint64(0x9E3779B97F4A7C15)
 _ROWS = """
 SELECT tenant, kept, question, matches, category, a, b, a_text, b_text FROM pairs JOIN contents USING (n)
 WHERE base = ? ORDER BY n
@@ -86,7 +91,7 @@ class PairRows:
     group: NDArray[np.int64]
     """(n,) which rows share questions, directly or by others, within a tenant: never parted in training and held."""
     held: NDArray[np.bool_]
-    """(n,) a fifth of the groups, never trained on: by them a model is judged."""
+    """(n,) about a fifth of the groups, never trained on: by them a model is judged."""
     texts: tuple[tuple[str, str], ...] | None
     """Both questions, ("", "") of a row from when texts were not kept; None where no row has any."""
 
@@ -94,8 +99,9 @@ class PairRows:
 def read_pairs(path: Path, base: str) -> PairRows:
     """Return the pairs that were embedded by the encoder of fingerprint `base`; the file is not changed.
 
-    Whether a group is held depends on its questions alone: it stays so when rows are added elsewhere. Safe beside a
-    proxy that writes. Raises ConfigError when there is no such file, or it is not one of this version.
+    Rows that are added never make a group held that was trained on; a held one is trained on from when a pair joins it
+    with one that is. Only when a group's oldest rows go may it change sides at will. Safe beside a proxy that writes.
+    Raises ConfigError when there is no such file, or it is not one of this version.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: no training pairs yet; set federated.collect where the proxy runs, see its docs")
@@ -112,7 +118,7 @@ def _open(path: Path) -> sqlite3.Connection:
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(connection.close)
         marks = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-        if marks != [FORM.mark, FORM.version]:
+        if marks not in ([FORM.mark, version] for version in (*FORM.upgrades, FORM.version)):  # all of them hold _ROWS
             raise ConfigError(f"{path}: not a file of {FORM.what} of this version; name the proxy's {FILE}")
         on_failure.pop_all()
     return connection
@@ -151,39 +157,54 @@ def _read(connection: sqlite3.Connection, path: Path, base: str) -> PairRows:
 def grouped(
     told: Sequence[tuple[str, bytes, bytes]], vectors: Sequence[NDArray[np.float32]]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return each row's group, and whether it is held, for (tenant, kept question, asked question) of each row.
+    """Return each row's group, and whether it is held, for (tenant, kept question, asked question), oldest row first.
 
     Questions are told by the halves of their fingerprints. Of one tenant, equal vectors are one question, too: the same
     text may have been asked of another model.
     """
-    named = [kept + tenant.encode() for tenant, kept, _ in told], [asked + tenant.encode() for tenant, _, asked in told]
-    names = sorted({*named[0], *named[1]})  # by the question first: a group's smallest node is its smallest question
-    number = {name: at for at, name in enumerate(names)}
-    kept, asked = (np.array([number[name] for name in side], dtype=np.int64) for side in named)
-    tenants: dict[str, int] = {}
-    salts = np.array([tenants.setdefault(tenant, len(tenants)) for tenant, *_ in told], dtype=np.uint64) * _ODD
-    marks = np.concatenate([_marks(rows) + salts for rows in vectors])
-    _, alike = np.unique(marks, return_inverse=True)
-    same = np.split(alike.astype(np.int64) + len(names), 2)
-    edges = np.concatenate([kept, kept, asked]), np.concatenate([asked, *same])
-    smallest = _components(*edges, count=len(names) + len(marks))[kept]
-    found, groups = np.unique(smallest, return_inverse=True)
-    held = np.array([_is_held(names[at][:HALF]) for at in found.tolist()], dtype=np.bool_)
-    return groups.astype(np.int64), held[groups]
+    groups = _Groups()
+    marks = [_marks(rows).tolist() for rows in vectors]
+    joined = [
+        groups.join(((tenant, kept), (tenant, asked), (tenant, a), (tenant, b)), kept)
+        for (tenant, kept, asked), a, b in zip(told, *marks, strict=True)
+    ]
+    found, of_row = np.unique(np.array([groups.find(at) for at in joined], dtype=np.int64), return_inverse=True)
+    held = np.array([groups.held[at] for at in found.tolist()], dtype=np.bool_)
+    return of_row.astype(np.int64), held[of_row]
 
 
-def _components(one: NDArray[np.int64], other: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Return for each of `count` nodes the smallest that it is connected with by edges, directly or not."""
-    smallest = np.arange(count)
-    while True:
-        before = smallest.copy()
-        least = np.minimum(before[one], before[other])
-        for at in (one, other, before[one], before[other]):
-            np.minimum.at(smallest, at, least)
-        while not np.array_equal(smallest, further := smallest[smallest]):
-            smallest = further
-        if np.array_equal(smallest, before):
-            return smallest
+class _Groups:
+    """Groups as they came to be, row by row: who was trained on once must never judge a model.
+
+    A new group is held by the digest of its first kept question. Who joins it changes nothing, and where two become
+    one, it is held only if both were.
+    """
+
+    def __init__(self) -> None:
+        self.held: list[bool] = []
+        self._into: list[int] = []
+        self._of: dict[tuple[str, bytes | int], int] = {}
+
+    def join(self, names: Iterable[tuple[str, bytes | int]], kept: bytes) -> int:
+        """Put the questions of a row, told by all their names, into one group, and return it."""
+        names = tuple(names)
+        known = {self.find(at) for name in names if (at := self._of.get(name)) is not None}
+        group = min(known, default=len(self.held))
+        if known:
+            self.held[group] = all(self.held[at] for at in known)
+        else:
+            self.held.append(_is_held(kept))
+            self._into.append(group)
+        for at in known:
+            self._into[at] = group
+        self._of.update((name, group) for name in names)
+        return group
+
+    def find(self, group: int) -> int:
+        """Return the group that a group is part of by now."""
+        while self._into[group] != group:
+            self._into[group] = group = self._into[self._into[group]]
+        return group
 
 
 def _marks(rows: NDArray[np.float32]) -> NDArray[np.uint64]:

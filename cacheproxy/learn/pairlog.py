@@ -5,14 +5,15 @@ Nobody waits for it: beside the answers, the entry is read, the question asked i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cacheproxy.errors import PartUnavailable
 from cacheproxy.learn.labels import HALF
-from cacheproxy.learn.pairwriter import PairRow, PairWriter
+from cacheproxy.learn.pairwriter import PairRow, PairWriter, erasing
 from cacheproxy.learn.serves import short
 from cacheproxy.model import CONSENT_TAG, Controls, Query, Scope, Wire
 from cacheproxy.policy.teach import NO_CONSENT, barred, may_train
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cacheproxy import settings
+    from cacheproxy.learn.pairwriter import Erases
     from cacheproxy.model import Entry, Selector
     from cacheproxy.policy.active import Policy
     from cacheproxy.ports import Clock, Embedder, EntryStore, PiiGate
     from cacheproxy.telemetry import Telemetry
 
 _MOST_PENDING = 64
+_MOST_REMEMBERED = 256
+_REMEMBERED_S = 3600.0
 EVERYBODY = "all"
 """The value of `federated.collect` by which the operator answers for all callers."""
 
@@ -49,6 +53,8 @@ class Lesson:
     untaught: str
     text: str = field(repr=False)
     user: str = ""
+    since_s: float | None = None
+    """When the question met the entry; None: it may be taken to be now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,10 +84,15 @@ class PairLog:
         self._everybody = config.collect == EVERYBODY
         self._keep_texts = config.keep_texts
         self._spawn = spawn
+        self._erased: deque[tuple[float, Erases]] = deque(maxlen=_MOST_REMEMBERED)
         self.pending = 0
 
     def hear(self, lesson: Lesson) -> None:
-        """Begin to make a pair of a lesson, unless something speaks against it. Never waits, never raises."""
+        """Begin to make a pair of a lesson, unless something speaks against it. Never waits, never raises.
+
+        What an erasure meant since the question met the entry is not made, as far as an hour and 256 erasures back:
+        longer than answers are compared.
+        """
         why = lesson.untaught
         if why == NO_CONSENT and self._everybody:
             why = ""
@@ -93,10 +104,14 @@ class PairLog:
             self._means.telemetry.training_pairs_refused.labels(why).inc()
             return
         self.pending += 1
-        self._spawn(self._take(lesson))
+        self._spawn(self._take(lesson, self._writer.fence))
 
     async def forget(self, selector: Selector, erased: Collection[str] = ()) -> int:
         """Forget pairs as `PairWriter.forget`."""
+        now_s = self._means.clock.now()
+        while self._erased and self._erased[0][0] < now_s - _REMEMBERED_S:
+            self._erased.popleft()
+        self._erased.append((now_s, erasing(selector, erased)))
         return await self._writer.forget(selector, erased)
 
     async def forget_entries(self, selector: Selector, erased: Collection[str] = ()) -> int:
@@ -113,12 +128,13 @@ class PairLog:
         if gone:
             await self._writer.forget_categories(gone)
 
-    async def _take(self, lesson: Lesson) -> None:
-        telemetry, fence = self._means.telemetry, self._writer.fence
+    async def _take(self, lesson: Lesson, fence: int) -> None:
+        telemetry = self._means.telemetry
         try:
             made = await self._made(lesson)
             if isinstance(made, PairRow):
-                made = "" if await self._writer.record(made, fence) else "erased"
+                gone = self._erased_since(lesson, made)
+                made = "" if not gone and await self._writer.record(made, fence) else "erased"
         except PartUnavailable as exc:
             made = f"{exc.part}_failed"
         finally:
@@ -127,6 +143,12 @@ class PairLog:
             telemetry.training_pairs_refused.labels(made).inc()
         else:
             telemetry.training_pairs.labels(lesson.source, "true" if lesson.right else "false").inc()
+
+    def _erased_since(self, lesson: Lesson, made: PairRow) -> bool:
+        if lesson.since_s is None:
+            return False
+        asked, kept = replace(made, at_s=lesson.since_s).traces()
+        return any(erases(asked, kept) for at_s, erases in self._erased if at_s >= lesson.since_s)
 
     async def _made(self, lesson: Lesson) -> PairRow | str:
         """Return the pair, or why there is none. Raises PartUnavailable."""
@@ -145,12 +167,13 @@ class PairLog:
         if entry.vector is None or entry.vector.shape != embedding.vector.shape:
             return "encoder"
         policy = means.policy()  # the latest: it may have changed since the question was asked
+        second = _second(policy, lesson, embedding.vector)
         if not self._may_train(lesson, entry):
             return "category"
         for text, vector in ((lesson.text, embedding.vector), (entry.text, entry.vector)):
             if barred(policy, _asked(entry, text), vector):
                 return "category"
-        return self._row(lesson, entry, embedding.vector)
+        return replace(self._row(lesson, entry, embedding.vector), second=second)
 
     def _refused(self, lesson: Lesson, entry: Entry) -> str:
         if entry.tenant != lesson.tenant:
@@ -203,6 +226,14 @@ class PairLog:
 def _categories(lesson: Lesson, entry: Entry) -> list[str]:
     """Return the categories that the two questions are of, and the one that the kept one may be of as well."""
     return [name for name in dict.fromkeys((lesson.category, entry.partition.category, entry.second)) if name]
+
+
+def _second(policy: Policy, lesson: Lesson, vector: NDArray[np.float32]) -> str:
+    """Return what a question may be of as well as of its category, "" for nothing: as examples tell it now."""
+    if policy.classify is None:
+        return ""
+    told = policy.classify(vector)
+    return next((name for name in (told.category, told.second) if name not in ("", lesson.category)), "")
 
 
 def _asked(entry: Entry, text: str) -> Query:

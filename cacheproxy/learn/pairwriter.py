@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from cacheproxy.datafile import empty_log
 from cacheproxy.errors import TrainingUnavailable
@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 2.0
 _ERASE_TIMEOUT_S = 30.0
-_TOLD = "SELECT n, at, tenant, entry, question, category, user, kept, kept_at, kept_category, kept_second, kept_user"
+_TOLD = (
+    "SELECT n, at, tenant, entry, question, category, second, user,"
+    " kept, kept_at, kept_category, kept_second, kept_user"
+)
+Erases: TypeAlias = "Callable[[tuple[Trace, Trace], tuple[Trace, Trace]], bool]"
+"""Whether an erasure means a pair, by what is told of the question asked and the kept one, in both categories each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +52,16 @@ class PairRow:
     base: str
     a: bytes = field(repr=False)
     b: bytes = field(repr=False)
+    second: str = ""
+    """What the question asked may be of as well; as `kept_second` of the kept one."""
     a_text: str = field(default="", repr=False)
     b_text: str = field(default="", repr=False)
+
+    def traces(self) -> tuple[tuple[Trace, Trace], tuple[Trace, Trace]]:
+        """Return what is told of the question asked, and of the kept one, each in both of its categories."""
+        asked = Trace(self.at_s, self.tenant, self.entry_id, self.question, self.category, self.user)
+        kept = Trace(self.kept_at_s, self.tenant, self.entry_id, self.kept, self.kept_category, self.kept_user)
+        return _both(asked, self.second), _both(kept, self.kept_second)
 
 
 class PairWriter:
@@ -87,23 +100,20 @@ class PairWriter:
         An entry that the selector names by its id need not be there any more. Nothing of it can be read from the file
         afterwards. Raises TrainingUnavailable; then it must be asked again.
         """
-        ids = frozenset(erased)
-        return await self._remove(
-            lambda asked, kept: any(meant(selector, ids, one) for one in (asked, *kept)) or _named(selector, kept)
-        )
+        return await self._remove(erasing(selector, erased))
 
     async def forget_entries(self, selector: Selector, erased: Collection[str] = ()) -> int:
         """Remove pairs with the entries `erased`, or named by the selector, and nothing else; as `forget`."""
         ids, none = frozenset(erased), Selector()
         return await self._remove(
-            lambda asked, kept: any(meant(none, ids, one) for one in (asked, *kept)) or _named(selector, kept)
+            lambda asked, kept: any(meant(none, ids, one) for one in (*asked, *kept)) or _named(selector, kept)
         )
 
     async def forget_categories(self, names: Collection[str]) -> int:
         """Remove pairs of which either question is, or may be, of one of these categories. Raises as `forget`."""
-        return await self._remove(lambda asked, kept: any(one.category in names for one in (asked, *kept)))
+        return await self._remove(lambda asked, kept: any(one.category in names for one in (*asked, *kept)))
 
-    async def _remove(self, goes: Callable[[Trace, tuple[Trace, Trace]], bool]) -> int:
+    async def _remove(self, goes: Erases) -> int:
         self.fence += 1
         return await self._file.do(
             partial(_erase, goes=goes),
@@ -114,7 +124,7 @@ class PairWriter:
     def _insert(self, connection: sqlite3.Connection, row: PairRow, fence: int) -> bool:
         if fence != self.fence:
             return False
-        told = (row.at_s, row.tenant, row.entry_id, row.question, row.category, row.user)
+        told = (row.at_s, row.tenant, row.entry_id, row.question, row.category, row.second, row.user)
         kept = (row.kept, row.kept_at_s, row.kept_category, row.kept_second, row.kept_user)
         with connection:
             connection.execute(
@@ -122,8 +132,9 @@ class PairWriter:
                 (row.tenant, row.entry_id, row.question),
             )
             at = connection.execute(
-                "INSERT INTO pairs (at, tenant, entry, question, category, user, kept, kept_at, kept_category,"
-                " kept_second, kept_user, matches, source, base) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO pairs (at, tenant, entry, question, category, second, user, kept, kept_at,"
+                " kept_category, kept_second, kept_user, matches, source, base)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (*told, *kept, int(row.right), row.source, row.base),
             ).lastrowid
             connection.execute(
@@ -141,6 +152,12 @@ class PairWriter:
                 )
 
 
+def erasing(selector: Selector, erased: Collection[str] = ()) -> Erases:
+    """Return which pairs an erasure means, as `PairWriter.forget`."""
+    ids = frozenset(erased)
+    return lambda asked, kept: any(meant(selector, ids, one) for one in (*asked, *kept)) or _named(selector, kept)
+
+
 def _named(selector: Selector, kept: tuple[Trace, Trace]) -> bool:
     """Whether a selector names a kept question's entry by its id, and means it, as far as a pair knows it."""
     rest = replace(selector, ids=())
@@ -149,7 +166,7 @@ def _named(selector: Selector, kept: tuple[Trace, Trace]) -> bool:
     return not rest or any(meant(rest, frozenset(), one) for one in kept)
 
 
-def _erase(connection: sqlite3.Connection, goes: Callable[[Trace, tuple[Trace, Trace]], bool]) -> int:
+def _erase(connection: sqlite3.Connection, goes: Erases) -> int:
     with connection:
         gone = [n for n, asked, kept in _traces(connection) if goes(asked, kept)]
         connection.executemany("DELETE FROM pairs WHERE n = ?", ((n,) for n in gone))
@@ -157,10 +174,14 @@ def _erase(connection: sqlite3.Connection, goes: Callable[[Trace, tuple[Trace, T
     return len(gone)
 
 
-def _traces(connection: sqlite3.Connection) -> Iterable[tuple[int, Trace, tuple[Trace, Trace]]]:
-    """Yield each row with what it tells of the question asked, and of the kept one in both of its categories."""
-    for n, at_s, tenant, entry_id, question, category, user, *of_kept in connection.execute(f"{_TOLD} FROM pairs"):
-        kept, kept_at_s, kept_category, kept_second, kept_user = of_kept
-        first = Trace(kept_at_s, tenant, entry_id, kept, kept_category, kept_user)
-        second = first._replace(category=kept_second) if kept_second else first
-        yield n, Trace(at_s, tenant, entry_id, question, category, user), (first, second)
+def _traces(connection: sqlite3.Connection) -> Iterable[tuple[int, tuple[Trace, Trace], tuple[Trace, Trace]]]:
+    """Yield each row with what it tells, as `PairRow.traces`."""
+    for n, at_s, tenant, entry_id, question, category, second, user, *rest in connection.execute(f"{_TOLD} FROM pairs"):
+        kept, kept_at_s, kept_category, kept_second, kept_user = rest
+        asked = Trace(at_s, tenant, entry_id, question, category, user)
+        of_kept = Trace(kept_at_s, tenant, entry_id, kept, kept_category, kept_user)
+        yield n, _both(asked, second), _both(of_kept, kept_second)
+
+
+def _both(trace: Trace, second: str) -> tuple[Trace, Trace]:
+    return trace, trace._replace(category=second) if second else trace

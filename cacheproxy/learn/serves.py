@@ -39,6 +39,10 @@ class Serve:
     """`Query.user` of the request, for erasure."""
     untaught: str = "unknown"
     """Why no model may be trained on the question, as `Looked.untaught`."""
+    epoch: str = ""
+    """Whose similarity it is, as `Looked.epoch`."""
+    since_s: float | None = None
+    """When it was served; None where that is not known."""
 
 
 class Serves:

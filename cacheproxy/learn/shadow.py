@@ -7,7 +7,7 @@ the answer. What a miss brought anyway is compared with the answer that was refu
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import structlog
@@ -78,6 +78,8 @@ class _Pair:
     probability: float | None
     similarity: float
     source: str
+    since_s: float | None = None
+    """When the comparison was begun: what is erased from then on is not taught."""
     call: Call = field(repr=False)
 
 
@@ -107,7 +109,7 @@ class Shadow:
         served = next((one for one in hit.evidence.judgements if one.candidate.entry_id == hit.entry.id), None)
         if served is None:
             return
-        pair = _pair(query, plan, hit.entry, served, call, "shadow")
+        pair = replace(_pair(query, plan, hit.entry, served, call, "shadow"), since_s=self._means.clock.now())
         self._begin(self._shadow(pair, dialect), "shadow")
 
     def answered(self, answered: Answered) -> None:
@@ -116,18 +118,20 @@ class Shadow:
         if refused is None or not self._may(answered.query, answered.plan):
             return
         if self._means.random.random() < answered.plan.explore_rate or _judges(answered.plan, refused):
-            self._begin(self._explore(answered, refused), "explored")
+            looked, now_s = answered.looked, self._means.clock.now()
+            self._begin(self._explore(answered, refused, now_s if looked is None else looked.at_s), "explored")
 
     async def approves(self, query: Query, plan: Plan, miss: Miss, call: Call) -> str:
         """Return the entry of the grey zone that a judge finds right for the question, "" for none."""
         refused = _refused(miss)
         if refused is None or query.chain or not _judges(plan, refused) or not self._may(query, plan):
             return ""
+        since_s = self._means.clock.now()
         try:
             entry = await self._means.store.get(refused.candidate.entry_id)
             if entry is None or entry.tenant != query.scope.tenant:
                 return ""
-            pair = _pair(query, plan, entry, refused, call, "judge")
+            pair = replace(_pair(query, plan, entry, refused, call, "judge"), since_s=since_s)
             case = Case(asked=query.text, kept=entry.text, answer=told(entry.reply.body))
             right = await self._judged(pair, case, self._config.judge_timeout_ms / 1000)
             if right is not None:
@@ -165,11 +169,12 @@ class Shadow:
         reply = await self._fetched(pair, dialect)
         return await self._compare(pair, reply) if isinstance(reply, Reply) else reply
 
-    async def _explore(self, answered: Answered, refused: Judgement) -> str:
+    async def _explore(self, answered: Answered, refused: Judgement, since_s: float) -> str:
         entry = await self._means.store.get(refused.candidate.entry_id)
         if entry is None or entry.tenant != answered.query.scope.tenant:
             return "gone"
         pair = _pair(answered.query, answered.plan, entry, refused, answered.call, "explored")
+        pair = replace(pair, since_s=since_s)
         if answered.reply is not None:
             return await self._compare(pair, answered.reply)
         case = Case(asked=pair.query.text, kept=entry.text, answer=told(entry.reply.body))
@@ -264,6 +269,8 @@ class Shadow:
                 source=source,
                 text=query.text,
                 untaught=untaught(query, pair.plan),
+                epoch=pair.plan.epoch,
+                since_s=pair.since_s,
             )
         )
         return True

@@ -66,6 +66,8 @@ class Looked:
     """Why the best candidate was not served, whatever else made it a miss; "" for a hit, and without a candidate."""
     untaught: str = "unknown"
     """Why no model may be trained on the question, as `policy.teach.untaught` says; "" where one may."""
+    epoch: str = ""
+    """Whose similarities these are: `Plan.epoch` of it; "" where that is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

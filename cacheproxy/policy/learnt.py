@@ -20,8 +20,8 @@ class Learnt:
     thresholds: Mapping[str, float]
     """By category; `rest` is for those it does not name."""
     rest: float
-    verify_from: float | None = None
-    """Cosine from which on a verifier is asked; None: the pack's own for the base, which is lower as a rule."""
+    verify_from: float = 0.0
+    """Cosine from which on a verifier is asked, where the encoder's own is at least what the pack asks for, too."""
 
     def threshold(self, pack: Pack, category: str) -> float | None:
         """Return the cosine from which on a category's entries are served, where the pack serves them by one.

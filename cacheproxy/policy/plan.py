@@ -155,8 +155,7 @@ def threshold_of(policy: Policy, category: str, epoch: str | None) -> tuple[floa
     if verified is None:
         pack = policy.pack
         return pack.threshold(category, epoch) if learnt is None else learnt.threshold(pack, category), False
-    asked_from = verified if learnt is None or learnt.verify_from is None else learnt.verify_from
-    return asked_from, True
+    return verified if learnt is None else learnt.verify_from, True
 
 
 def needs_verifier(pack: Pack, category: str, epoch: str) -> bool:

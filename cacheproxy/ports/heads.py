@@ -61,11 +61,11 @@ class Heads(Protocol):
         ...
 
     def known(self) -> list[str]:
-        """Return the epochs of all heads that can serve here. Blocks."""
+        """Return the epochs of all heads that this proxy has been given. Blocks."""
         ...
 
     def serving(self) -> HeadTold | None:
-        """Return the head that serves, None for the encoder alone. Blocks. Raises ConfigError for a damaged one."""
+        """Return the head that serves, None for the encoder alone."""
         ...
 
     async def promote(self, manifest: Mapping[str, Any], weights: bytes, *, force: bool, dry_run: bool) -> Change:

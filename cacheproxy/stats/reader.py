@@ -280,11 +280,13 @@ class Stats:
         wrong = false_hits(labels, level if level is not None else math.inf, scale)
         plain = plain_epoch(self._sources.policy(), epoch)
         encoders = (encoder for encoder, table in pack.encoders.items() if table.fingerprint == plain)
+        # A head's similarities are not the encoder's: what they speak for must not be written into its table.
+        changes = threshold if least is not None or epoch == plain else None
         return Evidence(
             category=name,
             rules=rules,
             encoder=next(encoders, ""),
-            threshold=threshold,
+            threshold=changes,
             floor=pack.floor(name, epoch),
             verified=least is not None,
             seen=lookups.seen(name),

@@ -13,6 +13,7 @@ from safetensors.numpy import load, save
 
 from cacheproxy.embed import headfile
 from cacheproxy.errors import ConfigError
+from cacheproxy.federation.tale import PROGRESS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
     from cacheproxy.embed.head import Head
     from cacheproxy.embed.headfile import Artefact, Manifest
+    from cacheproxy_federated.course import Course
 
 RELEASE = "asked_to_train"
 """The line of progress for every time that nodes are asked for an update, also in vain."""
-FINAL, PROGRESS, COURSE = "final", "progress.jsonl", "course.json"
+FINAL, COURSE = "final", "course.json"
+_FROM = "from"
 _MEMORY = "server.safetensors"
 _ROUND = re.compile(r"round-(\d{4,})")
 
@@ -49,19 +52,25 @@ class Folder:
         self._root = root
         self._key = key
 
-    def begin(self, course: object, *, resume: bool) -> None:
-        """Make the folder. Raises ConfigError where it holds another run, or the run to go on with was another one."""
+    def begin(self, course: Course, start: str = "", *, resume: bool) -> None:
+        """Make the folder; `start` is the epoch of the head that the run goes on from, "" for none.
+
+        Raises ConfigError where it holds another run, or the run to go on with was another one.
+        """
         self._root.mkdir(parents=True, exist_ok=True)
-        told = msgspec.json.format(msgspec.json.encode(course, order="sorted"))
+        settings = msgspec.to_builtins(course) | ({_FROM: start} if start else {})
+        told = msgspec.json.format(msgspec.json.encode(settings, order="sorted"))
         kept = self._root / COURSE
         if self._rounds() and not resume:
             raise ConfigError(f"{self._root}: holds a run already; go on with it (--resume), or name another folder")
         if resume and kept.exists() and not _may_go_on(kept.read_bytes(), told):
             raise ConfigError(
                 f"{kept}: the run was begun with other settings; give the same ones (only --rounds and waits may "
-                "change), or name another folder"
+                "change, --from may not), or name another folder"
             )
-        kept.write_bytes(told)
+        draft = self._root / f".{COURSE}"
+        draft.write_bytes(told)
+        draft.replace(kept)
 
     def kept(self, number: int, head: Head, manifest: Manifest, memory: dict[str, NDArray[np.float64]]) -> Artefact:
         """Write one round; the manifest comes last, so that a round is there whole or not at all."""

@@ -1,8 +1,8 @@
 """What a node does: trains on its own pairs, counts on its held-back ones, and sends weights and counts. Nothing else.
 
 Where the pairs are is known from the node's own configuration (`pairs`, and `least-pairs`, `dp-clip`, `dp-noise` for
-nodes that are stricter than the run). No text, no path and no key is ever part of a message, and of an error only a
-word of `wire.TROUBLES`.
+nodes that are stricter than the run, `allow-moments` for those that allow more). No text, no path and no key is ever
+part of a message, and of an error only a word of `wire.TROUBLES`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,19 @@ if TYPE_CHECKING:
 
     RowsOf = Callable[[Context, str], PairRows]
     """Reads the pairs of the node in a context that are of an encoder, by its fingerprint. Raises ConfigError."""
+    NodeOf = Callable[[Context, str], "Node"]
     Work = Callable[["Node", RecordDict, ConfigRecord], RecordDict]
 
 LEAST_PAIRS = 20
 """Fewest pairs that a node trains on, unless its own `least-pairs` says otherwise."""
 LEAST_HELD = 5
 """Fewest held-back pairs that a node counts."""
+LEAST_CATEGORY = 20
+"""Fewest pairs under which a node names a category, whatever the server asks."""
+_BOUNDS = {"epochs": (1, 50), "batch": (2, 4096), "most-pairs": (200, 1_000_000)}
+"""What a node does, whatever the server asks (the same as in `course.Course`)."""
+_LEAST_SHARE = 4
+"""A second moment under a head of fewer components than one in so many would tell chosen directions apart."""
 
 _log = structlog.get_logger()
 
@@ -53,12 +60,13 @@ class Declined(Exception):
 class Node:
     """A node's pairs, and what its own configuration allows."""
 
-    def __init__(self, context: Context, rows: PairRows) -> None:
+    def __init__(self, context: Context, rows: PairRows, *, moments: bool = False) -> None:
         """Raise Declined where there are no pairs of the encoder that the server named."""
         if not len(rows.right):
             raise Declined("no-pairs")
         self._own = context.node_config
         self._rows = rows
+        self.sends_moments = moments or self._own.get("allow-moments") is True
 
     @property
     def training(self) -> Pairs:
@@ -91,20 +99,24 @@ class Node:
         return whole.at(rows)
 
 
-def made(rows_of: RowsOf) -> ClientApp:
-    """Return an app whose nodes find their pairs by `rows_of`."""
+def made(rows_of: RowsOf, *, moments: bool = False) -> ClientApp:
+    """Return an app whose nodes find their pairs by `rows_of`; `moments` lets all send them, in simulations."""
+
+    def node_of(context: Context, base: str) -> Node:
+        return Node(context, rows_of(context, base), moments=moments)
+
     app = ClientApp()
-    app.train()(partial(_answer, rows_of, _train))
-    app.evaluate()(partial(_answer, rows_of, _evaluate))
-    app.query(wire.MOMENTS.partition(".")[2])(partial(_answer, rows_of, _moment))
+    app.train()(partial(_answer, node_of, _train))
+    app.evaluate()(partial(_answer, node_of, _evaluate))
+    app.query(wire.MOMENTS.partition(".")[2])(partial(_answer, node_of, _moment))
     return app
 
 
-def _answer(rows_of: RowsOf, work: Work, message: Message, context: Context) -> Message:
+def _answer(node_of: NodeOf, work: Work, message: Message, context: Context) -> Message:
     """Return the reply to a message: what `work` makes of it, or one word for why not."""
     try:
         config = _config(message.content)
-        content = work(Node(context, rows_of(context, str(config[wire.BASE]))), message.content, config)
+        content = work(node_of(context, str(config[wire.BASE])), message.content, config)
         content[wire.ECHO] = wire.echo(config)
         return Message(content, reply_to=message)
     except Declined as exc:
@@ -143,13 +155,17 @@ def _train(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
 def _evaluate(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
     pairs = node.held(_int(config, "most-pairs"))
     head = Head(matrix=_fitting(content, pairs), int8=bool(config.get("int8", False)))
-    counts = wire.folded(counted(head, pairs), _int(config, "least-category"))
+    counts = wire.folded(counted(head, pairs), max(LEAST_CATEGORY, _int(config, "least-category")))
     return RecordDict({wire.COUNTS: wire.counts_record(counts), wire.NUMBERS: wire.numbers(len(pairs))})
 
 
 def _moment(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
+    if not node.sends_moments:
+        raise Declined("no-moments")
     pairs = node.training
     head = Head(matrix=_fitting(content, pairs))
+    if head.dim * _LEAST_SHARE < head.dim_in:
+        raise Declined("no-moments")
     questions = np.unique(np.concatenate([pairs.a, pairs.b]), axis=0)
     if len(questions) < head.dim:
         raise Declined("too-few-pairs")  # a second moment of fewer would tell their span
@@ -175,6 +191,9 @@ def _int(config: ConfigRecord, name: str) -> int:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise Declined("form")
+    low, high = _BOUNDS.get(name, (value, value))
+    if not low <= value <= high:
+        raise Declined("limits")
     return value
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from cacheproxy.embed import headfile
 from cacheproxy.errors import ConfigError
 from cacheproxy_federated.privacy import epsilon
 
@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 STRATEGIES = ("fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum")
+
+_MOST_EPSILON = 100.0
+"""Over a run. Noise that promises less is for show."""
+_HEADER = 1 << 10
+"""Bytes of a head's file that are not weights."""
 
 _Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 _Positive = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
@@ -46,8 +51,9 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """How often a round without quorum is tried again."""
     seed: _Index = 0
 
-    epochs: _Count = 2
-    batch: Annotated[int, msgspec.Meta(ge=2, le=1 << 20)] = 64
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=50)] = 2
+    """No node goes over its pairs more often in a round."""
+    batch: Annotated[int, msgspec.Meta(ge=2, le=4096)] = 64
     lr: _Positive = 0.01
     margin: _Amount = 0.5
     scale: _Positive = 20.0
@@ -60,14 +66,15 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Nodes that may be hostile (krum, multi-krum)."""
     server_lr: _Positive = 0.01
     """The server's own step (fedadam)."""
-    most_norm: _Positive = 30.0
-    """Longest update, as a Frobenius norm; a longer one is treated as `over_norm` says."""
+    most_norm: _Positive = 60.0
+    """Longest update, as a Frobenius norm; a longer one is treated as `over_norm` says. One of a node with 2,000 pairs
+    has some 40; the noise of differential privacy is allowed for besides."""
     over_norm: Literal["clip", "refuse"] = "clip"
-    most_pairs: _Count = 5000
+    most_pairs: Annotated[int, msgspec.Meta(ge=200, le=1_000_000)] = 5000
     """Most pairs that one node counts for, in weights and in thresholds."""
     most_times: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 5.0
     """How many times the median node's pairs one node counts for, at most: how many it has is only its own word."""
-    least_category: _Count = 20
+    least_category: Annotated[int, msgspec.Meta(ge=20, le=1_000_000)] = 20
     """Fewest held-back pairs under which a node names a category; others count without their name."""
 
     dp_clip: _Amount = 0.0
@@ -94,12 +101,6 @@ def course_from(config: Mapping[str, Any]) -> Course:
     return course
 
 
-def told(course: Course) -> dict[str, Any]:
-    """Return a course as the keys and plain values of a run's configuration."""
-    plain: dict[str, Any] = msgspec.to_builtins(course)
-    return plain
-
-
 def _flaw(course: Course) -> str | None:
     """Return what contradicts itself: a defence that the quorum makes an empty one is worse than none."""
     if course.strategy == "fedprox" and not course.proximal:
@@ -113,8 +114,13 @@ def _flaw(course: Course) -> str | None:
         return f"{course.strategy} against {course.malicious} hostile nodes needs a quorum of {needed} (2f + 3)"
     if bool(course.dp_clip) != bool(course.dp_noise):
         return "dp-clip and dp-noise go together: one without the other promises nothing"
-    if course.dp_noise and epsilon(course.dp_noise, course.rounds, course.dp_delta) == inf:
-        return f"dp-noise {course.dp_noise:g} is too little to promise anything; 1 or more is usual"
+    if course.dp_noise and (promised := epsilon(course.dp_noise, course.rounds, course.dp_delta)) > _MOST_EPSILON:
+        return (
+            f"dp-noise {course.dp_noise:g} is too little to promise anything: epsilon {promised:g} over "
+            f"{course.rounds} rounds; 1 or more is usual, or fewer rounds"
+        )
+    if course.dim * course.dim * 4 + _HEADER > headfile.MOST_BYTES:
+        return f"dim {course.dim} makes heads larger than any proxy takes; use an encoder of shorter vectors"
     if course.dim_out and not 2 <= course.dim_out <= course.dim:
         return f"dim-out must be 2 to {course.dim}, or 0 for all, got {course.dim_out}"
     return None

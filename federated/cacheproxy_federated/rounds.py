@@ -23,7 +23,7 @@ from cacheproxy_federated.exchange import RunEnded
 from cacheproxy_federated.guard import Asked, Guard
 from cacheproxy_federated.privacy import epsilon
 from cacheproxy_federated.strategy import Averaging
-from cacheproxy_federated.thresholds import ALL, chosen, scored, summed, verify_from
+from cacheproxy_federated.thresholds import ALL, chosen, scored, shared, verified_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 Read = TypeVar("Read")
 _SEEDS = 1 << 31
+_LEAST_NODES = 3
+"""Fewest nodes whose counts make a category's own threshold: one that lies must not make one alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Measured:
     """What a head's held-back pairs say of it, of all nodes that answered."""
 
     counts: Counts
+    verify_from: float | None
     nodes: int
 
     @property
@@ -71,7 +74,7 @@ class Run:
     def run(self, start: Artefact | None = None, *, resume: bool = False) -> Artefact:
         """Train all rounds, from a head or from none, and return the last artefact."""
         course = self._course
-        self._folder.begin(course, resume=resume)
+        self._folder.begin(course, start.epoch if start else "", resume=resume)
         parent = start.epoch if start else course.base
         head, done = start.head if start else Head.identity(course.dim), 0
         if resume and (left := self._folder.last(course.base)) is not None:
@@ -120,8 +123,11 @@ class Run:
         def messages(nodes: list[int]) -> list[Message]:
             return [Message(record, node, MessageType.EVALUATE) for node in nodes]
 
-        _, tallies = self._quorum(asked, messages, Guard.tallies)
-        return Measured(counts=summed(one.counts for one in tallies), nodes=len(tallies))
+        guard, tallies = self._quorum(asked, messages, Guard.tallies)
+        self._tell(guard, "counts")
+        many = [one.counts for one in tallies]
+        counts = shared(many, max(self._course.quorum, _LEAST_NODES))
+        return Measured(counts=counts, verify_from=verified_from(many), nodes=len(many))
 
     def _compressed(self, head: Head, number: int) -> Head:
         """Return the head followed by its principal components over all nodes, where they are asked for."""
@@ -133,7 +139,8 @@ class Run:
         def messages(nodes: list[int]) -> list[Message]:
             return [Message(record, node, wire.MOMENTS) for node in nodes]
 
-        _, moments = self._quorum(asked, messages, Guard.moments)
+        guard, moments = self._quorum(asked, messages, Guard.moments)
+        self._tell(guard, "moments")
         return principal(head, np.sum(moments, axis=0), self._course.dim_out, int8=self._course.int8)
 
     def _quorum(
@@ -157,6 +164,12 @@ class Run:
                 "no_quorum", round=asked.number, sound=len(sound), refused=dict(guard.refused), said=dict(guard.said)
             )
         raise RunEnded(_no_quorum(asked.number, len(sound), course.quorum, guard))
+
+    def _tell(self, guard: Guard, what: str) -> None:
+        """Note what was refused where it is no update; those are told with their round."""
+        if guard.refused:
+            told = {"refused": dict(guard.refused), "said": dict(guard.said)}
+            self._folder.say("refused", round=guard.asked.number, of=what, **told)
 
     def _drawn(self, present: list[int], turn: tuple[int, int]) -> list[int]:
         """Return the nodes that are asked: a seeded share of those present, at least the quorum."""
@@ -203,7 +216,7 @@ class Run:
             parent=parent,
             round=number,
             thresholds=measured.thresholds,
-            verify_from=verify_from(measured.counts),
+            verify_from=measured.verify_from,
             metrics=metrics,
             made_by={
                 "cacheproxy": __version__,

@@ -54,12 +54,6 @@ class Place:
             resume=environ.get(RESUME) == "1",
         )
 
-    @property
-    def environment(self) -> dict[str, str]:
-        """The same as environment variables."""
-        told = {OUT: str(self.out), RESUME: "1" if self.resume else "0"}
-        return told | ({KEY: str(self.key)} if self.key else {}) | ({FROM: str(self.start)} if self.start else {})
-
 
 def train(grid: Grid, config: Mapping[str, object], place: Place) -> Artefact:
     """Train over the nodes of a grid, and return the last artefact. Raises ConfigError and RunEnded.

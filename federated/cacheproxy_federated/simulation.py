@@ -64,7 +64,7 @@ def read_part(folder: str, context: Context, base: str) -> PairRows:
 
 def simulate(order: Order) -> None:
     """Run an order to its end."""
-    app = client_app.made(partial(read_part, order.parts))
+    app = client_app.made(partial(read_part, order.parts), moments=True)
     if not order.ray:
         nodes = {at + 1: node(app, at + 1, {"partition-id": at}) for at in range(order.clients)}
         train(LocalGrid(nodes), order.course, order.place)

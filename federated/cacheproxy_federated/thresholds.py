@@ -6,12 +6,13 @@ nothing of any one of them but in a category with a single pair.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -83,6 +84,32 @@ def verify_from(counts: Counts, share: float = 0.98) -> float | None:
     right, _ = _labels(total)
     kept = np.flatnonzero(total[:, 0] >= share * right)
     return float(GRID[kept[-1]]) if right and kept.size else None
+
+
+def verified_from(many: Sequence[Counts]) -> float | None:
+    """Return the median over nodes of where verifying begins for each, weighted by right pairs; of two, the lower one.
+
+    One node that lies cannot move it past an honest one's. None where the median node has nowhere to begin.
+    """
+    found = sorted(
+        (-1.0 if (begins := verify_from(counts)) is None else begins, right)
+        for counts in many
+        if (right := _labels(_total(counts))[0])
+    )
+    half, seen = sum(right for _, right in found) / 2, 0
+    for begins, right in found:
+        seen += right
+        if seen >= half:
+            return begins if begins >= 0 else None
+    return None
+
+
+def shared(many: Sequence[Counts], least: int) -> Counts:
+    """Return the sums by category, in which one that fewer than `least` nodes have counts without its name."""
+    nodes = Counter(name for counts in many for name in counts)
+    return summed(
+        {name if nodes[name] >= least else ALL: table} for counts in many for name, table in sorted(counts.items())
+    )
 
 
 def scored(counts: Counts, threshold: float) -> dict[str, float]:

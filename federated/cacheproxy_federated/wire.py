@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.constant import SType
 
 from cacheproxy_federated.thresholds import ALL, GRID
 
@@ -30,6 +33,8 @@ TROUBLES = {
     "too-few-pairs": "has too few pairs to take part yet",
     "one-label": "has only right or only wrong pairs",
     "shape": "was sent a head of another shape than its vectors",
+    "no-moments": "sends second moments only if it was started with --allow-moments, and of no head of few components",
+    "limits": "was asked for what no node does: more than 50 epochs, batches over 4,096, or most-pairs under 200",
     "own-limits": "has a dp-noise of its own, and no dp-clip: noise without a bound promises nothing",
     "form": "was sent a message it does not understand: are the versions of cacheproxy the same?",
     "failed": "failed; its own log says why",
@@ -53,8 +58,10 @@ def matrix_of(content: RecordDict, name: str = HEAD) -> NDArray[Any]:
     if not isinstance(record, ArrayRecord) or len(content.array_records) != 1 or list(record) != [MATRIX]:
         raise Unreadable("form")
     try:
-        return record[MATRIX].numpy()
-    except (ValueError, TypeError, EOFError, OSError, KeyError, SyntaxError) as exc:
+        return _parsed(record[MATRIX])
+    except Unreadable:
+        raise
+    except Exception as exc:  # numpy's parser of headers has no list of what it raises
         raise Unreadable("form") from exc
 
 
@@ -91,12 +98,30 @@ def counts_of(content: RecordDict) -> Counts:
 
 
 def folded(counts: Counts, least: int) -> Counts:
-    """Return counts in which a category of fewer than `least` pairs, or of an odd name, has lost its name."""
+    """Return counts in which a category of fewer than `least` pairs, or of an odd name, has lost its name.
+
+    What has no name is left out where it is fewer than that itself, beside others: it may be a single pair.
+    """
     made: Counts = {}
     for name, table in sorted(counts.items()):
         kept = name if CATEGORY.fullmatch(name) and int(table[0].sum()) >= least else ALL
         made[kept] = made[kept] + table if kept in made else table
+    if len(made) > 1 and ALL in made and int(made[ALL][0].sum()) < least:
+        del made[ALL]
     return made
+
+
+def _parsed(array: Array) -> NDArray[Any]:
+    """Return a float matrix that shares its memory with the record; nothing is made of a size that it only claims."""
+    file = io.BytesIO(array.data)
+    if array.stype != SType.NUMPY or np.lib.format.read_magic(file) != (1, 0):
+        raise Unreadable("form")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    if (tuple(array.shape), np.dtype(array.dtype)) != (shape, dtype) or by_columns or len(shape) != 2:
+        raise Unreadable("shape")
+    if dtype.kind != "f" or math.prod(shape) * dtype.itemsize != len(array.data) - file.tell():
+        raise Unreadable("shape")
+    return np.frombuffer(array.data, dtype, offset=file.tell()).reshape(shape)
 
 
 def _table(name: str, value: object) -> NDArray[np.int64]:

@@ -69,6 +69,7 @@ class Fleet:
 
     seeds: tuple[int, ...] = LABELS
     instead: dict[int, Callable[[Message, Message], Message | None]] = field(default_factory=dict)
+    moments: bool = True
     kept: dict[int, PairRows] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     clock: SleepClock = field(default_factory=SleepClock)
@@ -83,7 +84,7 @@ class Fleet:
             whole = found[context.node_id]
             return whole if base == BASE else _none(whole)
 
-        app = client_app.made(rows_of)
+        app = client_app.made(rows_of, moments=self.moments)
         return local.LocalGrid({seed: self._node(local.node(app, seed, self.config), seed) for seed in self.seeds})
 
     def run(

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from cacheproxy_federated import client_app, local, server_app, wire
-from cacheproxy_federated.course import STRATEGIES, Course, course_from, told
+from cacheproxy_federated.course import STRATEGIES, Course, course_from
 from cacheproxy_federated.thresholds import counted
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -22,6 +22,7 @@ from cacheproxy import federated_cli
 from cacheproxy.embed import headfile
 from cacheproxy.embed.head import Head
 from cacheproxy.errors import CacheProxyError, ConfigError
+from cacheproxy.federation.server import Serving
 from cacheproxy.learn.pairwriter import PairRow, PairWriter
 from tests.federated.fleet import BASE, Fleet, course, on_the_wire, rows
 from tests.federated.topics import DIM
@@ -37,9 +38,12 @@ CANARY = "canary-7f3a"
 APP = Path(cacheproxy_federated.__file__).parents[1]
 
 
-async def write_pairs(file: Path, seed: int, *, base: str = BASE, n: int = 200) -> None:
-    """Write a proxy's own file of training pairs, with texts, tenants, users and a category that name the canary."""
-    made = rows(seed, n)
+async def write_pairs(file: Path, seed: int, *, base: str = BASE, n: int = 200, dim: int = DIM) -> None:
+    """Write a proxy's own file of training pairs, with texts, tenants, users and a category that name the canary.
+
+    Vectors are made `dim` components long by zeros.
+    """
+    made, more = rows(seed, n), np.zeros(dim - DIM, dtype=np.float32)
     async with PairWriter(file, 10_000) as writer:
         for at in range(n):
             row = PairRow(
@@ -57,8 +61,8 @@ async def write_pairs(file: Path, seed: int, *, base: str = BASE, n: int = 200) 
                 right=bool(made.right[at]),
                 source="feedback",
                 base=base,
-                a=made.a[at].tobytes(),
-                b=made.b[at].tobytes(),
+                a=np.append(made.a[at], more).tobytes(),
+                b=np.append(made.b[at], more).tobytes(),
                 a_text=f"{CANARY} what was kept",
                 b_text=f"{CANARY} what was asked",
             )
@@ -70,9 +74,10 @@ def of_files(files: Mapping[int, Path]) -> Fleet:
 
     class OfFiles(Fleet):
         def grid(self) -> local.LocalGrid:
-            return local.LocalGrid(
-                {at: self._node(local.node(client_app.app, at, {"pairs": str(file)}), at) for at, file in files.items()}
-            )
+            own: dict[int, dict[str, Any]] = {
+                at: {"pairs": str(file), "allow-moments": True} for at, file in files.items()
+            }
+            return local.LocalGrid({at: self._node(local.node(client_app.app, at, own[at]), at) for at in files})
 
     return OfFiles()
 
@@ -154,8 +159,62 @@ def test_small_categories_count_without_their_name() -> None:
     kept = replace(whole, category=names)
     reply = ask({}, app=keeping(kept), message_type="evaluate")
     counts = wire.counts_of(reply.content)
-    assert set(counts) == {"*", "faq"}
-    assert sum(int(table[0].sum()) for table in counts.values()) == int(kept.held.sum())
+    assert {name: int(table[0].sum()) for name, table in counts.items()} == {"faq": int(kept.held.sum()) - 16}
+
+
+def table(pairs: int) -> Any:
+    return np.tile(np.array([pairs, 0, 0, 0], dtype=np.int64), (101, 1))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "left"),
+    [
+        ({"faq": 30, "rare": 1}, {"faq": 30}),
+        ({"faq": 30, "rare": 11, "rarer": 9}, {"faq": 30, "*": 20}),
+        ({"faq": 30, "a question?": 19}, {"faq": 30}),
+        ({"rare": 7}, {"*": 7}),
+    ],
+)
+def test_a_few_pairs_without_a_name_beside_a_named_category_are_not_told(
+    sizes: dict[str, int], left: dict[str, int]
+) -> None:
+    counts = wire.folded({name: table(size) for name, size in sizes.items()}, 20)
+    assert {name: int(one[0].sum()) for name, one in counts.items()} == left
+
+
+@pytest.mark.parametrize("change", [{"epochs": 51}, {"epochs": 0}, {"batch": 1 << 20}, {"batch": 1}, {"most-pairs": 5}])
+def test_a_node_does_no_more_than_its_own_limits_allow(change: dict[str, Any]) -> None:
+    assert ask({}, app=keeping(rows(1)), **change).error.reason == "limits"
+
+
+@pytest.mark.parametrize("name", client_app._BOUNDS)
+def test_a_course_asks_for_nothing_that_nodes_decline(name: str) -> None:
+    low, high = client_app._BOUNDS[name]
+    for within in (low, high):
+        course_from({"base": BASE, "dim": DIM, name: within})
+    for beyond in (low - 1, high + 1):
+        with pytest.raises(ConfigError, match=name):
+            course_from({"base": BASE, "dim": DIM, name: beyond})
+
+
+def test_a_server_cannot_have_small_categories_named() -> None:
+    whole = rows(1)
+    kept = replace(whole, category=tuple("rare" if at % 40 < 2 else "faq" for at in range(len(whole.right))))
+    reply = ask({}, app=keeping(kept), message_type="evaluate", **{"least-category": 1})
+    assert set(wire.counts_of(reply.content)) == {"faq"}
+
+
+def test_second_moments_leave_only_a_node_that_was_started_for_it() -> None:
+    app = keeping(rows(1))
+    assert ask({}, app=app, message_type=wire.MOMENTS).error.reason == "no-moments"
+    assert wire.MOMENT in ask({"allow-moments": True}, app=app, message_type=wire.MOMENTS).content
+
+
+def test_second_moments_of_few_directions_never_leave_a_node() -> None:
+    own, few = {"allow-moments": True}, Head.identity(DIM).matrix[: DIM // 4]
+    assert wire.MOMENT in ask(own, app=keeping(rows(1)), message_type=wire.MOMENTS, head=few).content
+    reply = ask(own, app=keeping(rows(1)), message_type=wire.MOMENTS, head=few[:-1])
+    assert reply.error.reason == "no-moments"
 
 
 def test_counts_pass_the_wire_unchanged() -> None:
@@ -178,11 +237,11 @@ def test_a_category_that_is_no_name_is_unreadable() -> None:
 
 def test_every_setting_of_a_course_is_one_of_the_flower_app_with_the_same_default() -> None:
     config = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    assert {**config, "base": BASE, "dim": DIM} == told(Course(base=BASE, dim=DIM))
+    assert {**config, "base": BASE, "dim": DIM} == msgspec.to_builtins(Course(base=BASE, dim=DIM))
 
 
 def test_every_option_of_the_command_is_a_setting_of_a_course_with_the_same_default() -> None:
-    settings = told(Course(base=BASE, dim=DIM))
+    settings = msgspec.to_builtins(Course(base=BASE, dim=DIM))
     assert {
         name.removeprefix("--"): default for name, _, default, _ in federated_cli._COURSE
     }.items() <= settings.items()
@@ -201,6 +260,10 @@ def test_every_option_of_the_command_is_a_setting_of_a_course_with_the_same_defa
         ({"strategy": "median"}, "quorum of 3"),
         ({"dp-clip": 1.0}, "dp-clip and dp-noise go together"),
         ({"dp-clip": 1.0, "dp-noise": 1e-6}, "too little to promise anything"),
+        ({"dp-clip": 1.0, "dp-noise": 0.5}, r"epsilon 1\d\d\.?\d* over 10 rounds"),
+        ({"dim": 2048}, "larger than any proxy takes"),
+        ({"epochs": 51}, "epochs"),
+        ({"least-category": 1}, "least-category"),
         ({"dim-out": 400}, "dim-out"),
         ({"base": ""}, "base"),
     ],
@@ -214,9 +277,9 @@ def test_the_server_tells_nodes_neither_its_folder_nor_its_key(tmp_path: Path) -
     key = tmp_path / CANARY / "signing.pem"
     key.parent.mkdir()
     key.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    place = server_app.Place(out=tmp_path / CANARY / "out", key=key)
+    place = Serving(out=tmp_path / CANARY / "out", key=key, host="127.0.0.1", port=9092)
     fleet = Fleet()
-    settings = told(course(rounds=1, poll_s=0.001))
+    settings = msgspec.to_builtins(course(rounds=1, poll_s=0.001))
     artefact = server_app.train(fleet.grid(), settings, server_app.Place.from_environment(place.environment))
     assert not [one for one in fleet.passed if CANARY.encode() in on_the_wire(one)]
     assert headfile.read(place.out / "final", [server_app.signing_key(key).public_key().public_bytes_raw().hex()])
@@ -236,7 +299,7 @@ def test_a_head_that_does_not_fit_is_not_gone_on_from(change: dict[str, Any], pr
     assert small.head.dim == 8
     place = server_app.Place(out=tmp_path / "out", start=tmp_path / "small" / "final")
     with pytest.raises(ConfigError, match=problem):
-        server_app.train(Fleet().grid(), {**told(course(rounds=1)), **change}, place)
+        server_app.train(Fleet().grid(), {**msgspec.to_builtins(course(rounds=1)), **change}, place)
 
 
 def test_training_goes_on_from_fewer_components(tmp_path: Path) -> None:
@@ -246,7 +309,7 @@ def test_training_goes_on_from_fewer_components(tmp_path: Path) -> None:
 
 
 def test_a_run_that_ends_early_says_so_last(tmp_path: Path) -> None:
-    settings = told(course(wait_s=0.01, poll_s=0.001))
+    settings = msgspec.to_builtins(course(wait_s=0.01, poll_s=0.001))
     with pytest.raises(CacheProxyError):
         server_app.train(Fleet(seeds=()).grid(), settings, server_app.Place(out=tmp_path))
     last = msgspec.json.decode((tmp_path / "progress.jsonl").read_bytes().splitlines()[-1])

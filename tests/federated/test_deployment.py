@@ -20,18 +20,28 @@ from cacheproxy.federation.children import descendants
 from cacheproxy.federation.keys import make_keys, public_half
 from cacheproxy.federation.ports import free_port
 from cacheproxy.learn.pairfile import FILE
+from cacheproxy.policy.loader import find_pack, load_pack
 from tests.federated.fleet import BASE
 from tests.federated.test_apps import CANARY, write_pairs
 from tests.federated.topics import DIM
+from tests.support.admin import ask_admin
 from tests.support.polling import eventually
-from tests.support.proxy import ENCODERS
+from tests.support.proxy import ENCODERS, QUESTION, UNRELATED, chat, proxy_settings, started
+from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.support.proxy import Proxy
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 NODES = ("one", "two", "three")
+ENCODER = next(
+    one.fingerprint for one in load_pack(find_pack("balanced")).encoders.values() if "fp32" in one.fingerprint
+)
+"""Of the encoder that a proxy has by default on a CPU."""
+ENCODER_DIM = 384
 
 
 @asynccontextmanager
@@ -63,18 +73,32 @@ def heard(folder: Path, event: str) -> list[dict[str, Any]]:
     return [line for line in lines if line["event"] == event]
 
 
-async def test_a_run_over_tls_survives_the_death_of_a_node_and_leaves_a_signed_head(tmp_path: Path) -> None:
+async def asked_without_end(live: Proxy, seen: list[int]) -> None:
+    """Ask a proxy, the same question and others, and note every status."""
+    while True:
+        for text in (QUESTION, f"{UNRELATED} This is number {len(seen)}."):
+            seen.append((await live.ask(chat(text), key="sk-load")).status)
+
+
+async def test_a_run_over_tls_survives_the_death_of_a_node_and_its_head_serves_under_load(tmp_path: Path) -> None:
     keys, out, port = tmp_path / "keys", tmp_path / "out", str(free_port())
     make_keys(keys, ["localhost", "127.0.0.1"], NODES)
     for seed, name in enumerate(NODES, 1):
-        (tmp_path / name).mkdir()
-        await write_pairs(tmp_path / name / FILE, seed)
+        (tmp_path / name).mkdir(mode=0o700)
+        await write_pairs(tmp_path / name / FILE, seed, base=ENCODER, dim=ENCODER_DIM, n=700 if name == "one" else 200)
     served = ["serve", "--dir", str(out), "--port", port, "--certificates", str(keys), "--data-dir", str(tmp_path)]
     served += [word for name in NODES for word in ("--node", str(keys / f"{name}.pub"))]
-    served += ["--key", str(keys / "signing.pem"), "--base", BASE, "--dim", str(DIM)]
-    served += ["--rounds", "2", "--quorum", "2", "--first", "3", "--deadline", "45", "--lr", "0.02"]
+    served += ["--key", str(keys / "signing.pem"), "--base", ENCODER, "--dim", str(ENCODER_DIM)]
+    served += ["--rounds", "2", "--quorum", "2", "--first", "3", "--deadline", "90", "--lr", "0.02"]
     family: set[int] = set()
     async with AsyncExitStack() as stack:
+        # Node one stands beside a live proxy, and reads the pairs in its data directory.
+        upstream = await stack.enter_async_context(ScriptedUpstream())
+        signer = public_half(keys / "signing.pem")
+        chosen = proxy_settings(
+            upstream.url, tmp_path / "one", encoder={"cache_dir": str(ENCODERS), "head_keys": signer}
+        )
+        live = await stack.enter_async_context(started(chosen))
         server = await stack.enter_async_context(cacheproxy(tmp_path / "serve.log", *served))
         nodes = {}
         for name in NODES:
@@ -90,9 +114,22 @@ async def test_a_run_over_tls_survives_the_death_of_a_node_and_leaves_a_signed_h
             code = await server.wait()
         for one in nodes.values():
             family |= set(descendants(one.pid)) if one.returncode is None else set()
+        statuses: list[int] = []
+        load = asyncio.create_task(asked_without_end(live, statuses))
+        told = ["promote", str(out / "final"), "--force", "--url", live.admin_url]
+        async with cacheproxy(tmp_path / "promote.log", *told) as promotion, asyncio.timeout(120):
+            assert await promotion.wait() == 0, (tmp_path / "promote.log").read_text()
+        before = len(statuses)
+        await eventually(lambda: len(statuses) > before + 20, "it goes on", within_s=30)
+        load.cancel()
+        assert set(statuses) == {200}
+        in_use = (await ask_admin(live, "GET", "/encoders")).json()["in_use"]
+        assert (in_use["head"]["signed_by"], in_use["searched"]) == (signer, in_use["head"]["epoch"])
     said = (tmp_path / "serve.log").read_text()
     assert code == 0, said
-    assert heard(out, "round")[0]["refused"] == {"silent": 1}
+    missed = [line["refused"] for kind in ("round", "refused", "no_quorum") for line in heard(out, kind)]
+    assert [one for one in missed if one.get("silent")], "the node that died is told where it was missed first"
+    assert all(set(one) <= {"silent"} for one in missed), missed
     artefact = headfile.read(out / "final", [public_half(keys / "signing.pem")])
     assert artefact.manifest.round == 2
     assert artefact.manifest.metrics["f05"] > heard(out, "begun")[0]["f05"]
@@ -128,7 +165,7 @@ async def test_an_impossible_run_ends_with_the_reason(tmp_path: Path) -> None:
     served = ["serve", "--dir", str(tmp_path / "out"), "--port", port, "--base", BASE, "--dim", str(DIM)]
     for more, code, why in (
         (["--wait", "2"], 1, "0 of at least 2 nodes were there after 2 s; start more with"),
-        (["--strategy", "krum"], 1, "krum against 1 hostile nodes needs a quorum of 5"),
+        (["--strategy", "krum"], 2, "krum against 1 hostile nodes needs a quorum of 5"),
     ):
         async with cacheproxy(log, *served, *more) as run, asyncio.timeout(120):
             assert await run.wait() == code, log.read_text()

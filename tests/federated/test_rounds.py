@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 from cacheproxy_federated import client_app, wire
-from cacheproxy_federated.checkpoint import PROGRESS
 from cacheproxy_federated.course import STRATEGIES
 from cacheproxy_federated.exchange import Exchange, RunEnded
+from cacheproxy_federated.guard import Asked, Guard
 from cacheproxy_federated.privacy import epsilon
 from cacheproxy_federated.thresholds import chosen, counted, scored, summed
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,6 +17,7 @@ from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, Record
 from cacheproxy.embed import headfile
 from cacheproxy.embed.head import Head, compressed
 from cacheproxy.errors import ConfigError
+from cacheproxy.federation.tale import PROGRESS
 from tests.federated.fleet import BASE, Fleet, course, rows
 from tests.federated.topics import DIM
 
@@ -168,7 +169,7 @@ def test_a_node_that_says_it_has_very_many_pairs_outweighs_the_others_by_a_bound
     honest = Fleet(seeds=seeds).run(tmp_path / "honest", course(rounds=1))
     free = Fleet(seeds=seeds, instead={5: lie}).run(tmp_path / "free", course(rounds=1, most_times=1e6))
     assert bounded.head.digest == honest.head.digest != free.head.digest
-    assert free.manifest.metrics["held_pairs"] == 4100 + 4 * 60
+    assert free.manifest.metrics["held_pairs"] == 4 * 60 + 2 * 60
     assert bounded.manifest.metrics["held_pairs"] == pytest.approx(5 * 60, abs=2)
 
 
@@ -272,6 +273,16 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path: Path) -> None:
         Fleet().run(tmp_path, course(lr=0.5), resume=True)
 
 
+def test_a_run_that_began_with_a_head_is_not_gone_on_with_from_another(tmp_path: Path) -> None:
+    first = Fleet().run(tmp_path / "first", course(rounds=1))
+    Fleet().run(tmp_path / "second", course(rounds=1), start=first)
+    for start in (None, headfile.read(tmp_path / "second" / "final")):
+        with pytest.raises(ConfigError, match=r"begun with other settings; .*--from may not"):
+            Fleet().run(tmp_path / "second", course(rounds=2), start=start, resume=True)
+    again = Fleet().run(tmp_path / "second", course(rounds=2), start=first, resume=True)
+    assert (again.manifest.parent, again.manifest.round) == (first.epoch, 2)
+
+
 def test_training_goes_on_from_a_head_that_was_made_before(tmp_path: Path) -> None:
     first = Fleet().run(tmp_path / "first", course(rounds=2))
     second = Fleet().run(tmp_path / "second", course(rounds=1, seed=5), start=first)
@@ -304,6 +315,23 @@ def test_a_made_up_second_moment_is_left_out(tmp_path: Path) -> None:
     three = Fleet(seeds=(1, 2, 3), instead={3: lie}).run(tmp_path / "three", course(dim_out=8, rounds=1))
     assert three.head.dim == two.head.dim == 8
     assert np.abs(three.head.matrix).max() < 10
+
+
+def test_second_moments_of_one_node_count_for_a_bounded_number_of_vectors() -> None:
+    asked = Asked(base=BASE, number=1, parent="0", matrix=Head.identity(DIM).matrix)
+
+    def reply(vectors: int, at: int) -> Message:
+        moment = np.zeros((DIM, DIM))
+        moment[at, at] = vectors
+        content = RecordDict({wire.MOMENT: wire.head_record(moment), wire.NUMBERS: wire.numbers(vectors)})
+        content[wire.ECHO] = ConfigRecord({**asked.echo})
+        return Message(content, 1, wire.MOMENTS)
+
+    replies = [reply(100, 0), reply(100, 1), reply(100, 2), reply(4000, 3)]
+    moments = Guard(course(), asked).moments(replies)
+    assert sorted(round(float(np.trace(one))) for one in moments) == [100, 100, 100, 500]
+    back = Guard(course(), asked).moments(replies[::-1])
+    assert [one.tobytes() for one in back] == [one.tobytes() for one in moments]
 
 
 def test_noise_and_clipping_happen_in_a_run_and_the_epsilon_is_told(tmp_path: Path) -> None:

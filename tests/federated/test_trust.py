@@ -62,7 +62,22 @@ def test_a_node_refuses_any_other_app(name: str, content: str, monkeypatch: pyte
     assert not runs
 
 
-@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
+def spoiled(flags: int, method: int) -> bytes:
+    """Return an archive of one file that is said to be encrypted, or compressed by other means than it is."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("name", b"content" * 100)
+    content = bytearray(made.getvalue())
+    for start, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        header = content.index(start) + at
+        content[header], content[header + 2] = flags, method
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no archive", b"PK\x03\x04 cut off", spoiled(1, 0), spoiled(0, 8), spoiled(0, 14), spoiled(0, 99)],
+)
 def test_a_node_refuses_what_is_no_app(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not handed(monkeypatch, content)[1]
 

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from cacheproxy import opening
 from cacheproxy.cli import main
 from cacheproxy.embed.head import Head
-from cacheproxy.embed.headfile import ANY, epoch_of, pack, write
+from cacheproxy.embed.headfile import ANY, Artefact, pack, write
 from cacheproxy.learn.pairfile import FILE
 from cacheproxy.learn.pairwriter import PairWriter
 from cacheproxy.policy.loader import POLICY_FILE, find_pack, load_pack
@@ -23,13 +24,15 @@ from tests.support.heads import manifest_of, rotation
 from tests.support.pairs import row
 from tests.support.polling import eventually_true
 from tests.support.proxy import PARAPHRASE, QUESTION, UNRELATED, chat, proxy_settings, started
+from tests.support.verifiers import StepScorer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
     from click.testing import Result
 
+    from cacheproxy.model import Verification
     from tests.support.proxy import Answered, Proxy
     from tests.support.upstream import ScriptedUpstream
 
@@ -47,16 +50,17 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cacheproxy.logs.configure", lambda _: None)
 
 
-def written_pack(folder: Path) -> str:
-    """Write a pack of one category that thresholds decide, and return where."""
+def written_pack(folder: Path, verify_from: float | None = None) -> str:
+    """Write a pack of one category that thresholds decide, or a verifier from some cosine on, and return where."""
     folder.mkdir(exist_ok=True)
     head = (
         'schema = 1\nname = "test"\ndescription = "x"\ndefault_category = "default"\n'
-        "[categories.default]\nsemantic = true\nverify = false\nttl_s = 1000\n"
+        f"[categories.default]\nsemantic = true\nverify = {'false' if verify_from is None else 'true'}\nttl_s = 1000\n"
     )
+    verified = "" if verify_from is None else f"verify_from = {verify_from}\n"
     encoders = [
         f'[encoders.{name}]\nfingerprint = "{one.fingerprint}"\ncalibrated_on = "x"\n'
-        f"thresholds = {{ default = {PLAIN} }}\n"
+        f"{verified}thresholds = {{ default = {PLAIN} }}\n"
         for name, one in load_pack(find_pack("balanced")).encoders.items()
     ]
     (folder / POLICY_FILE).write_text(head + "".join(encoders), encoding="utf-8")
@@ -64,12 +68,12 @@ def written_pack(folder: Path) -> str:
 
 
 @asynccontextmanager
-async def proxy(upstream: ScriptedUpstream, folder: Path) -> AsyncIterator[Proxy]:
+async def proxy(upstream: ScriptedUpstream, folder: Path, verify_from: float | None = None) -> AsyncIterator[Proxy]:
     settings = proxy_settings(
         upstream.url,
         folder / "data",
-        policies={"pack": written_pack(folder / "pack")},
-        verifier={"path": "off"},
+        policies={"pack": written_pack(folder / "pack", verify_from)},
+        verifier={"path": "off" if verify_from is None else ""},
         server={"lookup_timeout_ms": 500},
         store={"url": "sqlite:///entries.sqlite3"},
     )
@@ -88,6 +92,10 @@ def body_of(head: Head, base: str, threshold: float = LEARNT, **more: Any) -> di
     manifest, weights = pack(head, manifest_of(base, thresholds={ANY: threshold}))
     promote = {"manifest": msgspec.to_builtins(manifest), "weights": base64.b64encode(weights).decode()}
     return {"promote": promote, **more}
+
+
+def epoch_of(base: str, head: Head, threshold: float = LEARNT) -> str:
+    return Artefact(manifest=pack(head, manifest_of(base, thresholds={ANY: threshold}))[0], head=head).epoch
 
 
 async def base_of(live: Proxy) -> str:
@@ -114,7 +122,7 @@ async def test_a_head_takes_over_and_goes_again(upstream: ScriptedUpstream, tmp_
     head = squeezed()
     async with proxy(upstream, tmp_path) as live:
         base = await base_of(live)
-        epoch = epoch_of(base, head)
+        epoch = epoch_of(base, head, 0.5)
         await ask(live, QUESTION)
         plain = await ask(live, PARAPHRASE)
         assert (plain.outcome, plain.get("x-cacheproxy-threshold")) == ("hit", f"{PLAIN:.4f}")
@@ -166,9 +174,9 @@ async def test_no_request_fails_and_none_is_answered_from_two_epochs(
 
         callers = [asyncio.create_task(caller(number)) for number in range(6)]
         for body, epoch in (
-            (body_of(head, base, 0.5, force=True), epoch_of(base, head)),
+            (body_of(head, base, 0.5, force=True), epoch_of(base, head, 0.5)),
             ({"rollback": True}, base),
-            (body_of(head, base, 0.5, force=True), epoch_of(base, head)),
+            (body_of(head, base, 0.5, force=True), epoch_of(base, head, 0.5)),
         ):
             assert (await change(live, body)).status == 200
             await serves(live, epoch)
@@ -177,6 +185,46 @@ async def test_no_request_fails_and_none_is_answered_from_two_epochs(
         assert asked > 50
         assert len({similarity for similarity, _ in seen}) == 2
         assert len(seen) == 2  # each similarity with its own threshold, and with no other
+
+
+# Where a verifier decides
+
+
+class Recording(StepScorer):
+    """Notes the cosines that it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cosines: list[float] = []
+
+    def verify(self, asked: str, kept: Iterable[tuple[str, float]]) -> list[Verification]:
+        kept = list(kept)
+        self.cosines += [cosine for _, cosine in kept]
+        return super().verify(asked, kept)
+
+
+@pytest.mark.parametrize("verify_from", [0.3, 0.999])
+async def test_a_verifier_is_told_the_encoders_cosine_and_the_pack_says_from_where_on(
+    upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verify_from: float
+) -> None:
+    scorer = Recording()
+    monkeypatch.setattr(opening, "open_verifier", lambda settings: scorer)
+    sure = f"{QUESTION} p0.95"
+    async with proxy(upstream, tmp_path, verify_from) as live:
+        base = await base_of(live)
+        await ask(live, QUESTION)
+        before = await ask(live, sure)
+        assert before.outcome == ("hit" if verify_from < 0.5 else "miss")
+        told_before, scorer.cosines = scorer.cosines, []
+        assert (await change(live, body_of(squeezed(), base, 0.5, force=True))).json()["began"]
+        await serves(live, epoch_of(base, squeezed(), 0.5))
+        after = await ask(live, sure if verify_from < 0.5 else f"{QUESTION} p0.96")
+        assert after.outcome == ("hit" if verify_from < 0.5 else "miss"), after.reason
+        if verify_from < 0.5:
+            assert scorer.cosines == pytest.approx(told_before, abs=1e-5)
+            assert after.get("x-cacheproxy-similarity") != before.get("x-cacheproxy-similarity")
+        else:
+            assert scorer.cosines == []  # the head finds it near; the pack's 0.999 of the encoder holds all the same
 
 
 # By this proxy's own pairs
@@ -214,7 +262,7 @@ async def collected(folder: Path, count: int = 900) -> None:
                     f"k{number}",
                     f"a{number}",
                     right=right,
-                    category="default",
+                    category="default" if number % 9 else "renamed since",
                     base=base,
                     a=vector(meaning).astype("<f4").tobytes(),
                     b=vector(other).astype("<f4").tobytes(),
@@ -332,7 +380,7 @@ async def test_a_damaged_head_on_disk_leaves_the_encoder_alone(upstream: Scripte
         base = await base_of(live)
         await ask(live, QUESTION)
         await change(live, body_of(head, base, 0.5, force=True))
-        await serves(live, epoch_of(base, head))
+        await serves(live, epoch_of(base, head, 0.5))
     file = next((tmp_path / "data" / "heads").glob("*/head.safetensors"))
     file.write_bytes(np.random.default_rng(0).bytes(1000))
     async with proxy(upstream, tmp_path) as live:

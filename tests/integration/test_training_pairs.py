@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.support.operators import admin, told
 from tests.support.pairs import held_in
 from tests.support.polling import eventually_true
 from tests.support.proxy import QUESTION, Answered, Proxy, chat, proxy_settings, started
-from tests.support.upstream import answer
+from tests.support.upstream import Hold, answer
 from tests.support.verifiers import StepScorer
 from tests.support.virtual_keys import KeyFile, keyed_proxy
 
@@ -287,6 +288,28 @@ async def test_purges_and_erasures_reach_the_pairs(upstream: ScriptedUpstream, t
         await told(proxy, "POST", "purge", {"tenant": "shop"})
         assert not holding("second")
         assert not len(pairs_in(data_dir).a)
+
+
+async def test_a_user_erased_while_a_comparison_is_under_way_leaves_no_pair(
+    upstream: ScriptedUpstream, tmp_path: Path, data_dir: Path, key: str
+) -> None:
+    upstream.always(lambda received: answer(completion("Open the settings.")))
+    chosen = sections(tmp_path, {"collect": "all"}, learn={"shadow": True})
+    policy = tmp_path / "pack" / POLICY_FILE
+    policy.write_text(policy.read_text().replace("explore_rate = 1.0", "shadow_rate = 1.0", 1))
+    async with started(proxy_settings(upstream.url, data_dir, **chosen)) as proxy:
+        await proxy.fill({**kept(), "user": "alice"}, key=key)
+        going_on = asyncio.Event()
+        upstream.play([Hold(going_on), *answer(completion("Open the settings."))])
+        await similar(proxy, {**asked(1), "user": "alice"}, key)
+        await upstream.received(2)
+        await told(proxy, "POST", "purge", {"user": "alice"})
+        await proxy.fill({**kept(), "user": "alice"}, key=key)  # the same entry, made anew
+        going_on.set()
+        await settled(proxy, 0, erased=1)
+        assert not len(pairs_in(data_dir).a)
+        await similar(proxy, {**asked(2), "user": "alice"}, key)
+        await settled(proxy, 1, erased=1)
 
 
 async def test_consent_that_is_taken_back_holds_from_then_on(

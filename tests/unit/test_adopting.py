@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
+import msgspec
 import pytest
 
 from cacheproxy.adopting import Adopting, Means
-from cacheproxy.embed.headfile import WEIGHTS, epoch_of, pack
+from cacheproxy.embed.headfile import WEIGHTS, Artefact, pack
 from cacheproxy.embed.headshelf import HeadShelf, State
 from cacheproxy.errors import NotFound, VersionConflict
+from cacheproxy.examining import Examining
+from cacheproxy.govern.audit import AuditLog
 from cacheproxy.index.spaces import Spaces
 from cacheproxy.learn.lookups import LookupLog
+from cacheproxy.learn.pairfile import FILE
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.bound import share
+from cacheproxy.policy.gate import Terms
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.supervise import Supervisor
 from cacheproxy.telemetry import Telemetry
@@ -27,13 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from cacheproxy.examining import Examining
+    from cacheproxy.govern.book import PolicyBook
     from cacheproxy.index.restore import Row
     from cacheproxy.policy.bound import Share
     from cacheproxy.policy.learnt import Learnt
 
 HEAD = rotation(DIM, seed=3)
-HEADED = epoch_of(EPOCH, HEAD)
+HEADED = Artefact(manifest=pack(HEAD, manifest_of(EPOCH))[0], head=HEAD).epoch
 ROWS = units(20)
 PACK = Pack(
     schema=1,
@@ -53,8 +59,14 @@ class Store:
         return scan({f"e{at}": (partition(), row) for at, row in enumerate(ROWS)})
 
 
+class Book:
+    """A pack that is nowhere on disk, so that its probes cannot be asked."""
+
+    source = "no-such-pack"
+
+
 class World:
-    """What adopting has around it. Nothing is examined here: what was to be adopted was examined before."""
+    """What adopting has around it. No pairs were collected: a head is promoted by force."""
 
     def __init__(self, folder: Path, spaces: Spaces, supervisor: Supervisor) -> None:
         self.folder = folder
@@ -62,6 +74,8 @@ class World:
         self.shelf = HeadShelf(folder, EPOCH, DIM)
         self.learnt: dict[str, Learnt] = {}
         self.heard: Share = share(0, 0)
+        self.grace_s = 0.01
+        self._book = cast("PolicyBook", Book())
         self._supervisor = supervisor
         policy = Policy.of(PACK)
         self._policy = lambda: policy
@@ -73,13 +87,14 @@ class World:
                 spaces=self.spaces,
                 shelf=self.shelf,
                 learnt=self.learnt,
-                examining=cast("Examining", None),
+                examining=Examining(pairs=self.folder / FILE, base=EPOCH, book=self._book, terms=Terms()),
                 store=Store(),
                 policy=self._policy,
                 lookups=LookupLog(self._policy, Telemetry(), FakeClock(), EPOCH),
                 heard=lambda: self.heard,
                 spawn=self._supervisor.spawn,
-                grace_s=0.01,
+                audit=AuditLog(self.folder / "audit.jsonl", FakeClock()),
+                grace_s=self.grace_s,
             ),
             self.shelf.state(),
         )
@@ -92,10 +107,14 @@ class World:
         self.shelf.put(self.shelf.checked(manifest, weights, "it"), weights)
         self.shelf.note(State(adopting=HEADED))
 
-    def damage(self) -> None:
-        """Leave nothing of the weights of the head on the shelf."""
-        for file in self.folder.glob(f"*/{WEIGHTS}"):
+    def damage(self, epoch: str = "") -> None:
+        """Leave nothing of the weights of a head on the shelf, or of all."""
+        for file in self.folder.glob(f"{epoch.rpartition('+')[2] or '*'}/{WEIGHTS}"):
             file.write_bytes(b"")
+
+    def audited(self) -> str:
+        """Return the audit log."""
+        return (self.folder / "audit.jsonl").read_text()
 
 
 @asynccontextmanager
@@ -115,7 +134,7 @@ async def test_what_a_stop_cut_short_goes_on(tmp_path: Path) -> None:
             await adopting.rollback()
         await eventually(lambda: adopting.progress.step == "", "it serves")
         assert (one.spaces.epoch, len(one.spaces)) == (HEADED, 20)
-        assert one.shelf.state() == State(serving=HEADED, before=("",))
+        assert one.shelf.state() == State(serving=HEADED, before=("",), watched=(0, 0))
         assert one.learnt[HEADED].rest == 0.8
 
 
@@ -150,3 +169,104 @@ async def test_it_goes_when_hits_are_wrong_more_often(tmp_path: Path, wrong: int
         await eventually(lambda: one.shelf.state() == State(), "it is written down")
         await adopting.tend()  # the encoder alone has nothing to go back to
         assert one.spaces.epoch == EPOCH
+
+
+def manifest_tree(threshold: float = 0.8, seed: int = 3) -> tuple[dict[str, object], bytes]:
+    manifest, weights = pack(rotation(DIM, seed), manifest_of(EPOCH, thresholds={"*": threshold}))
+    return msgspec.to_builtins(manifest), weights
+
+
+async def promoted(one: World, adopting: Adopting, seed: int = 3, threshold: float = 0.8) -> str:
+    tree, weights = manifest_tree(threshold, seed)
+    change = await adopting.promote(tree, weights, force=True, dry_run=False)
+    await eventually(lambda: one.spaces.epoch == change.epoch, "it serves")
+    await eventually(lambda: adopting.progress.step == "", "it is written down")
+    return change.epoch
+
+
+async def back(one: World, adopting: Adopting) -> str:
+    change = await adopting.rollback()
+    await eventually(lambda: one.spaces.epoch == change.epoch and adopting.progress.step == "", "it went back")
+    return change.epoch
+
+
+async def test_a_dry_run_leaves_no_threshold_behind(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        adopting = one.adopting()
+        tree, weights = manifest_tree(0.5)
+        assert not (await adopting.promote(tree, weights, force=True, dry_run=True)).began
+        assert one.learnt == {}
+        epoch = await promoted(one, adopting, threshold=0.9)
+        assert {name: learnt.rest for name, learnt in one.learnt.items()} == {epoch: 0.9}
+
+
+async def test_changes_that_overlap_a_grace_period_leave_every_entry_findable(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.grace_s = 0.3
+        adopting = one.adopting()
+        for _ in range(3):
+            head = await promoted(one, adopting)
+            assert await back(one, adopting) == EPOCH
+        await asyncio.sleep(0.5)  # every grace is over
+        assert one.spaces.epoch == EPOCH
+        one.spaces.add(partition(), "new", ROWS[3])
+        [found, *_] = await one.spaces.search(partition(epoch=EPOCH), ROWS[3], 2)
+        assert found.similarity == pytest.approx(1.0)
+        assert len(one.spaces) == 21
+        assert one.spaces.held(head) is None
+
+
+async def test_going_back_is_one_step_at_a_time_past_what_cannot_be_read(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        adopting = one.adopting()
+        first, second = await promoted(one, adopting, 3), await promoted(one, adopting, 4)
+        third = await promoted(one, adopting, 3, 0.7)
+        assert list(adopting.before) == ["", first, second]
+        one.damage(second)
+        assert await back(one, adopting) == first
+        assert list(adopting.before) == [""]
+        assert await promoted(one, adopting, 3, 0.7) == third
+        assert await back(one, adopting) == first
+        assert await back(one, adopting) == EPOCH
+        with pytest.raises(NotFound):
+            await adopting.rollback()
+
+
+async def test_a_head_that_served_before_may_be_promoted_again(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        adopting = one.adopting()
+        first, second = await promoted(one, adopting, 3), await promoted(one, adopting, 4)
+        assert await promoted(one, adopting, 3) == first
+        assert list(adopting.before) == ["", first, second]
+        assert await back(one, adopting) == second
+
+
+async def test_what_serves_already_is_not_promoted(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        adopting = one.adopting()
+        await promoted(one, adopting)
+        tree, weights = manifest_tree()
+        with pytest.raises(VersionConflict, match="serves already"):
+            await adopting.promote(tree, weights, force=True, dry_run=False)
+
+
+async def test_a_watch_outlives_a_restart(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.heard = share(4, 100)
+        await promoted(one, one.adopting())
+        again = one.adopting()
+        one.heard = share(30, 60)
+        await again.tend()
+        await eventually(lambda: one.spaces.epoch == EPOCH, "it went")
+        assert "30 of 60" in one.audited()
+
+
+async def test_what_was_cut_short_twice_is_given_up(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.examined()
+        one.shelf.note(State(adopting=HEADED, attempts=2))
+        adopting = one.adopting()
+        assert adopting.progress.step == "failed"
+        assert "cut short 2 times" in adopting.progress.problem
+        assert one.spaces.epoch == EPOCH
+        await promoted(one, adopting)

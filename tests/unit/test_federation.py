@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import signal
@@ -176,6 +177,49 @@ def test_keys_are_made_that_fit_together(tmp_path: Path) -> None:
     assert all(stat.S_IMODE(files[name].stat().st_mode) == 0o600 for name in secret)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "nodes", "problem"),
+    [
+        (["localhost"], ["../one"], "is no name of a file"),
+        (["localhost"], [""], "is no name of a file"),
+        (["localhost"], ["one.two"], "is no name of a file"),
+        (["localhost"], ["server"], "the server's own files"),
+        (["localhost"], ["Signing"], "the server's own files"),
+        (["localhost"], ["one", "one"], "two nodes of one name"),
+        (["b\u00fccher.example"], [], "is no host's name or address"),
+        ([""], [], "is no host's name or address"),
+        (["a host"], [], "is no host's name or address"),
+        (["x" * 64 + ".example"], [], "is no host's name or address"),
+        (["fe80::1%eth0"], [], "is no host's name or address"),
+    ],
+)
+def test_names_that_make_no_keys_are_refused_before_any_is_made(
+    hosts: list[str], nodes: list[str], problem: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        make_keys(tmp_path / "keys", hosts, nodes)
+    assert not (tmp_path / "keys").exists()
+
+
+def test_names_and_addresses_of_hosts_are_taken(tmp_path: Path) -> None:
+    hosts = ["train.example.org", "*.example.org", "xn--bcher-kva.example", "a_b", "10.0.0.1", "::1"]
+    content = next(file for file in make_keys(tmp_path, hosts, ["node-1_A"]) if file.name == "server.crt").read_bytes()
+    names = x509.load_pem_x509_certificate(content).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == hosts[:4]
+
+
+def test_a_run_that_contradicts_itself_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    served = ["federated", "serve", "--dir", str(tmp_path / "out"), "--port", str(free_port()), "--base", "b"]
+    for more, problem in (
+        (["--strategy", "krum", "--dim", "16"], "krum against 1 hostile nodes needs a quorum of 5"),
+        (["--dp-clip", "0.5", "--dim", "16"], "dp-clip and dp-noise go together"),
+        (["--dim", "5000"], "larger than any proxy takes"),
+    ):
+        told = CliRunner().invoke(main, [*served, *more, "--data-dir", str(tmp_path)])
+        assert (told.exit_code, problem in told.output) == (2, True), told.output
+    assert not (tmp_path / "out" / "flower").exists()
+
+
 def test_keys_are_never_overwritten(tmp_path: Path) -> None:
     make_keys(tmp_path, ["localhost"], [])
     before = (tmp_path / SIGNING).read_bytes()
@@ -239,8 +283,20 @@ async def test_a_command_that_is_asked_to_end_ends_its_children_first(number: si
         assert not running(pid)
 
 
-def a_command(folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", COMMAND]
+async def test_who_asks_twice_to_end_leaves_nothing_behind(tmp_path: Path) -> None:
+    stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+    with a_command(tmp_path, COMMAND.replace("import time; time.sleep(600)", stubborn)) as command:
+        pid = told_pid(command)
+        await eventually(lambda: (tmp_path / "log").read_text() == "up\n", "it does not listen", within_s=20)
+        command.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(5) != 0, "at once, not after the grace"
+        assert not running(pid)
+
+
+def a_command(folder: Path, code: str = COMMAND) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code]
     return subprocess.Popen(command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 

@@ -132,12 +132,12 @@ def test_a_folder_without_a_head_is_told_what_is_missing(tmp_path: Path) -> None
 
 def test_the_shelf_tells_what_it_was_given_and_what_serves(tmp_path: Path) -> None:
     shelf = HeadShelf(tmp_path / "heads", "base/1", 8)
-    assert (shelf.all(), shelf.state()) == ([], State())
+    assert (shelf.epochs(), shelf.state()) == ([], State())
     artefact = shelf.checked(*pack(HEAD, manifest_of()), "it")
     shelf.put(artefact, pack(HEAD, manifest_of())[1])
     shelf.note(State(serving=artefact.epoch, before=("",)))
     again = HeadShelf(tmp_path / "heads", "base/1", 8)
-    assert [one.epoch for one in again.all()] == [artefact.epoch]
+    assert again.epochs() == [artefact.epoch]
     assert again.state() == State(serving=artefact.epoch, before=("",))
     assert np.array_equal(again.find(artefact.epoch).head.matrix, HEAD.matrix)
 
@@ -157,10 +157,26 @@ def test_a_head_that_was_damaged_on_the_shelf_is_not_served(tmp_path: Path) -> N
     file.write_bytes(file.read_bytes()[:-1] + b"\x00\x01"[-1:])
     with pytest.raises(ConfigError, match="sha256"):
         shelf.find(artefact.epoch)
-    assert shelf.all() == []
 
 
-def test_a_state_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    (tmp_path / "state.json").write_bytes(b"{")
+def test_the_same_weights_with_other_thresholds_are_another_epoch() -> None:
+    epochs = {
+        unpack(*pack(HEAD, manifest_of(**fields)), "it").epoch
+        for fields in ({}, {"thresholds": {"*": 0.5}}, {"verify_from": 0.4}, {"thresholds": {"*": 0.8, "faq": 0.7}})
+    }
+    assert len(epochs) == 4
+    assert unpack(*pack(HEAD, manifest_of(round=9)), "it").epoch in epochs
+
+
+def test_the_encoder_alone_can_always_be_gone_back_to(tmp_path: Path) -> None:
+    shelf = HeadShelf(tmp_path, "base/1", 8)
+    shelf.note(State(serving="z", before=("", *(f"e{at}" for at in range(40)))))
+    before = shelf.state().before
+    assert (before[0], before[-1], len(before)) == ("", "e39", 16)
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b'{"before": 1}'])
+def test_whatever_is_wrong_with_a_state_is_said(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(ConfigError, match="delete it to serve with the encoder alone"):
         HeadShelf(tmp_path, "base/1", 8).state()

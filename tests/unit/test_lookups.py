@@ -3,19 +3,27 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from cacheproxy.learn.feedback import Feedback, Said
 from cacheproxy.learn.lookups import Heard, LookupLog
-from cacheproxy.learn.nearmisses import NearMisses
+from cacheproxy.learn.nearmisses import NearMiss, NearMisses
 from cacheproxy.learn.tally import OTHERS
-from cacheproxy.model import Embedding, Looked, Selector
+from cacheproxy.learn.verdicts import Verdicts, Word
+from cacheproxy.model import Controls, Embedding, Looked, Lookup, Query, Scope, Selector, Wire
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.telemetry import Telemetry
 from tests.support.clock import FakeClock
+from tests.support.entries import make_entry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cacheproxy.learn.pairlog import Lesson
 
 PACK = Pack(
     schema=1,
@@ -24,6 +32,16 @@ PACK = Pack(
     default_category="support",
     categories={"support": Category(semantic=True), "code": Category(semantic=True, near_miss_band=0.1)},
     encoders={"hash": Encoder(fingerprint="e", calibrated_on="x", thresholds={"support": 0.8, "code": 0.9})},
+)
+ASKED = Query(
+    dialect="chat",
+    scope=Scope(tenant="t", namespace=""),
+    model="m",
+    text="how",
+    fingerprint=b"q" * 32,
+    compatibility=b"c" * 32,
+    wire=Wire(),
+    controls=Controls(),
 )
 
 
@@ -312,3 +330,48 @@ def test_the_log_shows_no_text() -> None:
     one = Log()
     one.note("very private")
     assert "private" not in repr(one.log.near_misses())
+
+
+def said(**fields: Any) -> Heard:
+    told: dict[str, Any] = {
+        "at_s": 1.0, "tenant": "t" * 64, "category": "support", "entry_id": "e" * 32, "question": b"q" * 32,
+        "similarity": 0.9, "good": True,
+    }  # fmt: skip
+    return Heard(**{**told, **fields})
+
+
+@pytest.mark.parametrize(
+    ("searched", "epoch", "taken"),
+    [("head", "head", True), ("head", "e", False), ("head", "", True), ("", "e", True)],
+)
+def test_what_comes_late_of_another_head_is_taught_and_nothing_else(searched: str, epoch: str, taken: bool) -> None:
+    lessons: list[Lesson] = []
+    one = Log(teach=lessons.append)
+    one.note("early")
+    one.log.restart(searched)
+    one.note("late", epoch=epoch)
+    assert len(one.log.seen("support")) == len(one.log.near_misses()) == int(taken)
+    assert one.log.tally("support").total.lookups == 1
+    one.log.heard(said(epoch=epoch))
+    assert len(one.log.labels("support")) == int(taken)
+    one.log.promoted(NearMiss(id="n", serial=1, times=1, looked=looked("promoted", epoch=epoch)))
+    assert len(one.log.labels("support")) == 2 * int(taken)
+    assert [lesson.source for lesson in lessons] == ["feedback", "promoted"]
+
+
+async def test_a_late_word_on_what_was_served_before_a_head_is_no_label_beside_it(tmp_path: Path) -> None:
+    one = Log()
+    async with Verdicts(tmp_path / "f.sqlite3") as verdicts:
+        feedback = Feedback(verdicts, one.clock, one.log)
+        for id_, entry in (("before", make_entry("before")), ("after", make_entry("after"))):
+            one.note(id_, epoch="e" if id_ == "before" else "head")
+            query = replace(ASKED, fingerprint=hashlib.sha256(id_.encode()).digest())
+            part = replace(entry.partition, category="support")
+            feedback.served(id_, query, replace(entry, partition=part), Lookup(similarity=0.9))
+            if id_ == "before":
+                one.log.restart("head")
+        for id_ in ("before", "after"):
+            serve = feedback.recall("t", id_)
+            assert serve is not None
+            await feedback.judge(Said(tenant="t", given_id=id_, word=Word.GOOD), serve, None)
+            assert len(one.log.labels("support")) == int(id_ == "after")

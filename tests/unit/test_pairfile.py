@@ -88,6 +88,19 @@ async def test_a_fifth_of_the_groups_is_held_and_stays_so(tmp_path: Path) -> Non
     assert np.array_equal(read_pairs(tmp_path / FILE, BASE).held[:800], found.held)
 
 
+async def test_a_smaller_question_that_joins_later_makes_no_group_held_that_was_trained_on(tmp_path: Path) -> None:
+    rows = [row(f"z{number}", f"y{number}") for number in range(100)]
+    rows += [row(f"v{number}", f"u{number}") for number in range(100)]
+    before = await read(tmp_path, *rows)
+    both = [row(f"a{number}", f"y{number}") for number in range(100)]
+    both += [row(f"a{number}", f"u{number}") for number in range(100)]
+    after = await read(tmp_path, *both)
+    joined = before.held[:100] & before.held[100:]
+    assert np.array_equal(after.held[:100], joined)
+    assert np.array_equal(after.held[100:200], joined)
+    assert joined.any()
+
+
 async def test_a_file_is_read_without_its_proxy_and_not_changed(tmp_path: Path) -> None:
     await read(tmp_path, row("a", "b"))
     before = (tmp_path / FILE).read_bytes()
@@ -122,3 +135,14 @@ def test_another_file_is_refused_and_not_changed(tmp_path: Path, content: bytes)
 async def test_vectors_of_several_lengths_are_told_as_damage(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not all of one length"):
         await read(tmp_path, row("a", "b"), row("c", "d", b=b"\0" * 4))
+
+
+async def test_a_file_of_the_first_version_is_read_and_gains_the_second_category(tmp_path: Path) -> None:
+    await read(tmp_path, row("a", "b"))
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE)) as connection:
+        connection.executescript("ALTER TABLE pairs DROP COLUMN second; PRAGMA user_version = 1;")
+    assert len(read_pairs(tmp_path / FILE, BASE).a) == 1
+    async with PairWriter(tmp_path / FILE, 10) as writer:
+        await writer.record(row("c", "d", second="x"), writer.fence)
+        assert await writer.forget_categories(["x"]) == 1
+    assert len(read_pairs(tmp_path / FILE, BASE).a) == 1

@@ -292,3 +292,50 @@ async def test_a_purge_takes_the_pairs_of_its_entries_and_no_others(tmp_path: Pa
         assert await w.log.forget_entries(Selector(category="default"), (make_entry("kept").id,)) == 1
         await w.heard(w.entry())
         assert await w.log.forget_entries(Selector(ids=(make_entry("kept").id,)), ()) == 1
+
+
+@pytest.mark.parametrize(
+    ("selector", "since_s", "came"),
+    [
+        (Selector(user="u"), -1.0, "erased"),
+        (Selector(user="u"), 0.0, "erased"),
+        (Selector(user="u"), 1.0, ""),
+        (Selector(user="of the kept one"), -1.0, "erased"),
+        (Selector(user="another"), -1.0, ""),
+    ],
+)
+async def test_what_was_erased_since_a_question_met_its_entry_makes_no_pair(
+    tmp_path: Path, selector: Selector, since_s: float, came: str
+) -> None:
+    async with world(tmp_path) as w:
+        since_s += w.clock.now()
+        await w.log.forget(selector)
+        w.clock.advance(5.0)
+        assert await w.heard(w.entry(user="of the kept one"), user="u", since_s=since_s) == came
+
+
+async def test_a_lesson_that_waits_for_its_turn_is_made_no_pair_after_an_erasure(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        await w.store.put(w.entry(), w.store.fence)
+        w.log.hear(
+            Lesson(
+                source="shadow", tenant="t", category="default", entry_id=make_entry("kept").id, question=b"q" * 32,
+                right=True, untaught="", text=ASKED, user="u",
+            )
+        )  # fmt: skip
+        await w.log.forget(Selector(user="u"))  # begun before the lesson's task is
+        await eventually(lambda: not w.log.pending, "the lesson is learnt or not")
+        assert len(w.pairs().a) == 0
+
+
+async def test_a_category_that_the_question_asked_may_be_of_takes_its_pairs_along(tmp_path: Path) -> None:
+    async with world(tmp_path) as w:
+        [near], _ = w.encoder.encode([ASKED])
+
+        def classify(vector: Any) -> Classification:
+            return Classification(category="default", second="code" if float(vector @ near) > 0.999 else "")
+
+        w.policy = Policy(pack=PACK, rules=Rules(PACK.categories, str), classify=classify)
+        assert await w.heard(w.entry()) == ""
+        await w.log.follow(w.policy, policy(code=PRIVATE))
+        assert len(w.pairs().a) == 0

@@ -66,6 +66,7 @@ MEANT: list[tuple[Selector, tuple[str, ...], dict[str, Any]]] = [
     (Selector(user="x"), (), {"kept_user": "x"}),
     (Selector(tenant="t", user="x"), (), {"kept_user": "x"}),
     (Selector(category="x"), (), {"category": "x"}),
+    (Selector(category="x"), (), {"second": "x"}),
     (Selector(category="x"), (), {"kept_category": "x"}),
     (Selector(category="x"), (), {"kept_second": "x"}),
     (Selector(before_s=100.0), (), {"at_s": 99.0}),
