@@ -9,7 +9,7 @@ import shutil
 import statistics
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -327,9 +327,16 @@ async def test_a_starved_process_answers_or_sheds_and_health_stays(
         busy(core, 4),
     ):
         proxy = server.proxy
-        load = asyncio.gather(
-            *(proxy.ask(chat(f"Question {n}?", stream=n % 2 == 0), key=key) for n in range(300)), return_exceptions=True
-        )
+
+        async def waves() -> list[Any]:
+            """Ask 300 at once, three times: health is asked a few times in each."""
+            answers: list[Any] = []
+            for wave in range(3):
+                asked = (proxy.ask(chat(f"Question {wave} {n}?", stream=n % 2 == 0), key=key) for n in range(300))
+                answers += await asyncio.gather(*asked, return_exceptions=True)
+            return answers
+
+        load = asyncio.create_task(waves())
         healthy, shed_s = 0, 0.0
         while not load.done():
             began_s = time.monotonic()
