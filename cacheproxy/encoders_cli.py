@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cacheproxy.admin_calls import DRY_RUN, Admin, Refused, asks, cell, show_json
-from cacheproxy.embed.headfile import MANIFEST, WEIGHTS, parsed
 from cacheproxy.errors import ConfigError
 from cacheproxy.evaluate.progress import progress
 
@@ -37,6 +36,8 @@ def promote(admin: Admin, as_json: bool, head: Path, force: bool, wait: bool, dr
       cacheproxy federated promote run/final --dry-run
       cacheproxy federated promote run/final
     """
+    from cacheproxy.embed.headfile import MANIFEST, WEIGHTS, parsed  # numpy: not for who asks for help only
+
     try:
         manifest, weights = (head / MANIFEST).read_bytes(), (head / WEIGHTS).read_bytes()
     except OSError as exc:
