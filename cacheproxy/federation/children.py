@@ -96,12 +96,15 @@ class Child:
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Within the block, SIGTERM and SIGHUP end this process as an exit does: what it started is ended first."""
+    """Within the block, SIGTERM, SIGHUP and SIGINT end this process as an exit does: what it started is ended first.
+
+    SIGINT, too, where whoever started this process in the background had it ignored.
+    """
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)}
     try:
         yield
     finally:
