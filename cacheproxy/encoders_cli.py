@@ -90,7 +90,7 @@ def _await(admin: Admin, epoch: str) -> None:
             done = total if serves else min(total, way["done"])
             advance(done - seen)
             seen = done
-            if serves and way["step"] != "failed":
+            if serves and not way["step"]:  # written down, too
                 return
             if way["step"] != "filling" or way["epoch"] != epoch:
                 raise Refused(f"{epoch}: {way['problem'] or 'another one took its place; see GET /admin/v1/encoders'}")
