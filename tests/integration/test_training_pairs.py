@@ -52,6 +52,12 @@ rules = [{ text = "closely" }]
 
 
 @pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the logging of the test process alone."""
+    monkeypatch.setattr("cacheproxy.logs.configure", lambda _: None)
+
+
+@pytest.fixture(autouse=True)
 def believing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every proxy here has a verifier that believes what a question says of itself."""
     monkeypatch.setattr(opening, "open_verifier", lambda settings: StepScorer())

@@ -41,6 +41,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the logging of the test process alone."""
+    monkeypatch.setattr("cacheproxy.logs.configure", lambda _: None)
+
+
 def serving(out: Path, **told: Any) -> Serving:
     return Serving(**{"out": out, "host": "127.0.0.1", "port": free_port(), **told})
 
