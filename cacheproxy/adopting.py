@@ -248,8 +248,8 @@ class Adopting:
         self._artefact = artefact
         means.lookups.restart(space.epoch)
         if way.back:
-            at = len(state.before) - 1 - [*reversed(state.before)].index(wanted) if wanted in state.before else 0
-            self._state = State(serving=wanted, before=state.before[:at])
+            later = [*reversed(state.before)].index(wanted) + 1  # those passed over, and it itself
+            self._state = State(serving=wanted, before=state.before[:-later])
             self._watch.stop()
         else:
             watched = (wrong.events, wrong.trials)

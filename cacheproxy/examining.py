@@ -10,7 +10,8 @@ import numpy as np
 
 from cacheproxy.errors import ConfigError, PackError
 from cacheproxy.learn.pairfile import read_pairs
-from cacheproxy.policy.gate import Told, best_threshold, decide
+from cacheproxy.policy.calibrate import best_f, curve
+from cacheproxy.policy.gate import BETA, Told, decide
 from cacheproxy.policy.loader import find_pack
 from cacheproxy.policy.plan import plain_epoch, threshold_of
 from cacheproxy.policy.probes import load_probes
@@ -175,4 +176,7 @@ def _thresholds(categories: Sequence[str], epoch: str, policy: Policy, usual: di
 def _usual(rows: PairRows, seen: Seen) -> float:
     """Return where F-beta is best on the pairs that are not held back."""
     free = ~rows.held
-    return best_threshold(seen.cosines(rows.a[free], rows.b[free]), rows.right[free])
+    if not free.any():
+        return 1.0
+    best = best_f(curve(seen.cosines(rows.a[free], rows.b[free]), rows.right[free]), BETA)
+    return 1.0 if best is None else best[1]

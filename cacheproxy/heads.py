@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
+from msgspec.structs import replace
 
 from cacheproxy.adopting import learnt_of
-from cacheproxy.embed.headshelf import HeadShelf, State
+from cacheproxy.embed.headshelf import HeadShelf
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from cacheproxy.embed.headfile import Artefact
+    from cacheproxy.embed.headshelf import State
     from cacheproxy.policy.learnt import Learnt
     from cacheproxy.settings import Encoder
 
@@ -53,7 +55,8 @@ async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int) -> H
     except ConfigError as exc:
         log.warning("head_left_out", reason=exc.message)
         before = tuple(epoch for epoch in state.before if epoch)
-        return Heads(shelf=shelf, state=State(before=before, adopting=state.adopting), serving=None, learnt={})
+        state = replace(state, serving="", before=before, watched=None)
+        return Heads(shelf=shelf, state=state, serving=None, learnt={})
     return Heads(shelf=shelf, state=state, serving=artefact, learnt={artefact.epoch: learnt_of(artefact)})
 
 

@@ -45,8 +45,6 @@ class Facts:
     """Whether a judge, a checker or an operator found this very answer right."""
     visible: bool = False
     """Of an entry that tenants share: whether who asks now may be served from it (policy/share.py)."""
-    private: bool = False
-    """Whether policy or the search for personal data keeps it from being used beyond what it was asked for."""
     quarantined: bool = False
     orders: bool | None = None
     """Whether its text gives orders, where that was looked at before."""
@@ -55,7 +53,7 @@ class Facts:
 def admissible(entry: Entry, answer: str, facts: Facts, now_s: float) -> str:
     """Return why an entry may not be an example, "" where it may.
 
-    `other_scope`, `quarantined`, `private`, `expired`, `unverified` (an answer of the small model, or one that was not
+    `other_scope`, `quarantined`, `expired`, `unverified` (an answer of the small model, or one that was not
     given to this question), `empty` or `instructions` (its text gives orders).
     """
     if entry.origin == "shared":
@@ -67,8 +65,6 @@ def admissible(entry: Entry, answer: str, facts: Facts, now_s: float) -> str:
         return "other_scope"
     if facts.quarantined:
         return "quarantined"
-    if facts.private:
-        return "private"
     if now_s >= entry.expires_s:
         return "expired"
     if not facts.verified and (entry.parents or entry.origin not in (*_OWN_ORIGINS, "shared")):

@@ -80,10 +80,6 @@ class Head:
         made = [self._projected(rows[at : at + _CHUNK_ROWS]) for at in range(0, len(rows), _CHUNK_ROWS)]
         return np.concatenate(made) if made else np.empty((0, self.dim), dtype=np.float32)
 
-    def codes(self, rows: NDArray[np.float32]) -> NDArray[np.int8]:
-        """Return the int8 codes, shape (n, k), of vectors of shape (n, d). Their lengths tell nothing."""
-        return _coded(rows @ self._wide)
-
     def _projected(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         mapped: NDArray[np.float64] = rows @ self._wide
         return unit(_coded(mapped).astype(np.float64) if self.int8 else mapped)

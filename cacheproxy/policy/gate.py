@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cacheproxy.policy.calibrate import Counts
+from cacheproxy.policy.calibrate import counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from cacheproxy.policy.calibrate import Counts
 
 BETA = 0.5
 """Of F-beta: a wrong answer is worse than a miss."""
@@ -90,7 +92,7 @@ class Verdict:
 
 def decide(local: Told, elsewhere: Told | None, terms: Terms, seed: int = 0) -> Verdict:
     """Return whether a head may serve, with the figures that say so."""
-    before, after = _counts(local, after=False), _counts(local, after=True)
+    before, after = (counts(_served(local, after=late), local.right) for late in (False, True))
     n = len(local.right)
     labels = Counter(local.right.tolist())
     groups = len(np.unique(local.group))
@@ -113,7 +115,7 @@ def decide(local: Told, elsewhere: Told | None, terms: Terms, seed: int = 0) -> 
     if enough and _wrong(after) > _wrong(before) + terms.wrong_margin:
         problems.append(f"more hits would be wrong: {_wrong(after):.1%} instead of {_wrong(before):.1%}")
     if enough and (fewer := _asked(local)) > terms.asked_margin:
-        problems.append(f"a verifier would be asked of fewer right answers: of {fewer:.1%} fewer of them")
+        problems.append(f"a verifier would never be asked of {fewer:.1%} more of the right answers")
     problems += [
         f"it is worse in {name}: F{BETA:g} changes by {change:+.3f}"
         for name, (change, _, most) in apart.items()
@@ -134,39 +136,22 @@ def decide(local: Told, elsewhere: Told | None, terms: Terms, seed: int = 0) -> 
     )
 
 
-def best_threshold(similarity: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """Return where F-beta is best, on pairs that are not held back: for similarities that have no threshold yet."""
-    order = np.argsort(-similarity, kind="stable")
-    tp, fp = np.cumsum(right[order]), np.cumsum(~right[order])
-    last = np.append(similarity[order][1:] != similarity[order][:-1], np.True_) if len(order) else np.empty(0, bool)
-    if not last.any() or not right.any():
-        return 1.0
-    f = (1 + BETA**2) * tp / ((1 + BETA**2) * tp + BETA**2 * (right.sum() - tp) + fp)
-    return float(similarity[order][np.flatnonzero(last)[int(np.argmax(f[last]))]])
-
-
-def _counts(told: Told, *, after: bool) -> Counts:
+def _served(told: Told, *, after: bool) -> NDArray[np.bool_]:
     similarity, threshold = (told.after, told.threshold_after) if after else (told.before, told.threshold_before)
-    served, right = similarity >= threshold, told.right
-    return Counts(
-        tp=int(np.sum(served & right)),
-        fp=int(np.sum(served & ~right)),
-        fn=int(np.sum(~served & right)),
-        tn=int(np.sum(~served & ~right)),
-    )
+    return similarity >= threshold
 
 
 def _difference(told: Told) -> float:
-    after, before = _counts(told, after=True), _counts(told, after=False)
+    before, after = (counts(_served(told, after=late), told.right) for late in (False, True))
     return (after.f(BETA) or 0.0) - (before.f(BETA) or 0.0)
 
 
 def _by_category(told: Told, terms: Terms, seed: int) -> dict[str, tuple[float, float, float]]:
-    names, counts = np.unique(np.array(told.category), return_counts=True)
+    names, sizes = np.unique(np.array(told.category), return_counts=True)
     return {
         str(name): _gain(_part(told, np.array(told.category) == name), terms, seed)
-        for name, count in zip(names, counts, strict=True)
-        if count >= terms.least_in_category
+        for name, size in zip(names, sizes, strict=True)
+        if size >= terms.least_in_category
     }
 
 
@@ -211,8 +196,7 @@ def _gain(told: Told, terms: Terms, seed: int) -> tuple[float, float, float]:
 
 
 def _cells(told: Told, *, after: bool) -> tuple[NDArray[np.float64], ...]:
-    similarity, threshold = (told.after, told.threshold_after) if after else (told.before, told.threshold_before)
-    served = similarity >= threshold
+    served = _served(told, after=after)
     cells = (served & told.right, served & ~told.right, ~served & told.right)
     return tuple(cell.astype(np.float64) for cell in cells)
 
@@ -224,9 +208,9 @@ def _f(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     return found
 
 
-def _wrong(counts: Counts) -> float:
-    return 1.0 - (1.0 if counts.precision is None else counts.precision)
+def _wrong(fell: Counts) -> float:
+    return 1.0 - (1.0 if fell.precision is None else fell.precision)
 
 
-def _figures(counts: Counts) -> dict[str, float | None]:
-    return {"precision": counts.precision, "recall": counts.recall, "f05": counts.f(BETA), "hit_rate": counts.hit_rate}
+def _figures(fell: Counts) -> dict[str, float | None]:
+    return {"precision": fell.precision, "recall": fell.recall, "f05": fell.f(BETA), "hit_rate": fell.hit_rate}

@@ -87,8 +87,8 @@ class Node:
 
     def privacy(self, config: ConfigRecord) -> tuple[float, float]:
         """Return clipping norm and noise, the stricter of the run's and the node's own; 0 is none. Raises Declined."""
-        clips = [float(told) for told in (config["dp-clip"], self._own.get("dp-clip", 0.0)) if float(told) > 0]  # type: ignore[arg-type]
-        noise = max(float(config["dp-noise"]), float(self._own.get("dp-noise", 0.0)))  # type: ignore[arg-type]
+        clips = [clip for told in (config, self._own) if (clip := float(str(told.get("dp-clip", 0.0)))) > 0]
+        noise = max(float(str(told.get("dp-noise", 0.0))) for told in (config, self._own))
         if noise and not clips:
             raise Declined("own-limits")
         return min(clips, default=0.0), noise

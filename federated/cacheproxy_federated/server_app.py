@@ -71,7 +71,7 @@ def train(grid: Grid, config: Mapping[str, object], place: Place) -> Artefact:
     except CacheProxyError as exc:
         folder.say("ended", why=exc.message)
         raise
-    except Exception as exc:
+    except Exception as exc:  # told where operators look, and raised on
         folder.say("ended", why=f"{type(exc).__name__}; the log of the server says where")
         raise
 

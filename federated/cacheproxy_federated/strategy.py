@@ -96,7 +96,7 @@ def _flower(course: Course) -> FedAvg:
     # Who is asked, and how many must answer, is decided before (rounds.py): Flower takes all that it is shown.
     counts = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
     keys = {"arrayrecord_key": wire.HEAD, "configrecord_key": wire.CONFIG, "weighted_by_key": wire.EXAMPLES}
-    return kinds[course.strategy](**counts, **keys, **own.get(course.strategy, {}))  # type: ignore[arg-type]
+    return kinds[course.strategy](**counts, **keys, **own.get(course.strategy, {}))  # type: ignore[arg-type]  # three kinds of values
 
 
 def _reply(update: Update) -> Message:

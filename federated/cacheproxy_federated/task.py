@@ -99,7 +99,7 @@ def trained(matrix: NDArray[np.float32], pairs: Pairs, how: Training, seed: int)
             if how.proximal:
                 loss = loss + how.proximal / 2 * (head - start).square().sum()
             adam.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             adam.step()
     found: NDArray[np.float32] = head.detach().numpy().copy()
     return found

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cacheproxy.embed.head import Head, compressed
+from cacheproxy.embed.head import LEVELS, Head, compressed
 from cacheproxy.evaluate.progress import progress
 from tests.benchmarks.federated_learning import similarities, threshold
 from tests.benchmarks.federated_scores import Ranked
@@ -45,7 +45,8 @@ def search_times(head: Head) -> dict[str, dict[str, float]]:
     random = np.random.default_rng(0)
     plain = random.normal(size=(SEARCHED, head.dim_in)).astype(np.float32)
     plain /= np.linalg.norm(plain, axis=1, keepdims=True)
-    small, codes = head.project(plain), head.codes(plain)
+    small = head.project(plain)
+    codes = np.rint(small / np.abs(small).max(axis=1, keepdims=True) * LEVELS).astype(np.int8)
     norms = np.linalg.norm(codes.astype(np.float32), axis=1)
 
     def best(near: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,7 +32,6 @@ from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from tests.support.proxy import Proxy
 
@@ -136,7 +136,7 @@ async def test_a_run_over_tls_survives_the_death_of_a_node_and_its_head_serves_u
     assert f"cacheproxy federated promote {out / 'final'}" in said
     assert CANARY not in said + (out / "progress.jsonl").read_text() + (out / "flower" / "run.log").read_text()
     assert family, "the two that were left had processes of their own"
-    await eventually(lambda: not [pid for pid in family if os.path.exists(f"/proc/{pid}")], "all ended", within_s=20)  # noqa: PTH110
+    await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in family), "all ended", within_s=20)
 
 
 async def test_a_simulation_makes_the_same_head_by_ray_and_in_one_process(tmp_path: Path) -> None:

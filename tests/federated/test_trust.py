@@ -42,7 +42,7 @@ def handed(monkeypatch: pytest.MonkeyPatch, content: bytes) -> tuple[Fab, bool]:
     monkeypatch.setattr(flower, "_verify_fab", flower._verify_fab)
     monkeypatch.setattr(flower, "_pull_and_store_message", pull)
     supernode.only(supernode.own_digest())
-    flower._pull_and_store_message(get_fab=lambda told, run: Fab(told, content, {}), trusted_entities=None)  # type: ignore[call-arg]
+    flower._pull_and_store_message(get_fab=lambda told, run: Fab(told, content, {}), trusted_entities=None)  # type: ignore[call-arg]  # ours
     return got[0], got[1]
 
 

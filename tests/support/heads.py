@@ -21,7 +21,7 @@ def manifest_of(base: str = "base/1", **fields: object) -> Manifest:
         "round": 3,
         "thresholds": {ANY: 0.8},
     }
-    return Manifest(**(told | fields))  # type: ignore[arg-type]
+    return Manifest(**(told | fields))  # type: ignore[arg-type]  # a test may tell what no manifest may
 
 
 def rotation(dim: int, seed: int = 0, k: int | None = None) -> Head:

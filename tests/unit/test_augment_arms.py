@@ -1,10 +1,11 @@
+"""Who answers a miss, by what is known of every arm."""
+
 from __future__ import annotations
 
 import math
 from collections import Counter
 from dataclasses import replace
 from random import Random
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,12 +21,9 @@ from cacheproxy.augment.arms import (
     Situation,
     Terms,
     chances_of,
-    features,
-    optimistic,
 )
-from cacheproxy.augment.belief import DIM, Belief, Prior, Runs, Sums
+from cacheproxy.augment.belief import DIM, Runs
 from cacheproxy.errors import ConfigError
-from tests.benchmarks.bandits import RULES, Ran, Rule, Setting, Words, World, interval, run, table
 
 ASKED = Situation(max_similarity=0.8, mean_helpfulness=0.6, examples=3, question_tokens=40, agreement=0.5)
 BARE = Situation(max_similarity=0.0, mean_helpfulness=0.0, examples=0, question_tokens=40)
@@ -395,75 +393,6 @@ def test_where_the_chances_are_near_even_the_runner_up_is_asked_for_and_a_judge(
     assert (clear.judge, clear.sampled_runner_up) == (False, None)
 
 
-# Features and beliefs
-
-
-@pytest.mark.parametrize(
-    "situation",
-    [
-        ASKED,
-        BARE,
-        replace(ASKED, max_similarity=math.nan, mean_helpfulness=-math.inf, question_tokens=10**12),
-        replace(ASKED, max_similarity=9.0, mean_helpfulness=9.0, examples=10**6, question_tokens=-5),
-    ],
-)
-def test_features_are_finite_and_bounded(situation: Situation) -> None:
-    row = features(situation)
-    assert row.shape == (DIM,)
-    assert row[0] == 1.0
-    assert bool((np.abs(row) <= 1.5).all())
-
-
-def test_without_examples_nothing_is_said_of_them() -> None:
-    strange = replace(BARE, max_similarity=0.9, mean_helpfulness=0.9, agreement=0.9)
-    assert features(strange).tolist() == features(BARE).tolist()
-
-
-def test_one_example_agrees_with_nothing() -> None:
-    one = replace(ASKED, examples=1)
-    assert features(replace(one, agreement=1.0)).tolist() == features(replace(one, agreement=0.0)).tolist()
-    several = [float(features(replace(ASKED, agreement=share))[-1]) for share in (0.0, 0.5, 1.0)]
-    assert several == [-1.0, 0.0, 1.0]
-
-
-def test_a_belief_is_the_posterior_of_a_linear_model() -> None:
-    belief, row = Belief(Prior(mean=0.5, spread=0.3)), np.eye(DIM)[0]
-    assert belief.expects(row) == pytest.approx((0.5, 0.3))
-    for reward in (1.0, 1.0, 0.0):
-        belief.learn(row, reward, 1.0)
-    precision = 1 / 0.09 + 3 / 0.16
-    mean, spread = belief.expects(row)
-    assert mean == pytest.approx((0.5 / 0.09 + 2 / 0.16) / precision)
-    assert spread == pytest.approx(precision**-0.5)
-    assert belief.weight == 3.0
-
-
-def test_a_belief_that_fades_becomes_its_prior() -> None:
-    belief, row = Belief(Prior(mean=0.5, spread=0.3)), features(ASKED)
-    before = belief.expects(row)
-    for _ in range(50):
-        belief.learn(row, 1.0, 1.0)
-    belief.fade(1e-9)
-    assert belief.expects(row) == pytest.approx(before)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"weight": -1.0},
-        {"squares": (0.0,)},
-        {"products": ()},
-        {"squares": tuple([-5.0, *[0.0] * (DIM * DIM - 1)])},
-        {"squares": tuple([0.0, 1.0, *[0.0] * (DIM * DIM - 2)])},
-    ],
-)
-def test_sums_that_no_rewards_can_have_are_refused(changes: dict[str, Any]) -> None:
-    sums = Sums(weight=1.0, squares=(0.0,) * DIM * DIM, products=(0.0,) * DIM)
-    Belief.of(sums, Prior(mean=0.5, spread=0.3))
-    with pytest.raises(ConfigError):
-        Belief.of(msgspec.structs.replace(sums, **changes), Prior(mean=0.5, spread=0.3))
-
-
 # What is kept
 
 
@@ -503,49 +432,3 @@ def test_a_router_survives_being_written() -> None:
 def test_a_router_of_another_version_or_damaged_is_refused(raw: bytes) -> None:
     with pytest.raises(ConfigError):
         Router.from_bytes(raw)
-
-
-# Regret (simulated worlds)
-
-
-HELPFUL_WORLD = World(kind="stationary", large=0.9, small=0.55, help=0.45)
-HELPLESS_WORLD = World(kind="stationary", large=0.93, small=0.5, help=0.0)
-DRIFTING_WORLD = replace(HELPFUL_WORLD, kind="drifting")
-SEEDS = range(3)
-OURS, LARGE, AUGMENTED = RULES[0], *(rule for rule in RULES if rule.always)
-
-
-def mean(rule: Rule, world: World, field: str, questions: int = 2000) -> float:
-    setting = Setting(kind=world.kind, world=world, questions=questions, words=Words(share=0.5, late=20))
-    return float(sum(getattr(run(rule, setting, seed), field) for seed in SEEDS) / len(SEEDS))
-
-
-def test_where_examples_help_regret_ends_up_below_that_of_any_one_arm() -> None:
-    ours = mean(OURS, HELPFUL_WORLD, "late_regret")
-    assert ours < 0.6 * mean(LARGE, HELPFUL_WORLD, "late_regret")
-    assert ours < 0.6 * mean(AUGMENTED, HELPFUL_WORLD, "late_regret")
-
-
-def test_where_examples_do_not_help_no_more_is_lost_than_by_trying() -> None:
-    assert mean(OURS, HELPLESS_WORLD, "regret") < 0.05 * 0.5
-    assert mean(OURS, HELPLESS_WORLD, "quality") > mean(LARGE, HELPLESS_WORLD, "quality") - 0.02
-
-
-def test_where_examples_stop_helping_the_large_model_is_back_in_time() -> None:
-    assert mean(OURS, DRIFTING_WORLD, "regret", 3000) < 0.5 * mean(AUGMENTED, DRIFTING_WORLD, "regret", 3000)
-
-
-def test_the_simulation_is_seeded() -> None:
-    setting = Setting(questions=150)
-    assert run(OURS, setting, 1) == run(OURS, setting, 1) != run(OURS, setting, 2)
-    assert isinstance(run(LARGE, setting, 1), Ran)
-    assert interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.484), abs=0.001)
-
-
-def test_every_rule_is_compared_on_the_same_questions() -> None:
-    told = table(Setting(questions=40), 2)
-    assert all(f"| {rule.name} |" in told for rule in RULES)
-
-
-def test_how_wide_the_optimism_is_can_be_told() -> None:
-    assert optimistic(2.0)(0.5, 0.1, Random(1)) == pytest.approx(0.7)

@@ -57,7 +57,6 @@ def example(name: str = "a", **changes: Any) -> Standing:
         (entry(origin="shared", tenant="common"), FACTS, "other_scope"),
         (entry(origin="shared"), replace(FACTS, verified=True), "other_scope"),
         (OWN, replace(FACTS, quarantined=True, verified=True), "quarantined"),
-        (OWN, replace(FACTS, private=True, verified=True), "private"),
         (entry(expires_s=NOW_S), replace(FACTS, verified=True), "expired"),
         (entry(origin="augmented"), FACTS, "unverified"),
         (entry(origin="augmented"), replace(FACTS, verified=True), ""),
@@ -87,7 +86,7 @@ def test_an_answer_without_words_or_with_orders_is_no_example(answer: str, why: 
 
 
 def test_other_scopes_come_first_so_that_no_reason_tells_of_them() -> None:
-    strange = replace(FACTS, scope=Scope(tenant="another"), quarantined=True, private=True)
+    strange = replace(FACTS, scope=Scope(tenant="another"), quarantined=True)
     assert admissible(entry(text="", expires_s=0.0, origin="augmented"), "", strange, NOW_S) == "other_scope"
 
 

@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -36,9 +37,6 @@ from cacheproxy.federation.tale import PROGRESS, Tale
 from cacheproxy.federation.trial import deal
 from cacheproxy.learn.pairfile import FILE, PairRows
 from tests.support.polling import eventually
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -408,7 +406,6 @@ def dealable(n: int) -> PairRows:
 def running(pid: int) -> bool:
     """Whether a process is there and no zombie."""
     try:
-        with open(f"/proc/{pid}/stat") as told:  # noqa: PTH123
-            return told.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False

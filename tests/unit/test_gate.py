@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cacheproxy.policy.bound import share
-from cacheproxy.policy.gate import Terms, Told, best_threshold, decide
+from cacheproxy.policy.gate import Terms, Told, decide
 from cacheproxy.policy.learnt import Learnt
 from cacheproxy.policy.pack import Category, Encoder, Pack
 from cacheproxy.policy.watch import Watch
@@ -122,15 +122,6 @@ def test_more_wrong_hits_are_not_bought_with_more_hits() -> None:
     )
     verdict = decide(pairs, None, TERMS)
     assert [problem.split(":")[0] for problem in verdict.problems] == ["more hits would be wrong"]
-
-
-def test_the_best_threshold_is_that_of_f_beta() -> None:
-    similarity = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
-    assert best_threshold(similarity, np.array([True, True, False, True, False])) == pytest.approx(0.8)
-    assert best_threshold(similarity, np.array([True] * 5)) == pytest.approx(0.5)
-    assert best_threshold(np.array([0.5, 0.5]), np.array([True, False])) == pytest.approx(0.5)
-    assert best_threshold(np.empty(0), np.empty(0, dtype=np.bool_)) == 1.0
-    assert best_threshold(similarity, np.zeros(5, dtype=np.bool_)) == 1.0
 
 
 # The watch

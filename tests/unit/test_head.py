@@ -38,11 +38,11 @@ def test_a_vector_that_maps_to_nothing_is_still_one() -> None:
     assert lost.tolist() == [[1.0, 0.0]]
 
 
-def test_int8_says_what_its_codes_say() -> None:
+def test_int8_says_what_codes_of_a_byte_say() -> None:
     head, plain = random_head(16, int8=True), random_head(16)
-    codes = head.codes(ROWS).astype(np.float32)
-    codes /= np.linalg.norm(codes, axis=1, keepdims=True)
-    assert np.allclose(head.project(ROWS), codes, atol=1e-6)
+    made = head.project(ROWS)
+    codes = made / np.abs(made).max(axis=1, keepdims=True) * 127
+    assert np.allclose(codes, np.rint(codes), atol=1e-3)
     cosines = np.einsum("ij,ij->i", head.project(ROWS), plain.project(ROWS))
     assert cosines.min() > 0.999
     assert head.vector_bytes * 4 == plain.vector_bytes
