@@ -6,6 +6,8 @@ DATA := .cacheproxy
 INSTALLED := $(VENV)/.installed
 CLIENTS := .venv-clients
 CLIENTS_INSTALLED := $(CLIENTS)/.installed
+ENGINES := .venv-engines
+ENGINES_INSTALLED := $(ENGINES)/.installed
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-fast lint format bench clean
@@ -13,7 +15,7 @@ CLIENTS_INSTALLED := $(CLIENTS)/.installed
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-install: $(INSTALLED) $(CLIENTS_INSTALLED) ## create .venv with all extras, and what the tests need beside it
+install: $(INSTALLED) $(CLIENTS_INSTALLED) $(ENGINES_INSTALLED) ## create .venv with all extras, and what the tests need beside it
 
 $(INSTALLED): pyproject.toml constraints.txt .ci/install
 	.ci/install "$(PYTHON)" "$(VENV)"
@@ -23,16 +25,20 @@ $(CLIENTS_INSTALLED): .ci/install-clients tests/clients/node/package-lock.json $
 	.ci/install-clients "$(PYTHON)" $(CLIENTS)
 	@touch $@
 
+$(ENGINES_INSTALLED): .ci/install-engines tests/support/engines.txt | $(INSTALLED)
+	.ci/install-engines $(BIN)/python $(ENGINES)
+	@touch $@
+
 demo: $(INSTALLED) ## real questions through the proxy and a small local model: no key, no network
 	$(BIN)/cacheproxy demo --data-dir $(DATA)
 
 serve: $(INSTALLED) ## serve on port 8080; the backend is OPENAI_BASE_URL, or UPSTREAM=url
 	$(BIN)/cacheproxy serve --data-dir $(DATA) $(if $(UPSTREAM),--upstream $(UPSTREAM))
 
-test: $(INSTALLED) $(CLIENTS_INSTALLED) ## the whole test suite
+test: $(INSTALLED) $(CLIENTS_INSTALLED) $(ENGINES_INSTALLED) ## the whole test suite
 	$(BIN)/python -m pytest
 
-test-fast: $(INSTALLED) ## the tests that need no model and no kill loop
+test-fast: $(INSTALLED) $(ENGINES_INSTALLED) ## the tests that need no model and no kill loop
 	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(INSTALLED) ## style, types and import contracts
@@ -49,4 +55,4 @@ bench: $(INSTALLED) ## measure the hot path and write docs/benchmarks.json (ten 
 	$(BIN)/python -m tests.benchmarks --out docs/benchmarks.json
 
 clean: ## remove .venv, caches and local data
-	rm -rf $(VENV) $(CLIENTS) tests/clients/node/node_modules $(DATA) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) $(ENGINES) tests/clients/node/node_modules $(DATA) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
