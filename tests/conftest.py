@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.proxy import Proxy, proxy_settings, started
+from tests.support.redis import RedisServer, redis_server
 from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ async def proxy(module_upstream: ScriptedUpstream, tmp_path_factory: pytest.Temp
     """One proxy for the module, with default settings. Tests are kept apart by their keys: a key is a tenant."""
     async with started(proxy_settings(module_upstream.url, tmp_path_factory.mktemp("data"))) as live:
         yield live
+
+
+@pytest_asyncio.fixture
+async def redis() -> AsyncIterator[RedisServer]:
+    """An empty engine, this test's own."""
+    async with redis_server() as server:
+        yield server
 
 
 @pytest.fixture

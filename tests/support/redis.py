@@ -1,0 +1,141 @@
+"""A real redis-server (or valkey-server) on a free port of this machine, in a directory of its own; nothing is kept.
+
+`redis_server()` is an async context manager, and `redis` in tests/conftest.py a fixture of it. Where no server is
+installed, tests that need one are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from typing import Self
+
+START_S = 20.0
+HOST = "127.0.0.1"
+
+
+def program() -> str:
+    """Return where the server is; the test is skipped where there is none."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found is None:
+        pytest.skip("neither redis-server nor valkey-server is installed")
+    return found
+
+
+def free_port() -> int:
+    """Return a port nobody listens on now, with the same one plus 10,000 (the bus of a cluster) in range."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_000:
+            return port
+
+
+class RedisServer:
+    """One server process. `start` and `kill` may be called again and again: the port and the directory stay."""
+
+    def __init__(self, directory: Path, *flags: str, port: int | None = None) -> None:
+        self.directory = directory
+        self.flags = flags
+        self.port = port or free_port()
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """What goes into `store.url`."""
+        return f"redis://{HOST}:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        """The process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> Self:
+        """Start and return once it answers."""
+        assert self._process is None
+        self._process = await asyncio.create_subprocess_exec(
+            *(program(), "--port", str(self.port), "--bind", HOST, "--dir", str(self.directory)),
+            *("--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", str(self.directory / "log")),
+            *self.flags,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        deadline_s = time.monotonic() + START_S
+        while not await self._listens():
+            if self._process.returncode is not None or time.monotonic() > deadline_s:
+                await self.kill()
+                said = await asyncio.to_thread((self.directory / "log").read_text, "utf-8", "replace")
+                raise AssertionError(f"the server did not start: {said[-2000:]}")
+            await asyncio.sleep(0.01)
+        return self
+
+    async def kill(self) -> None:
+        """End it as a crash would, paused or not."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    def pause(self) -> None:
+        """Stop the process: connections stay open, nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    def client(self, **options: Any) -> Any:
+        """Return redis-py's client (half of it is untyped) for the test itself, to be used with `async with`."""
+        retry: Any = Retry(NoBackoff(), 0)
+        return Redis(host=HOST, port=self.port, protocol=2, retry=retry, **{"socket_timeout": 10, **options})
+
+    async def ask(self, *command: str | bytes | int | float) -> Any:
+        """Send one command on a connection of its own and return the answer."""
+        async with self.client() as client:
+            return await client.execute_command(*command)
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(HOST, self.port)
+        except OSError:
+            return False
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+        try:
+            await self.ask("PING")
+        except (RedisError, OSError) as exc:
+            return "auth" in str(exc).lower() or "permission" in str(exc).lower()
+        return True
+
+
+@asynccontextmanager
+async def redis_server(*flags: str, port: int | None = None) -> AsyncIterator[RedisServer]:
+    """Run a server until the block ends. `flags` are more of its own (`"--maxmemory", "8mb"`)."""
+    with tempfile.TemporaryDirectory(prefix="redis-") as directory:
+        server = RedisServer(Path(directory), *flags, port=port)
+        try:
+            yield await server.start()
+        finally:
+            await server.kill()
