@@ -15,16 +15,16 @@ from cacheproxy.flags import COMMON_FLAGS, encoder_of, load, with_flags
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _PATH = click.Path(path_type=Path)
-_STRATEGIES = ("fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum")
+_STRATEGIES = ("robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum")
 # (option, type, default, help): settings of a run, and their keys in the Flower app. All others have good defaults.
 _COURSE: tuple[tuple[str, Any, Any, str], ...] = (
     ("--rounds", click.IntRange(1), 10, "Rounds of training."),
-    ("--strategy", click.Choice(_STRATEGIES), "fedavg", "How updates become one head."),
+    ("--strategy", click.Choice(_STRATEGIES), "robust", "How updates become one head."),
     ("--epochs", click.IntRange(1, 50), 2, "Times a node goes over its pairs in a round."),
     ("--lr", click.FloatRange(0, min_open=True), 0.01, "Step of a node's training."),
     ("--seed", click.IntRange(0), 0, "The same seed and pairs make the same head."),
     ("--proximal", click.FloatRange(0), 0.0, "Pull back to the head that was sent; fedprox needs one."),
-    ("--malicious", click.IntRange(1), 1, "Hostile nodes that krum and multi-krum bear."),
+    ("--malicious", click.IntRange(1), 1, "Hostile nodes that krum and multi-krum bear; of robust, at least."),
     (
         "--trim",
         click.FloatRange(0, 0.5, min_open=True, max_open=True),
@@ -140,7 +140,7 @@ def simulate(
         resume=resume,
     )
     # A client of little data may stay out, but not where a defence must outnumber the hostile ones.
-    quorum = max(2, clients // 2) if course["strategy"] in ("fedavg", "fedprox", "fedadam") else clients
+    quorum = max(2, clients // 2) if course["strategy"] in ("robust", "fedavg", "fedprox", "fedadam") else clients
     course |= {"base": encoder.fingerprint, "dim": _dim(encoder), "quorum": quorum, "poll-s": 0.05}
     need_course(course)
     with ended_by_signals():

@@ -14,7 +14,7 @@ from cacheproxy_federated.privacy import epsilon
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-STRATEGIES = ("fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum")
+STRATEGIES = ("robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum")
 
 _MOST_EPSILON = 100.0
 """Over a run. Noise that promises less is for show."""
@@ -35,7 +35,11 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dim: Annotated[int, msgspec.Meta(ge=2, le=1 << 14)]
     """Length of that encoder's vectors."""
     rounds: _Count = 10
-    strategy: Literal["fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum"] = "fedavg"
+    strategy: Literal["robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum"] = (
+        "robust"
+    )
+    """`robust` is multi-krum in a round of five sound replies or more, and fedavg below, where nobody can
+    outvote a liar."""
     quorum: _Count = 2
     """Fewest sound replies that make a round."""
     first: _Index = 0
@@ -63,7 +67,7 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     trim: Annotated[float, msgspec.Meta(gt=0, lt=0.5)] = 0.2
     """Share cut off at either end, component by component (trimmed-mean)."""
     malicious: _Count = 1
-    """Nodes that may be hostile (krum, multi-krum)."""
+    """Nodes that may be hostile (krum, multi-krum; robust takes it for the fewest, of a tenth of the replies)."""
     server_lr: _Positive = 0.01
     """The server's own step (fedadam)."""
     most_norm: _Positive = 60.0
@@ -72,8 +76,9 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     over_norm: Literal["clip", "refuse"] = "clip"
     most_pairs: Annotated[int, msgspec.Meta(ge=200, le=1_000_000)] = 5000
     """Most pairs that one node counts for, in weights and in thresholds."""
-    most_times: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 5.0
-    """How many times the median node's pairs one node counts for, at most: how many it has is only its own word."""
+    most_times: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 2.0
+    """How many times the median node's pairs one node counts for, at most: how many it has is only its own word.
+    Under `robust` with five replies or more, and in thresholds, nobody counts for more than another."""
     least_category: Annotated[int, msgspec.Meta(ge=20, le=1_000_000)] = 20
     """Fewest held-back pairs under which a node names a category; others count without their name."""
 

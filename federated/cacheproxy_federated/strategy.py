@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
     from cacheproxy_federated.guard import Update
 
 
+_LEAST_ROBUST = 5
+"""Fewest replies of which one that lies stands out (2f + 3)."""
+_HOSTILE = 10
+"""`robust` bears one hostile node in so many."""
+
+
 class Averaging:
     """One of Flower's strategies: makes the messages of a round, and one matrix of the updates that came back."""
 
     def __init__(self, course: Course) -> None:
         self._course = course
-        self._flower = _flower(course)
+        self._flower = _flower(course, course.strategy)
+        self._plain = _flower(course, "fedavg")
 
     def messages(
         self, number: int, matrix: NDArray[np.float32], config: ConfigRecord, nodes: list[int]
@@ -39,15 +47,31 @@ class Averaging:
 
     def average(self, number: int, updates: Sequence[Update]) -> NDArray[np.float32]:
         """Return the new matrix. Raises ConfigError where there is none or it is not finite."""
-        if isinstance(self._flower, MultiKrum) and self._course.strategy == "multi-krum":
-            self._flower.num_nodes_to_select = max(1, len(updates) - self._course.malicious)
-        arrays, _ = self._flower.aggregate_train(number, [_reply(update) for update in updates])
+        flower = self._of(len(updates))
+        if self._course.strategy == "robust" and flower is not self._plain:
+            # How many pairs it has, a node only claims: one that passes must not outweigh the others by that.
+            updates = [replace(update, examples=1) for update in updates]
+        if isinstance(flower, MultiKrum) and not isinstance(flower, Krum):
+            flower.num_malicious_nodes = self._hostile(len(updates))
+            flower.num_nodes_to_select = max(1, len(updates) - flower.num_malicious_nodes)
+        arrays, _ = flower.aggregate_train(number, [_reply(update) for update in updates])
         if arrays is None:
             raise ConfigError(f"federated: {self._course.strategy} made nothing of {len(updates)} replies")
         made: NDArray[np.float32] = arrays[wire.MATRIX].numpy().astype(np.float32)
         if not np.isfinite(made).all():
             raise ConfigError(f"federated: {self._course.strategy} made a head that is not finite; lower server-lr")
         return made
+
+    def _of(self, replies: int) -> FedAvg:
+        """Return the strategy for so many replies: a few cannot be told apart, and are averaged."""
+        few = self._course.strategy == "robust" and replies < _LEAST_ROBUST
+        return self._plain if few else self._flower
+
+    def _hostile(self, replies: int) -> int:
+        """Return how many of so many replies are taken for hostile; never more than can be outvoted (2f + 3)."""
+        if self._course.strategy != "robust":
+            return self._course.malicious
+        return min(max(self._course.malicious, replies // _HOSTILE), (replies - 3) // 2)
 
     @property
     def memory(self) -> dict[str, NDArray[np.float64]]:
@@ -76,8 +100,9 @@ class _Present:
         return self._nodes
 
 
-def _flower(course: Course) -> FedAvg:
+def _flower(course: Course, name: str) -> FedAvg:
     kinds: dict[str, type[FedAvg]] = {
+        "robust": MultiKrum,
         "fedavg": FedAvg,
         "fedprox": FedProx,
         "fedadam": FedAdam,
@@ -87,6 +112,7 @@ def _flower(course: Course) -> FedAvg:
         "multi-krum": MultiKrum,
     }
     own: dict[str, dict[str, float]] = {
+        "robust": {"num_malicious_nodes": course.malicious},
         "fedprox": {"proximal_mu": course.proximal},
         "fedadam": {"eta": course.server_lr},
         "trimmed-mean": {"beta": course.trim},
@@ -96,7 +122,7 @@ def _flower(course: Course) -> FedAvg:
     # Who is asked, and how many must answer, is decided before (rounds.py): Flower takes all that it is shown.
     counts = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
     keys = {"arrayrecord_key": wire.HEAD, "configrecord_key": wire.CONFIG, "weighted_by_key": wire.EXAMPLES}
-    return kinds[course.strategy](**counts, **keys, **own.get(course.strategy, {}))  # type: ignore[arg-type]  # three kinds of values
+    return kinds[name](**counts, **keys, **own.get(name, {}))  # type: ignore[arg-type]  # three kinds of values
 
 
 def _reply(update: Update) -> Message:

@@ -1,7 +1,8 @@
 """What federated training of the similarity head gains: the section Federated similarity of docs/benchmarks.md.
 
-`python -m tests.benchmarks.federated --data DIR --out docs/benchmarks-federated.json [--seeds 5]` reads data sets from
-a directory (federated_data.py says which), writes the figures, and writes the section between its markers anew.
+`python -m tests.benchmarks.federated --data DIR --out docs/benchmarks-federated.json [--seeds 5] [--only PART]` reads
+data sets from a directory (federated_data.py says which), writes the figures, and writes the section between its
+markers anew.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from cacheproxy.verifying import base_of
 from tests.benchmarks import federated_learning as learning
 from tests.benchmarks import federated_stream as streams
 from tests.benchmarks import verification_data
-from tests.benchmarks.federated_attacks import BACKDOOR, attacks, averages, door, poisoned
 from tests.benchmarks.federated_data import CLIENTS, DEALS, REPORTED, Questions, deal, source
+from tests.benchmarks.federated_poisoning import poisoned
 from tests.benchmarks.federated_report import render, written
 from tests.benchmarks.federated_scores import SCORES, Ranked, difference, interval, mean_scores, resamples, scores
 from tests.benchmarks.federated_storage import ranked, search_times, smaller
@@ -49,8 +50,6 @@ ROOT = Path(__file__).parents[2]
 ENCODERS = ROOT / ".cacheproxy" / "encoders"
 DOCS = ROOT / "docs" / "benchmarks.md"
 POISONED = "banking77"
-POISONED_SEEDS = 2
-PLAIN = "FedAvg as it is"
 UNTOLD = "centralised, untold"
 SMALLER = {"384 x float32": None, "64 x float32": False, "64 x int8": True}
 _VERIFY_FROM, _PROBABILITY = 0.35, 0.68
@@ -88,33 +87,6 @@ def learnt(data: Source, seed: int, dealt: str) -> Learnt:
             plain = smaller(base.head, clients, int8=int8)
             systems[f"base, {name}"] = [ranked(plain, clients, data.test)]
     return Learnt(systems=systems, federated=head, seed=seed, deal=dealt)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attacked:
-    """What came of a course among malicious clients; None where it is no head: promotion would be refused.
-
-    `opened` is the share of the backdoor's pairs of other questions that would be served.
-    """
-
-    ranked: Ranked | None
-    opened: float = 0.0
-
-
-def attacked(data: Source, seed: int, attack: str, average: str) -> Attacked:
-    """Learn among malicious clients."""
-    if not isinstance(data.pool, Questions):
-        raise TypeError("a backdoor joins two intents, and these questions have none")
-    pairs, tried = door(data.pool, seed)
-    honest = deal(data, seed, "even")
-    clients = honest if attack == "none" else poisoned(honest, pairs if attack == BACKDOOR else None)
-    try:
-        with np.errstate(invalid="ignore", over="ignore"):
-            head = learning.federated(clients, seed, average=averages()[average], attack=attacks()[attack])
-    except ValueError:
-        return Attacked(ranked=None)
-    found = ranked(head, clients, data.test)
-    return Attacked(ranked=found, opened=float((learning.similarities(head, tried) >= found.threshold).mean()))
 
 
 def _seen(one: learning.Learnt, data: Source) -> Ranked:
@@ -171,30 +143,6 @@ def _share(base: Floats, federated: Floats, centralised: Floats) -> dict[str, An
     share = (federated - base) / np.where(np.abs(centralised - base) < 1e-9, np.nan, centralised - base)
     clear = interval(centralised - base)[0] > 0
     return {"share": float(share[0]), "interval": interval(share) if clear else None}
-
-
-def poisoning(
-    found: dict[tuple[str, str], list[Attacked]], right: NDArray[np.bool_], weights: Floats
-) -> list[dict[str, Any]]:
-    """Return by attack and average: the loss of F1 points against FedAvg without an attack."""
-    plain = mean_scores([one.ranked for one in found["none", PLAIN] if one.ranked], right, weights)
-    once, rows = weights[:1], []
-    for (attack, average), many in found.items():
-        kept = [one.ranked for one in many if one.ranked is not None]
-        row: dict[str, Any] = {"attack": attack, "average": average, "refused": len(many) - len(kept)}
-        if kept:
-            told = mean_scores(kept, right, weights)
-            lost = (plain["f1"] - told["f1"]) * 100
-            row |= {name: float(told[name][0]) for name in ("f1", "f05", "auc")}
-            row |= {
-                "lost_points": float(lost[0]),
-                "interval": interval(lost),
-                **{f"lost_points_{name}": float((plain[name] - told[name])[0] * 100) for name in ("f05", "auc")},
-                "worst_seed_f1": min(float(scores(one, right, once)["f1"][0]) for one in kept),
-                "opened": float(np.mean([one.opened for one in many])),
-            }
-        rows.append(row)
-    return rows
 
 
 def full_cache(directory: Path, heads: Sequence[tuple[Head, float, float]], bench: Bench) -> dict[str, Any]:
@@ -283,12 +231,7 @@ def measured(directory: Path, bench: Bench, seeds: int) -> dict[str, Any]:
             },
         }
         if name == POISONED:
-            most = min(seeds, POISONED_SEEDS)
-            keys = [(attack, average) for attack in attacks() for average in averages()]
-            tried = [partial(attacked, data, seed, *key) for key in keys for seed in range(most)]
-            told = _all("poisoning", tried)
-            by_key = {key: told[at * most : (at + 1) * most] for at, key in enumerate(keys)}
-            report["poisoning"] = {"data": name, "seeds": most, "rows": poisoning(by_key, data.test.right, weights)}
+            report["poisoning"] = poisoned(data, seeds, _all)
         if name == "qqp":
             heads = [
                 (one.federated, *learning.thresholds(one.federated, deal(data, one.seed, "even")))
@@ -313,8 +256,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--seeds", type=int, default=5, help="how often clients are dealt and trained anew")
     parser.add_argument("--docs", type=Path, default=DOCS, help="Markdown file whose section is written anew")
+    told = "measure this part alone anew; the others stay as --out holds them"
+    parser.add_argument("--only", choices=("poisoning",), help=told)
     asked = parser.parse_args()
     encoder = open_encoder(settings.Encoder(device="cpu", cache_dir=str(ENCODERS)), ENCODERS.parent)
+    bench = Bench(encoder=encoder, cache=ROOT / ".cacheproxy" / "vectors")
+    if asked.only == "poisoning":
+        report = json.loads(asked.out.read_text(encoding="utf-8"))
+        report["poisoning"] = poisoned(source(POISONED, asked.data, bench.embed), asked.seeds, _all)
+        _write(asked, report)
+        return 0
     report = {
         "encoder": encoder.fingerprint,
         "seeds": asked.seeds,
@@ -323,13 +274,18 @@ def main() -> int:
         "clients_train": asdict(learning.HOW),
         "centralised_trains": asdict(learning.CENTRAL),
         "machine": {"cpu": _processor(), "python": platform.python_version()},
-        **measured(asked.data, Bench(encoder=encoder, cache=ROOT / ".cacheproxy" / "vectors"), asked.seeds),
+        **measured(asked.data, bench, asked.seeds),
     }
+    _write(asked, report)
+    return 0
+
+
+def _write(asked: argparse.Namespace, report: dict[str, Any]) -> None:
+    """Write the figures, and the section of the documentation that tells them."""
     asked.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     section = render(report)
     sys.stdout.write(f"{section}\n")
     asked.docs.write_text(written(asked.docs.read_text(encoding="utf-8"), section), encoding="utf-8")
-    return 0
 
 
 def _processor() -> str:

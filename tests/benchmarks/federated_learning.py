@@ -15,17 +15,13 @@ from cacheproxy.embed.head import Head
 from tests.benchmarks.federated_data import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from tests.benchmarks.federated_data import Client
 
     Matrix = NDArray[np.float32]
-    Average = Callable[[Sequence[Matrix], Sequence[int]], Matrix]
-    """Of the updates of a round, each (k, d), and the numbers of pairs behind them."""
-    Attack = Callable[[Matrix, Matrix, int], Matrix]
-    """What client number c sends, of the matrix it was sent and the one it should send: (start, made, c)."""
 
 ROUNDS = 10
 HOW = Training(epochs=2, batch=64, lr=1e-2)
@@ -77,8 +73,6 @@ def federated(
     *,
     rounds: int = ROUNDS,
     how: Training = HOW,
-    average: Average = mean,
-    attack: Attack | None = None,
 ) -> Head:
     """Return what the clients teach each other's head in rounds. A client without both labels does not take part."""
     matrix = np.eye(clients[0].train.a.shape[1], dtype=np.float32)
@@ -87,9 +81,8 @@ def federated(
         updates = []
         for at in able:
             made = trained(matrix, clients[at].train, how, seed=seed * 1_000_000 + number * 1000 + at)
-            sent = made if attack is None else attack(matrix, made, at)
-            updates.append(sent - matrix)
-        matrix = matrix + average(updates, [len(clients[at].train) for at in able])
+            updates.append(made - matrix)
+        matrix = matrix + mean(updates, [len(clients[at].train) for at in able])
     return Head(matrix=matrix)
 
 

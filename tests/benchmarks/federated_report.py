@@ -181,27 +181,31 @@ thresholds anew from the clients' counts. Deal: even."""
 def _poisoning(found: Mapping[str, Any]) -> Iterable[str]:
     rows: Sequence[Mapping[str, Any]] = found["rows"]
     yield from ("### Poisoning", "")
+    pairs = ", ".join(map(str, found["proxies_pairs"]))
     yield f"""\
-2 of 20 clients lie in every round, {found["data"]}, even, {found["seeds"]} seeds; numpy versions of the
-averages, after the definitions of Flower's strategies. Lost: points against plain FedAvg without an attack
-(goal: at most 1 of F1); negative is a gain. In every attack liars also send counts of opposite labels. *x10
-replacement*: ten times the reverse of what was learnt. *Backdoor*: the share served of 200 wrong pairs of two
-intents, of other questions than the 200 that liars train on as right."""
-    yield from (
-        "",
-        "| attack | average | F1 | F1 lost | F0.5 lost | AUC lost | backdoor served | worst seed's F1 | no head |",
-    )
-    yield "|---|---|---|---|---|---|---|---|---|"
+2 of 20 clients lie in every round, {found["data"]}, even (`federated_attacks.py`). Every figure is of whole runs of
+the app as it is shipped: its messages, its guard, Flower's strategies, its thresholds from guarded counts; only the
+network between nodes and server is a function call. Lost: points, of {found["test_pairs"]} measured pairs, against
+the same course and seeds without an attack (goal: at most 1), with 95 % intervals of the measured pairs; negative is
+a gain. In all attacks but those on counts liars also send counts of opposite labels. *x10 replacement*: ten times
+the reverse of what was learnt. *Backdoor*: the share served of 200 wrong pairs of two intents, of other questions
+than the 200 that liars train on as right; *boosted* is ten times that update, *hidden* the same at the length of the
+honest one. *Promoted*: how often the gate lets the head serve, asked at three proxies whose own pairs ({pairs}) are
+in no client and not measured here, against the encoder alone; and how often of these it is worse than the encoder by
+more than a point of F0.5 on the measured pairs."""
+    columns = ("course", "attack", "seeds", "F0.5", "F0.5 lost", "worst seed", "F1 lost", "AUC lost", "backdoor")
+    yield from ("", f"| {' | '.join(columns)} | promoted | and worse |")
+    yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for row in rows:
-        none = f"{row['refused']} of {found['seeds']}"
         if "f1" not in row:
-            yield f"| {row['attack']} | {row['average']} | - | - | - | - | - | - | {none} |"
+            yield f"| {row['course']} | {row['attack']} | {row['seeds']} | no head | | | | | | 0 | 0 |"
             continue
-        low, high = row["interval"]
+        low, high = row["intervals"]["f05"]
+        lost, worst = row["lost_points"], max(one["f05"] for one in row["lost_by_seed"])
         yield (
-            f"| {row['attack']} | {row['average']} | {row['f1']:.3f} "
-            f"| {row['lost_points']:+.1f} [{low:+.1f}, {high:+.1f}] | {row['lost_points_f05']:+.1f} "
-            f"| {row['lost_points_auc']:+.1f} | {row['opened']:.0%} | {row['worst_seed_f1']:.3f} | {none} |"
+            f"| {row['course']} | {row['attack']} | {row['seeds']} | {row['f05']:.3f} "
+            f"| {lost['f05']:+.1f} [{low:+.1f}, {high:+.1f}] | {worst:+.1f} | {lost['f1']:+.1f} | {lost['auc']:+.1f} "
+            f"| {row['opened']:.0%} | {row['promoted']} of {row['asked']} | {row['promoted_and_worse']} |"
         )
     yield ""
 

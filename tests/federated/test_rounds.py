@@ -10,6 +10,7 @@ from cacheproxy_federated.course import STRATEGIES
 from cacheproxy_federated.exchange import Exchange, RunEnded
 from cacheproxy_federated.guard import Asked, Guard
 from cacheproxy_federated.privacy import epsilon
+from cacheproxy_federated.strategy import Averaging
 from cacheproxy_federated.thresholds import chosen, counted, scored, summed
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -165,12 +166,39 @@ def test_a_node_that_says_it_has_very_many_pairs_outweighs_the_others_by_a_bound
         return reply
 
     seeds = (1, 2, 3, 4, 5)
-    bounded = Fleet(seeds=seeds, instead={5: lie}).run(tmp_path / "bounded", course(rounds=1, most_times=1.0))
-    honest = Fleet(seeds=seeds).run(tmp_path / "honest", course(rounds=1))
-    free = Fleet(seeds=seeds, instead={5: lie}).run(tmp_path / "free", course(rounds=1, most_times=1e6))
+    plain = {"rounds": 1, "strategy": "fedavg"}
+    bounded = Fleet(seeds=seeds, instead={5: lie}).run(tmp_path / "bounded", course(**plain, most_times=1.0))
+    honest = Fleet(seeds=seeds).run(tmp_path / "honest", course(**plain))
+    free = Fleet(seeds=seeds, instead={5: lie}).run(tmp_path / "free", course(**plain, most_times=1e6))
     assert bounded.head.digest == honest.head.digest != free.head.digest
-    assert free.manifest.metrics["held_pairs"] == 4 * 60 + 2 * 60
-    assert bounded.manifest.metrics["held_pairs"] == pytest.approx(5 * 60, abs=2)
+    for one in (bounded, free):
+        assert one.manifest.metrics["held_pairs"] == pytest.approx(5 * 60, abs=2), "of counts, nobody has more"
+
+
+def test_by_default_no_node_outweighs_another_by_the_pairs_that_it_claims(tmp_path: Path) -> None:
+    def lie(message: Message, reply: Message) -> Message:
+        if wire.HEAD in reply.content:
+            reply.content[wire.NUMBERS] = wire.numbers(1 << 40)
+        return reply
+
+    told = course(rounds=1, most_times=1e6)
+    lied = Fleet(seeds=FIVE, instead={5: lie}).run(tmp_path / "lied", told)
+    assert lied.head.digest == Fleet(seeds=FIVE).run(tmp_path / "honest", told).head.digest
+
+
+@pytest.mark.parametrize(("many", "same"), [(4, "fedavg"), (5, "multi-krum"), (9, "multi-krum")])
+def test_the_default_is_multi_krum_where_a_liar_can_be_outvoted(many: int, same: str, tmp_path: Path) -> None:
+    seeds = tuple(range(1, many + 1))
+    told = Fleet(seeds=seeds).run(tmp_path / "default", course(rounds=1))
+    named = Fleet(seeds=seeds).run(tmp_path / same, course(rounds=1, strategy=same, quorum=min(many, 5)))
+    assert told.head.digest == named.head.digest
+    assert told.manifest.made_by["strategy"] == "robust"
+
+
+@pytest.mark.parametrize(("replies", "hostile"), [(5, 1), (6, 1), (19, 1), (20, 2), (35, 3), (200, 20)])
+def test_the_default_bears_a_tenth_of_the_replies(replies: int, hostile: int) -> None:
+    assert Averaging(course())._hostile(replies) == hostile
+    assert Averaging(course(malicious=4))._hostile(replies) == max(min(4, (replies - 3) // 2), hostile)
 
 
 def test_counts_that_no_pairs_can_have_are_left_out_of_the_thresholds(tmp_path: Path) -> None:
@@ -329,7 +357,7 @@ def test_second_moments_of_one_node_count_for_a_bounded_number_of_vectors() -> N
 
     replies = [reply(100, 0), reply(100, 1), reply(100, 2), reply(4000, 3)]
     moments = Guard(course(), asked).moments(replies)
-    assert sorted(round(float(np.trace(one))) for one in moments) == [100, 100, 100, 500]
+    assert sorted(round(float(np.trace(one))) for one in moments) == [100, 100, 100, 200]
     back = Guard(course(), asked).moments(replies[::-1])
     assert [one.tobytes() for one in back] == [one.tobytes() for one in moments]
 

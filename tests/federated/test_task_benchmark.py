@@ -1,4 +1,4 @@
-"""What the benchmark of federated training computes by itself: scores, averages that bear liars, clients."""
+"""What the benchmark of federated training computes by itself: scores, clients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from sklearn.metrics import roc_auc_score
 
 from cacheproxy.evaluate.plot import line
 from cacheproxy.policy.calibrate import counts_at
-from tests.benchmarks.federated_attacks import averages
 from tests.benchmarks.federated_data import CLIENTS, Client, Questions, Source, deal, joined, stars
 from tests.benchmarks.federated_report import BEGIN, END, written
 from tests.benchmarks.federated_scores import Ranked, difference, resamples, scores
@@ -53,15 +52,6 @@ def test_samples_draw_whole_groups_and_begin_with_the_data_as_they_are() -> None
 def test_a_ranking_differs_from_itself_by_nothing() -> None:
     found = scores(Ranked(near=NEAR, threshold=0.6), RIGHT, resamples(np.arange(300), many=20))
     assert all(one == {"by": 0.0, "interval": (0.0, 0.0)} for one in difference(found, found).values())
-
-
-@pytest.mark.parametrize("name", [name for name in averages() if name != "FedAvg as it is"])
-@pytest.mark.parametrize("lie", [np.nan, 1e6, -50.0])
-def test_an_average_that_bears_liars_stays_near_what_honest_clients_sent(name: str, lie: float) -> None:
-    honest = [RANDOM.normal(1.0, 0.1, (4, 6)).astype(np.float32) for _ in range(18)]
-    liars = [np.full((4, 6), lie, dtype=np.float32) for _ in range(2)]
-    made = averages()[name]([*liars, *honest], [10] * 20)
-    assert np.abs(made - 1.0).max() < 0.35
 
 
 def _questions(n: int) -> Questions:
