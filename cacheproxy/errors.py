@@ -31,6 +31,7 @@
         ├── EmbedderUnavailable
         ├── IndexUnavailable
         ├── StoreUnavailable
+        ├── SharedUnavailable    the engine that replicas share
         ├── FeedbackUnavailable  503, a verdict could not be written
         └── AugmentUnavailable   what augmentation learnt could not be written
 
@@ -270,6 +271,19 @@ class StoreUnavailable(PartUnavailable):
     """The store cannot read or write: full, locked, read-only or corrupt."""
 
     part = "store"
+
+
+class SharedUnavailable(PartUnavailable):
+    """The engine that replicas share did not do it; `fault` is the kind: the engine's own word (`OOM`), or one of ours.
+
+    Whether a command that failed by a deadline or a lost connection took effect is not known.
+    """
+
+    part = "shared"
+
+    def __init__(self, message: str, *, fault: str) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class VerifierUnavailable(PartUnavailable):

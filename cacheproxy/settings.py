@@ -215,7 +215,10 @@ class Store(_Section, frozen=True):
     """Documents."""
 
     url: str = ""
-    """`sqlite:///FILE` or `memory://`; empty means `entries.sqlite3` in the data directory."""
+    """`sqlite:///FILE` or `memory://`; empty means `entries.sqlite3` in the data directory. `redis://HOST`,
+    `redis+sentinel://HOST,.../SERVICE` or `redis+cluster://HOST,...` (`rediss` for TLS) make this proxy a replica."""
+    prefix: str = "cacheproxy"
+    """What keys of a shared engine begin with; replicas of one cache share it."""
     max_entries: Count = 1_000_000
     """Above it, expired entries go, then those of categories above their quota."""
     max_bytes: Count = 4 * 1024**3
@@ -228,6 +231,29 @@ class Store(_Section, frozen=True):
     """Decoded documents held in memory in front of the file."""
     busy_timeout_ms: Count = 100
     """Longest wait for a file another program has locked."""
+
+
+class Replicas(_Section, frozen=True):
+    """Proxies that share one cache, which `store.url` names (docs/operations.md, "Replicas")."""
+
+    timeout_ms: Count = 75
+    """Longest wait for the engine in a request; then it goes on as a miss."""
+    lease_ms: Annotated[int, msgspec.Meta(ge=400, le=60_000)] = 2000
+    """How long a replica may serve after it last heard from the engine; the same for all replicas."""
+    ack_timeout_ms: Count = 1000
+    """Longest wait of a purge for the other replicas; then it answers who is behind."""
+    reconcile_s: Positive = 60.0
+    """Pause between comparisons of what a replica knows with what the engine holds."""
+    flight_wait_ms: Count = 5000
+    """Longest wait for another replica that asks the backend the same; then this one asks itself."""
+    log_messages: Count = 100_000
+    """About how many changes a log of the engine holds; who missed more reads everything again."""
+    max_connections: Count = 64
+    """Most connections to each server of the engine, of requests; as many again for logs and scans."""
+    allow_eviction: bool = False
+    """Whether to start where the engine may evict any key (`maxmemory-policy allkeys-*`)."""
+    ca_file: str = ""
+    """Certificates that `rediss` trusts; empty means the system's."""
 
 
 class Encoder(_Section, frozen=True):
@@ -353,6 +379,7 @@ class Settings(_Section, frozen=True):
     learn: Learn = Learn()
     federated: Federated = Federated()
     store: Store = Store()
+    replicas: Replicas = Replicas()
     encoder: Encoder = Encoder()
     verifier: Verifier = Verifier()
     index: Index = Index()
