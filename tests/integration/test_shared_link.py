@@ -26,7 +26,7 @@ def link_to(url: str, **replicas: object) -> Link:
 
 async def answers(link: Link) -> bool:
     try:
-        return await link.call("PING") == b"PONG"
+        return bool(await link.call("PING") == b"PONG")
     except SharedUnavailable:
         return False
 

@@ -44,7 +44,7 @@ CASES = [
 def test_every_word_of_the_server_has_its_remedy(
     said: str, code: str, remedy: Remedy, counts: bool, moves: bool
 ) -> None:
-    error = BaseParser.parse_error(said)
+    error = BaseParser.parse_error(said)  # type: ignore[no-untyped-call]  # redis-py types it half
     fault = fault_of(error)
     assert (fault.code, fault.remedy, fault.counts, fault.moves) == (code, remedy, counts, moves)
     assert must_be_mended(code) == (remedy is Remedy.CONFIG) or code == "MOVED"
@@ -76,9 +76,8 @@ def test_the_breaker_opens_after_three_failures_within_a_second_and_one_trial_de
     for at in (0.0, 0.6, 1.2, 1.8):  # never three within a second
         assert breaker.admits(at, 0.1)
         breaker.failed(at)
-    assert not breaker.open
+    assert breaker.opened == 0
     breaker.failed(2.0)
-    assert breaker.open
     assert breaker.opened == 1
     assert not breaker.admits(2.0 + LONGEST_S - 0.01, 0.1)
     assert breaker.admits(3.1, 0.1)
