@@ -112,12 +112,12 @@ def test_an_answer_after_a_binding_purge_is_found(seed: int) -> None:
 def test_an_answer_older_than_one_seen_before_is_found(seed: int) -> None:
     chance = random.Random(seed)
     replica = chance.choice(REPLICAS)
-    old = [Made(KEY, 10_000, 200.0), Kept("a", KEY, 10_000, 201.0)]
+    old: list[Event] = [Made(KEY, 10_000, 200.0), Kept("a", KEY, 10_000, 201.0)]
     new: list[Event] = [Made(KEY, 10_001, 202.0)]
     new.append(chance.choice((Kept(replica, KEY, 10_001, 203.0), Served(replica, KEY, 10_001, 202.5, 203.0))))
     planted = Served(replica, KEY, 10_000, 204.0, 205.0)
     elsewhere = Served("d", KEY, 10_000, 204.0, 205.0)
-    history = [*honest(chance, 60), *old, *new, planted, elsewhere]
+    history: list[Event] = [*honest(chance, 60), *old, *new, planted, elsewhere]
     chance.shuffle(history)
     assert violations(history) == [Violation("monotone", planted)]
 

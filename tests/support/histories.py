@@ -2,7 +2,7 @@
 
 Every process of one machine reads the same monotonic clock, so intervals of operations may be compared. A version is
 one answer of the backend; that it is older than another is claimed only where intervals leave no doubt. So an honest
-history never fails, and of operations at the same time nothing is said (as checkers of registers do: Jepsen, porcupine).
+history never fails, and of operations at the same time nothing is said (as in the checkers of Jepsen and porcupine).
 """
 
 from __future__ import annotations

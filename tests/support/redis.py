@@ -126,10 +126,23 @@ class RedisServer:
         retry: Any = Retry(NoBackoff(), 0)
         return Redis(host=HOST, port=self.port, protocol=2, retry=retry, **{"socket_timeout": 10, **options})
 
-    async def ask(self, *command: str | bytes | int | float) -> Any:
+    async def ask(self, *command: str | bytes | int | float, within_s: float = 10) -> Any:
         """Send one command on a connection of its own and return the answer."""
-        async with self.client() as client:
+        client = self.client(
+            socket_timeout=within_s
+        )  # closed also where it never connects, as its `async with` does not
+        try:
             return await client.execute_command(*command)
+        finally:
+            await client.aclose()
+
+    async def fill(self) -> None:
+        """Leave it no memory: less than it uses already, and nothing is evicted."""
+        await self.ask("CONFIG", "SET", "maxmemory", "1")
+
+    async def drain(self) -> None:
+        """Give it memory again."""
+        await self.ask("CONFIG", "SET", "maxmemory", "0")
 
     async def _listens(self) -> bool:
         try:

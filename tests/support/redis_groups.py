@@ -91,10 +91,19 @@ class Cluster:
     async def move(self, slots: int, source: RedisServer, target: RedisServer) -> None:
         """Move slots with the keys in them, as an operator does while the cluster is used."""
         ids = [(await node.ask("CLUSTER", "MYID")).decode() for node in (source, target)]
+        await eventually_true(self._agrees, "the nodes agree", TOGETHER_S)
         await _cli(
             *("--cluster", "reshard", f"{HOST}:{source.port}", "--cluster-from", ids[0], "--cluster-to", ids[1]),
             *("--cluster-slots", str(slots), "--cluster-yes"),
         )
+
+    async def _agrees(self) -> bool:
+        """Whether all nodes know the same masters for all slots, as redis-cli asks before it changes anything."""
+        told = [
+            str(sorted((one[0], one[1], one[2]) for one in await _told(node, "CLUSTER", "SLOTS") or []))
+            for node in self.nodes
+        ]
+        return len(set(told)) == 1
 
     async def _any(self, *command: str) -> Any:
         for node in self.nodes:
@@ -187,8 +196,7 @@ def _role(told: Any) -> str:
 async def _told(server: RedisServer, *command: str) -> Any:
     """Return an answer, or None where the server does not give one."""
     with contextlib.suppress(RedisError, OSError, AssertionError):
-        async with server.client(socket_timeout=1) as client:
-            return await client.execute_command(*command)
+        return await server.ask(*command, within_s=1)
     return None
 
 
