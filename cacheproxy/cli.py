@@ -16,6 +16,7 @@ import click
 import msgspec
 
 from cacheproxy import __version__, admin_cli, entries_cli, eval_cli, examples_cli, settings
+from cacheproxy.bench_cli import bench
 from cacheproxy.errors import CacheProxyError, ConfigError, RequestError
 from cacheproxy.federated_cli import federated
 from cacheproxy.flags import COMMON_FLAGS, encoder_of, load, run, with_flags
@@ -181,6 +182,7 @@ def feedback(config: Path | None, **flags: str | None) -> None:
 
 
 for _command in (
+    bench,
     federated,
     keys,
     verifier,
