@@ -22,6 +22,7 @@ from cacheproxy.federated_cli import federated
 from cacheproxy.flags import COMMON_FLAGS, encoder_of, load, run, with_flags
 from cacheproxy.keys_cli import keys
 from cacheproxy.query.canonical import decode
+from cacheproxy.ready_cli import ready
 from cacheproxy.verifier_cli import verifier
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ for _command in (
     bench,
     federated,
     keys,
+    ready,
     verifier,
     *eval_cli.COMMANDS,
     *entries_cli.COMMANDS,

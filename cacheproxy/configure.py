@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+from urllib.parse import quote
 
 import msgspec
 
@@ -14,9 +16,10 @@ from cacheproxy.settings import ENV_PREFIX, NamedUpstream, Secret, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 _NAMED = "upstreams."
+_FILE = "_file"
+_MOST_SECRET_BYTES = 64 * 1024
 _NAME = re.compile(r"(?!default$)[a-z0-9]+([_-][a-z0-9]+)*")
 _CHOICES = {
     ("access", "mode"): ("pass", "keys"),
@@ -61,7 +64,7 @@ def load(
         if value not in allowed:
             where = origin.get((section, key), "default")
             raise ConfigError(f"{where}: {section}.{key} must be one of {', '.join(allowed)}, got {value!r}")
-    return settings
+    return _with_password(settings, origin)
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -85,7 +88,58 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, dict[str, object]
                 values[of] = inner = inner if isinstance(inner, dict) else {}
                 values = inner
             values[key] = value
+    for section, values in tree.items():
+        named = values.values() if section == "upstreams" else [values]
+        for table in named:
+            if isinstance(table, dict):
+                _read_secrets(section, table)
     return tree
+
+
+def _read_secrets(section: str, table: dict[str, object]) -> None:
+    """Put the content of the files that `..._FILE` names in the place of a secret; other keys stay as they are."""
+    kind = NamedUpstream if section == "upstreams" else type(getattr(Settings(), section, None))
+    secrets = [key for key, hint in get_type_hints(kind).items() if hint is Secret]
+    for key in secrets:
+        file = table.pop(key + _FILE, None)
+        if file is None:
+            continue
+        where = f"environment: {section}.{key}"
+        if key in table:
+            raise ConfigError(f"{where} is given twice, as itself and by a file; leave one of them out")
+        table[key] = _secret_in(Path(str(file)), where)
+
+
+def _secret_in(file: Path, where: str) -> str:
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(_MOST_SECRET_BYTES)
+        secret = raw.decode("utf-8").rstrip("\r\n")
+    except OSError as exc:
+        raise ConfigError(
+            f"{where}: {file}: cannot be read ({exc.strerror}); name a file that this user may read"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{where}: {file}: not UTF-8 text") from exc
+    if not secret or "\n" in secret or len(raw) == _MOST_SECRET_BYTES:
+        raise ConfigError(f"{where}: {file}: must hold the secret, on one line, and nothing else")
+    return secret
+
+
+def _with_password(settings: Settings, origin: Mapping[tuple[str, str], str]) -> Settings:
+    """Put `store.password` where clients of an engine expect it: into the address."""
+    password = settings.store.password.reveal()
+    if not password:
+        return settings
+    where = f"{origin.get(('store', 'password'), 'settings')}: store.password"
+    scheme, found, rest = settings.store.url.partition("://")
+    if not found or not scheme.startswith("redis"):
+        raise ConfigError(f"{where}: only an engine that is asked over the network has one; give its store.url")
+    user, at, hosts = rest.rpartition("@")
+    if ":" in user:
+        raise ConfigError(f"{where}: store.url holds a password already; leave one of them out")
+    url = f"{scheme}://{user}:{quote(password, safe='')}@{hosts if at else rest}"
+    return msgspec.structs.replace(settings, store=msgspec.structs.replace(settings.store, url=url))
 
 
 def _tables(source: str, layer: Mapping[str, object]) -> Iterator[tuple[str, dict[str, object]]]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _SECRET_BYTES = 32
 _LOCK = "proxy.lock"
+_REPLICA = "replica-"
+_MOST_REPLICAS = 256
 
 
 def open_data_dir(settings: Settings) -> Path:
@@ -59,23 +61,56 @@ def _read_or_make(path: Path) -> bytes:
 @contextmanager
 def claim(data_dir: Path) -> Iterator[Claim]:
     """Own the directory until the block ends, or the process does. Raises ConfigError when another proxy owns it."""
-    path = data_dir / _LOCK
+    descriptor = _locked(data_dir)
+    if descriptor is None:
+        raise ConfigError(
+            f"{data_dir} is in use by another proxy: one process owns a data directory; stop it, or give this one "
+            "another --data-dir; proxies on a shared store may share one with data.shared"
+        )
     try:
+        yield Claim(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def own_folder(settings: Settings) -> Iterator[tuple[Path, Claim]]:
+    """Own the data directory or, where several proxies share it, the first folder `replica-N` in it that is free.
+
+    Raises ConfigError when it, or every such folder, is owned by others.
+    """
+    folder = open_data_dir(settings)
+    if not settings.data.shared:
+        with claim(folder) as owned:
+            yield folder, owned
+        return
+    for number in range(1, _MOST_REPLICAS + 1):
+        own = folder / f"{_REPLICA}{number}"
+        descriptor = _locked(own)
+        if descriptor is not None:
+            try:
+                yield own, Claim(descriptor)
+            finally:
+                os.close(descriptor)
+            return
+    raise ConfigError(f"{folder}: {_MOST_REPLICAS} proxies share it already; give this one another --data-dir")
+
+
+def _locked(folder: Path) -> int | None:
+    """Return a descriptor that locks a folder, made if it is new; None where another process holds the lock."""
+    path = folder / _LOCK
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be opened ({exc.strerror}); choose a writable --data-dir") from exc
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            raise ConfigError(
-                f"{data_dir} is in use by another proxy: one process owns a data directory; stop it, run a single "
-                "worker, or give this one another --data-dir"
-            ) from exc
-        os.ftruncate(descriptor, 0)
-        yield Claim(descriptor)
-    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         os.close(descriptor)
+        return None
+    os.ftruncate(descriptor, 0)
+    return descriptor
 
 
 class Claim:
@@ -90,9 +125,14 @@ class Claim:
 
 
 def running_admin_url(data_dir: Path) -> str | None:
-    """Return the admin URL of the proxy that owns a directory, or None when there is none."""
+    """Return the admin URL of a proxy that owns a directory or a folder of a shared one, or None when there is none."""
+    folders = sorted(data_dir.glob(f"{_REPLICA}[0-9]*"), key=lambda folder: (len(folder.name), folder.name))
+    return next((url for folder in (data_dir, *folders) if (url := _announced(folder))), None)
+
+
+def _announced(folder: Path) -> str | None:
     try:
-        with (data_dir / _LOCK).open("rb") as lock:
+        with (folder / _LOCK).open("rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -30,7 +30,7 @@ from cacheproxy.govern.maker import Means, PolicyMaker
 from cacheproxy.govern.versions import VersionFile
 from cacheproxy.heads import Heads, open_heads
 from cacheproxy.index.spaces import Spaces
-from cacheproxy.install import claim, install_secret, open_data_dir
+from cacheproxy.install import install_secret, own_folder
 from cacheproxy.learn import shadow as learning
 from cacheproxy.learn.budget import Budget
 from cacheproxy.learn.feedback import Feedback
@@ -81,9 +81,11 @@ log = structlog.get_logger()
 def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
     """Take the data directory, the keys and the log of changes. Raises ConfigError, also where it is in use."""
     load_pack(find_pack(settings.policies.pack))  # what is wrong with it is told before anything is made
-    telemetry, data_dir = Telemetry(), open_data_dir(settings)
-    owned, secret = stack.enter_context(claim(data_dir)), install_secret(data_dir)
-    keeper = open_keeper(settings, data_dir, secret, clock)
+    telemetry = Telemetry()
+    data_dir, owned = stack.enter_context(own_folder(settings))
+    common = settings.data.path()  # keys and their secret are those of all who share it
+    secret = install_secret(common)
+    keeper = open_keeper(settings, common, secret, clock)
     if keeper is not None:
         stack.callback(keeper.save)  # after the supervisor's end: calls that it cancels are charged, too
     return Ground(

@@ -1,7 +1,8 @@
 """One frozen tree of settings, read once: flag > environment > file > default.
 
-Every leaf is a TOML key (`[store] url = ...`) and an environment variable (`CACHEPROXY_STORE__URL`). Policy numbers
-(thresholds, TTLs, caps of a category) are not settings: they live in packs.
+Every leaf is a TOML key (`[store] url = ...`) and an environment variable (`CACHEPROXY_STORE__URL`); a secret may be in
+a file that a variable names (`CACHEPROXY_ADMIN__TOKEN_FILE`). Policy numbers (thresholds, TTLs, caps of a category) are
+not settings: they live in packs.
 """
 
 from __future__ import annotations
@@ -217,6 +218,8 @@ class Store(_Section, frozen=True):
     url: str = ""
     """`sqlite:///FILE` or `memory://`; empty means `entries.sqlite3` in the data directory. `redis://HOST`,
     `redis+sentinel://HOST,.../SERVICE` or `redis+cluster://HOST,...` (`rediss` for TLS) make this proxy a replica."""
+    password: Secret = Secret("")
+    """Of the Redis that `url` names; it may also stand in the address itself."""
     prefix: str = "cacheproxy"
     """What keys of a shared engine begin with; replicas of one cache share it."""
     max_entries: Count = 1_000_000
@@ -330,6 +333,8 @@ class Data(_Section, frozen=True):
 
     dir: str = ""
     """Empty means $XDG_DATA_HOME/cacheproxy or ~/.local/share/cacheproxy."""
+    shared: bool = False
+    """Whether several proxies share it: each takes a folder of its own in it, the first `replica-N` that is free."""
 
     def path(self) -> Path:
         """Return the data directory (not created here)."""

@@ -19,7 +19,18 @@ if TYPE_CHECKING:
 
 COMMAND = re.compile(r"(?:\$ )?(?:\.venv/bin/|python -m )?cacheproxy(?P<rest>(?: .*)?)")
 OPTION = re.compile(r"--[a-z][a-z-]*")
-OF_OTHER_PROGRAMS = {"--data", "--out", "--entries", "--seconds", "--no-deps", "--strict"}
+OF_OTHER_PROGRAMS = {
+    "--scale",
+    "--profile",
+    "--rm",
+    "--force-recreate",
+    "--data",
+    "--out",
+    "--entries",
+    "--seconds",
+    "--no-deps",
+    "--strict",
+}
 
 
 @dataclass(frozen=True, slots=True)
