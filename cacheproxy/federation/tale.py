@@ -46,6 +46,8 @@ def _words(told: dict[str, Any]) -> str:
         case "resumed":
             return f"going on after round {told['round']}"
         case "begun":
+            if "f05" not in told:
+                return "training under differential privacy: only the last head is counted"
             return f"before training: {_scores(told)}, {told['nodes']:g} nodes, {told['held_pairs']:g} held-back pairs"
         case "round":
             return f"round {told['round']} of {told['of']}: {_scores(told)}{_refused(told['refused'])}"
@@ -60,6 +62,10 @@ def _words(told: dict[str, Any]) -> str:
 
 
 def _scores(told: dict[str, Any]) -> str:
+    if "f05" not in told:
+        return (
+            "nothing counted" if told["event"] == "round" else "too few nodes to choose a threshold under so much noise"
+        )
     return f"F0.5 {told['f05']:.3f}, precision {told['precision']:.3f}, recall {told['recall']:.3f}"
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 RELEASE = "asked_to_train"
 """The line of progress for every time that nodes are asked for an update, also in vain."""
+COUNTED = "asked_to_count"
+"""The same of noisy counts."""
 FINAL, COURSE = "final", "course.json"
 _FROM = "from"
 _MEMORY = "server.safetensors"
@@ -96,11 +98,10 @@ class Folder:
             return Left(artefact=artefact, memory=_memory(folder / _MEMORY))
         return None
 
-    @property
-    def releases(self) -> int:
-        """How often a node may have sent an update in this run, interruptions and retries included."""
+    def releases(self, event: str) -> int:
+        """Return how often a node may have answered such a question in this run, interruptions and retries included."""
         with (self._root / PROGRESS).open("rb") as file:
-            return sum(msgspec.json.decode(line, type=_Line).event == RELEASE for line in file)
+            return sum(msgspec.json.decode(line, type=_Line).event == event for line in file)
 
     def say(self, event: str, **fields: object) -> None:
         """Append a line of progress."""

@@ -22,6 +22,7 @@ from cacheproxy.errors import ConfigError
 from cacheproxy.learn.pairfile import read_pairs
 from cacheproxy_federated import wire
 from cacheproxy_federated.compress import moment
+from cacheproxy_federated.noisy import histogram, noised
 from cacheproxy_federated.pairs import Pairs
 from cacheproxy_federated.privacy import private
 from cacheproxy_federated.task import Training, counted, trained
@@ -45,7 +46,7 @@ LEAST_HELD = 5
 """Fewest held-back pairs that a node counts."""
 LEAST_CATEGORY = 20
 """Fewest pairs under which a node names a category, whatever the server asks."""
-_BOUNDS = {"epochs": (1, 50), "batch": (2, 4096), "most-pairs": (200, 1_000_000)}
+_BOUNDS = {"epochs": (1, 50), "batch": (2, 4096), "most-pairs": (200, 1_000_000), "dp-counts": (20, 1_000_000)}
 """What a node does, whatever the server asks (the same as in `course.Course`)."""
 _LEAST_SHARE = 4
 """A second moment under a head of fewer components than one in so many would tell chosen directions apart."""
@@ -148,15 +149,28 @@ def _train(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
     clip, noise = node.privacy(config)
     if clip:
         found = private(matrix, found, clip, noise, np.random.default_rng())
-    examples = min(len(pairs), _int(config, "most-pairs"))
+    # Under differential privacy all nodes weigh the same: how many pairs one has would tell of them without noise.
+    examples = 1 if _private(config) else min(len(pairs), _int(config, "most-pairs"))
     return RecordDict({wire.HEAD: wire.head_record(found), wire.NUMBERS: wire.numbers(examples)})
 
 
 def _evaluate(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
     pairs = node.held(_int(config, "most-pairs"))
     head = Head(matrix=_fitting(content, pairs), int8=bool(config.get("int8", False)))
+    _, noise = node.privacy(config)
+    if noise and not _private(config):
+        raise Declined("own-counts")
+    if noise:
+        most = _int(config, "dp-counts")
+        told = noised(histogram(head, pairs, most), noise * most, np.random.default_rng())
+        return RecordDict({wire.NOISY: wire.noisy_record(told)})
     counts = wire.folded(counted(head, pairs), max(LEAST_CATEGORY, _int(config, "least-category")))
     return RecordDict({wire.COUNTS: wire.counts_record(counts), wire.NUMBERS: wire.numbers(len(pairs))})
+
+
+def _private(config: ConfigRecord) -> bool:
+    """Whether a run asks for noise on everything that leaves a node."""
+    return _float(config, "dp-noise") > 0
 
 
 def _moment(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:

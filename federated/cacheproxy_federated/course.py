@@ -9,7 +9,7 @@ import msgspec
 
 from cacheproxy.embed import headfile
 from cacheproxy.errors import ConfigError
-from cacheproxy_federated.privacy import epsilon
+from cacheproxy_federated.privacy import composed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +85,9 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     dp_clip: _Amount = 0.0
     """Local differential privacy: longest update that leaves a node; 0 is off."""
     dp_noise: _Amount = 0.0
-    """Standard deviation of the noise on every component, in clipping norms."""
+    """Standard deviation of the noise on every component, in clipping norms; of counts, in `dp_counts`."""
+    dp_counts: Annotated[int, msgspec.Meta(ge=20, le=1_000_000)] = 100
+    """Most held-back pairs that a node's noisy counts are of; their noise is `dp_noise` times as many."""
     dp_delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 1e-5
     """At which the epsilon of the whole run is told."""
 
@@ -119,7 +121,7 @@ def _flaw(course: Course) -> str | None:
         return f"{course.strategy} against {course.malicious} hostile nodes needs a quorum of {needed} (2f + 3)"
     if bool(course.dp_clip) != bool(course.dp_noise):
         return "dp-clip and dp-noise go together: one without the other promises nothing"
-    if course.dp_noise and (promised := epsilon(course.dp_noise, course.rounds, course.dp_delta)) > _MOST_EPSILON:
+    if course.dp_noise and (promised := composed(course.dp_noise, course.rounds, 1, course.dp_delta)) > _MOST_EPSILON:
         return (
             f"dp-noise {course.dp_noise:g} is too little to promise anything: epsilon {promised:g} over "
             f"{course.rounds} rounds; 1 or more is usual, or fewer rounds"

@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord
 from flwr.common.constant import ErrorCode
 
 from cacheproxy_federated import wire
+from cacheproxy_federated.noisy import bounded
 from cacheproxy_federated.thresholds import ALL, sound
 from cacheproxy_federated.wire import Unreadable
 
@@ -127,6 +128,10 @@ class Guard:
         mosts = {name: _most(many, times) for name, many in sizes.items()}
         return [tally.levelled(mosts) for tally in made]
 
+    def noisy(self, replies: Iterable[Message]) -> list[NDArray[np.float64]]:
+        """Return noisy counts that may be summed, shape (2, BINS) each: no bin is further off than noise can be."""
+        return [counts for reply in replies if (counts := self._checked(reply, self._noisy)) is not None]
+
     def moments(self, replies: Iterable[Message]) -> list[NDArray[np.float64]]:
         """Return second moments, (k, k) each, that may be summed: symmetric, with no negative variance.
 
@@ -218,6 +223,10 @@ class Guard:
         if not counts or any(_size(table) < (1 if name == ALL else _NAMED) for name, table in counts.items()):
             raise Unreadable("counts")
         return Tally(counts=counts)
+
+    def _noisy(self, content: RecordDict) -> NDArray[np.float64]:
+        course = self._course
+        return bounded(wire.noisy_of(content), course.dp_counts, course.dp_noise * course.dp_counts)
 
     def _moment(self, content: RecordDict) -> NDArray[np.float64]:
         sent = wire.matrix_of(content, wire.MOMENT)

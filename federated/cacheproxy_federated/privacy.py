@@ -1,7 +1,6 @@
 """Local differential privacy of what leaves a node: an update clipped to a norm, with Gaussian noise on it.
 
-It covers the matrix alone. Counts of held-back pairs leave a node exact: who needs the guarantee for all that leaves
-must not send them, and choose thresholds at home.
+Counts of held-back pairs are clipped and noised as well (`noisy`), and how many pairs a node has is not sent.
 
 The epsilon is exact, not a bound: independent releases of the Gaussian mechanism are together one Gaussian mechanism
 (Dong, Roth and Su, "Gaussian Differential Privacy", 2019, corollary 3.3), whose delta at an epsilon is known in closed
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 REPLACED = 2.0
 """Sensitivity, in clipping norms, to all of a node's data: two clipped updates are at most two norms apart."""
+APART = math.sqrt(2.0)
+"""The same of counts, in the number of pairs that they are of: they are not negative, so at right angles at most."""
 _MOST_EPSILON = 1e6
 _STEPS = 200
 _VANISHING = -30.0
@@ -71,7 +72,22 @@ def epsilon(multiplier: float, releases: int, delta: float, sensitivity: float =
         return 0.0
     if not multiplier:
         return math.inf
-    mu = sensitivity / multiplier * math.sqrt(releases)
+    return _epsilon(sensitivity / multiplier * math.sqrt(releases), delta)
+
+
+def composed(multiplier: float, updates: int, counts: int, delta: float) -> float:
+    """Return the epsilon of so many updates and releases of counts together, for all the data of a node.
+
+    Both have noise of `multiplier` times what they are clipped to. Raises ValueError as `epsilon`.
+    """
+    if not 0 < delta < 1 or updates < 0 or counts < 0 or not multiplier > 0:
+        raise ValueError(f"no epsilon for noise {multiplier}, {updates} and {counts} releases, delta {delta}")
+    squared = updates * REPLACED**2 + counts * APART**2
+    return _epsilon(math.sqrt(squared) / multiplier, delta) if squared else 0.0
+
+
+def _epsilon(mu: float, delta: float) -> float:
+    """Return the epsilon of a Gaussian mechanism of sensitivity `mu` in standard deviations."""
     if delta_at(0.0, mu) <= delta:
         return 0.0
     low, high = 0.0, _MOST_EPSILON

@@ -17,11 +17,12 @@ from cacheproxy import __version__
 from cacheproxy.embed import headfile
 from cacheproxy.embed.head import Head
 from cacheproxy_federated import wire
-from cacheproxy_federated.checkpoint import RELEASE, Folder
+from cacheproxy_federated.checkpoint import COUNTED, RELEASE, Folder
 from cacheproxy_federated.compress import principal
 from cacheproxy_federated.exchange import RunEnded
 from cacheproxy_federated.guard import Asked, Guard
-from cacheproxy_federated.privacy import epsilon
+from cacheproxy_federated.noisy import found
+from cacheproxy_federated.privacy import composed
 from cacheproxy_federated.strategy import Averaging
 from cacheproxy_federated.thresholds import ALL, chosen, scored, shared, verified_from
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from cacheproxy.embed.headfile import Artefact, Manifest
     from cacheproxy_federated.course import Course
     from cacheproxy_federated.exchange import Exchange
-    from cacheproxy_federated.thresholds import Counts
 
 Read = TypeVar("Read")
 _SEEDS = 1 << 31
@@ -43,22 +43,19 @@ _LEAST_NODES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What a head's held-back pairs say of it, of all nodes that answered."""
+    """What a head's held-back pairs say of it, of all nodes that answered.
 
-    counts: Counts
+    `thresholds` are by category, and `*`; `metrics` are precision, recall and F-scores at the threshold of all, and of
+    how many pairs and nodes they are.
+    """
+
+    thresholds: dict[str, float]
+    metrics: dict[str, float]
     verify_from: float | None
-    nodes: int
 
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """By category, and `*`."""
-        return chosen(self.counts)
 
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Precision, recall and F-scores at the threshold of all, and how many pairs they are of."""
-        pairs = sum(int(table[0].sum()) for table in self.counts.values())
-        return {**scored(self.counts, self.thresholds[ALL]), "held_pairs": float(pairs), "nodes": float(self.nodes)}
+_UNCOUNTED = Measured(thresholds={ALL: 1.0}, metrics={}, verify_from=None)
+"""Under differential privacy only the last head is counted: under the others nothing would be served."""
 
 
 class Run:
@@ -82,12 +79,12 @@ class Run:
             self._averaging.remember(left.memory)
             self._folder.say("resumed", round=done)
         self._exchange.nodes(max(course.first, course.quorum), course.wait_s)
-        before = self._measured(head, done)
+        before = self._measured(head, done) if not course.dp_noise else _UNCOUNTED
         self._folder.say("begun", round=done, of=course.rounds, **_rounded(before.metrics))
         measured = before
         for number in range(done + 1, course.rounds + 1):
             head = Head(matrix=self._trained(head.matrix, number))
-            measured = self._measured(head, number)
+            measured = self._measured(head, number) if not course.dp_noise else _UNCOUNTED
             manifest = self._manifest(measured, number, parent)
             self._folder.kept(number, head, manifest, self._averaging.memory)
             told = {"refused": dict(self._refused), **_rounded(measured.metrics)}
@@ -95,6 +92,9 @@ class Run:
         last = max(done, course.rounds)
         if course.dim_out or course.int8:
             head = self._compressed(head, last)
+        if course.dp_noise:
+            measured = self._counted(head, last)
+        elif course.dim_out or course.int8:
             measured = self._measured(head, last)
         artefact = self._folder.finish(head, self._manifest(measured, last, parent))
         self._folder.say("finished", epoch=artefact.epoch, **_rounded(measured.metrics))
@@ -116,9 +116,7 @@ class Run:
 
     def _measured(self, head: Head, number: int) -> Measured:
         asked = self._asked(head.matrix, number)
-        config = self._config(asked)
-        config["int8"] = head.int8
-        record = RecordDict({wire.HEAD: wire.head_record(head.matrix), wire.CONFIG: config})
+        record = self._to_count(head, asked)
 
         def messages(nodes: list[int]) -> list[Message]:
             return [Message(record, node, MessageType.EVALUATE) for node in nodes]
@@ -127,7 +125,29 @@ class Run:
         self._tell(guard, "counts")
         many = [one.counts for one in tallies]
         counts = shared(many, max(self._course.quorum, _LEAST_NODES))
-        return Measured(counts=counts, verify_from=verified_from(many), nodes=len(many))
+        thresholds, pairs = chosen(counts), sum(int(table[0].sum()) for table in counts.values())
+        metrics = {**scored(counts, thresholds[ALL]), "held_pairs": float(pairs), "nodes": float(len(many))}
+        return Measured(thresholds=thresholds, metrics=metrics, verify_from=verified_from(many))
+
+    def _counted(self, head: Head, number: int) -> Measured:
+        """Return what noisy counts say of the last head: one threshold for all, 1.0 in doubt."""
+        asked = self._asked(head.matrix, number)
+        record = self._to_count(head, asked)
+
+        def messages(nodes: list[int]) -> list[Message]:
+            self._folder.say(COUNTED, round=number)
+            return [Message(record, node, MessageType.EVALUATE) for node in nodes]
+
+        guard, many = self._quorum(asked, messages, Guard.noisy)
+        self._tell(guard, "counts")
+        told = found(many, self._course.dp_noise * self._course.dp_counts)
+        metrics = {**told.metrics, "nodes": float(len(many))}
+        return Measured(thresholds={ALL: told.threshold}, metrics=metrics, verify_from=None)
+
+    def _to_count(self, head: Head, asked: Asked) -> RecordDict:
+        config = self._config(asked)
+        config["int8"] = head.int8
+        return RecordDict({wire.HEAD: wire.head_record(head.matrix), wire.CONFIG: config})
 
     def _compressed(self, head: Head, number: int) -> Head:
         """Return the head followed by its principal components over all nodes, where they are asked for."""
@@ -196,14 +216,16 @@ class Run:
             "least-category": course.least_category,
             "dp-clip": course.dp_clip,
             "dp-noise": course.dp_noise,
+            "dp-counts": course.dp_counts,
         }
         return ConfigRecord({**asked.echo, **told})
 
     def _manifest(self, measured: Measured, number: int, parent: str) -> Manifest:
         course = self._course
-        metrics = measured.metrics
+        metrics = dict(measured.metrics)
         if course.dp_clip:
-            metrics["dp_epsilon"] = epsilon(course.dp_noise, self._folder.releases, course.dp_delta)
+            updates, counts = (self._folder.releases(event) for event in (RELEASE, COUNTED))
+            metrics["dp_epsilon"] = composed(course.dp_noise, updates, counts, course.dp_delta)
             metrics["dp_delta"] = course.dp_delta
         metrics |= {f"refused_{name}": float(many) for name, many in sorted(self._refused.items())}
         return headfile.Manifest(

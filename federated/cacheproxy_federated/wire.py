@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flwr.common.constant import SType
 
+from cacheproxy_federated.noisy import BINS
 from cacheproxy_federated.thresholds import ALL, GRID
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ if TYPE_CHECKING:
     from cacheproxy_federated.thresholds import Counts
 
 HEAD, CONFIG, NUMBERS, ECHO, COUNTS, MOMENT = "head", "config", "numbers", "echo", "counts", "moment"
+NOISY = "noisy-counts"
 """Names of the records."""
 MATRIX, EXAMPLES = "matrix", "num-examples"
+RIGHT, WRONG = "right", "wrong"
 BASE, ROUND, PARENT, SEED = "base", "server-round", "parent", "seed"
 MOMENTS = "query.moment"
 """Type of the message that asks for second moments."""
@@ -35,6 +38,7 @@ TROUBLES = {
     "shape": "was sent a head of another shape than its vectors",
     "no-moments": "sends second moments only if it was started with --allow-moments, and of no head of few components",
     "limits": "was asked for what no node does: more than 50 epochs, batches over 4,096, or most-pairs under 200",
+    "own-counts": "has a dp-noise of its own, and counts nothing in a run without dp-noise",
     "own-limits": "has a dp-noise of its own, and no dp-clip: noise without a bound promises nothing",
     "form": "was sent a message it does not understand: are the versions of cacheproxy the same?",
     "failed": "failed; its own log says why",
@@ -95,6 +99,25 @@ def counts_of(content: RecordDict) -> Counts:
     if not isinstance(record, ConfigRecord) or len(record) > MOST_CATEGORIES:
         raise Unreadable("counts")
     return {name: _table(name, value) for name, value in record.items()}
+
+
+def noisy_record(counts: NDArray[np.int64]) -> ConfigRecord:
+    """Return noisy counts, shape (2, BINS), as a record of integers."""
+    return ConfigRecord({RIGHT: counts[0].tolist(), WRONG: counts[1].tolist()})
+
+
+def noisy_of(content: RecordDict) -> NDArray[np.int64]:
+    """Return the noisy counts of a reply, shape (2, BINS). Raises Unreadable."""
+    record = content.get(NOISY)
+    if not isinstance(record, ConfigRecord) or set(record) != {RIGHT, WRONG}:
+        raise Unreadable("counts")
+    rows = [record[name] for name in (RIGHT, WRONG)]
+    for row in rows:
+        if not isinstance(row, list) or len(row) != BINS:
+            raise Unreadable("counts")
+        if not all(type(one) is int and abs(one) < 1 << 40 for one in row):
+            raise Unreadable("counts")
+    return np.array(rows, dtype=np.int64)
 
 
 def folded(counts: Counts, least: int) -> Counts:

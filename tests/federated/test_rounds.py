@@ -9,7 +9,7 @@ from cacheproxy_federated import client_app, wire
 from cacheproxy_federated.course import STRATEGIES
 from cacheproxy_federated.exchange import Exchange, RunEnded
 from cacheproxy_federated.guard import Asked, Guard
-from cacheproxy_federated.privacy import epsilon
+from cacheproxy_federated.privacy import composed
 from cacheproxy_federated.strategy import Averaging
 from cacheproxy_federated.thresholds import chosen, counted, scored, summed
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -375,7 +375,7 @@ def test_noise_and_clipping_happen_in_a_run_and_the_epsilon_is_told(tmp_path: Pa
     # The noise on each of the components is 0.2; without the clipping to 0.05 updates of some 3 would stand out of it.
     for update in updates:
         assert np.std(update) == pytest.approx(0.2, rel=0.2)
-    assert artefact.manifest.metrics["dp_epsilon"] == pytest.approx(epsilon(4.0, 2, told.dp_delta))
+    assert artefact.manifest.metrics["dp_epsilon"] == pytest.approx(composed(4.0, 2, 1, told.dp_delta))
 
 
 def test_clipping_is_the_last_thing_before_an_update_leaves(tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ def test_retries_and_interruptions_are_paid_for_in_epsilon(tmp_path: Path) -> No
     (tmp_path / "round-0001" / headfile.MANIFEST).unlink()
     again = Fleet().run(tmp_path, course(rounds=1, dp_clip=0.05, dp_noise=4.0), resume=True)
     assert again.manifest.metrics["dp_epsilon"] > first.manifest.metrics["dp_epsilon"]
-    assert again.manifest.metrics["dp_epsilon"] == pytest.approx(epsilon(4.0, 2, 1e-5))
+    assert again.manifest.metrics["dp_epsilon"] == pytest.approx(composed(4.0, 2, 2, 1e-5))
 
 
 def test_a_node_may_be_stricter_than_the_run(tmp_path: Path) -> None:
