@@ -71,7 +71,7 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
     """
     _refuse_open_relay(settings)
     async with AsyncExitStack() as stack:
-        ground = open_ground(settings, clock or SystemClock(), stack)
+        ground = await open_ground(settings, clock or SystemClock(), stack)
         kept = await open_kept(ground, stack)
         backends = await open_backends(ground, stack)
         line = await open_line(ground, kept, backends, stack)

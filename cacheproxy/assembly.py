@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cacheproxy.policy.adapt import LoadWatch
     from cacheproxy.ports import Clock, SmallModel, Upstream
     from cacheproxy.privacy.gate import PresidioGate
+    from cacheproxy.replica import Replica
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
     from cacheproxy.small import Small
@@ -61,6 +62,8 @@ class Ground:
     identify: Callable[[list[tuple[bytes, bytes]]], Scope]
     names: Names
     audit: AuditLog
+    replica: Replica | None = None
+    """This proxy's end of what replicas share; None where it shares nothing."""
 
     @property
     def snapshots_dir(self) -> Path:

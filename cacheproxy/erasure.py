@@ -46,6 +46,8 @@ class Part:
     forget: Callable[[Selector, Collection[str]], Awaitable[int] | int] = field(repr=False)
     purged: bool = False
     """Whether it is told of purges in place of erasures."""
+    elsewhere: bool = False
+    """Whether it tells other replicas: what they tell is not told again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,8 @@ class Owed(msgspec.Struct, frozen=True, kw_only=True):
     ids: tuple[str, ...]
     meant: dict[str, str | float | tuple[str, ...] | None]
     descendants: bool = False
+    token: str = ""
+    """What another replica calls it that began it."""
 
     def selector(self) -> Selector:
         """Return what it means: of what is new since it was asked for, nothing."""
@@ -112,14 +116,19 @@ class Erasure:
         parts: Sequence[Part],
         clock: Clock,
         journal: Path,
+        answers: Callable[[], Awaitable[tuple[int, tuple[str, ...]]]] | None = None,
     ) -> None:
-        """`parts` go after the entries, in this order. The `journal` is read, and what it owes is done by `retry`."""
+        """`parts` go after the entries, in this order. The `journal` is read, and what it owes is done by `retry`.
+
+        `answers` waits for other replicas: how many have done it, and the names of those that have not yet.
+        """
         self._catalogue = catalogue
         self._unindex = unindex
         self._parts = {part.name: part for part in parts}
         self._clock = clock
         self._journal = journal
-        self._lock = asyncio.Lock()
+        self._answers = answers
+        self._lock, self._writing = asyncio.Lock(), asyncio.Lock()
         self._owed = _read(journal)
 
     @property
@@ -150,14 +159,37 @@ class Erasure:
                     return purged
         return await self._begin(selector, parts, descendants=descendants)
 
-    async def erase(self, selector: Selector) -> Erased:
+    async def erase(self, selector: Selector, *, told: bool = True) -> Erased:
         """Remove the entries that are meant, what was made of them, and all else that is remembered of them.
 
-        Raises InvalidRequest for a selector with `text`, which is never written down, and PartUnavailable, having done
-        nothing, while a thousand erasures are not finished.
+        Other replicas are told unless each of them does it by itself. Raises InvalidRequest for a selector with `text`,
+        which is never written down, and PartUnavailable, having done nothing, while a thousand erasures are not
+        finished.
         """
-        parts = tuple(part.name for part in self._parts.values() if not part.purged)
-        return await self._begin(selector, parts, descendants=True)
+        meant = [part for part in self._parts.values() if not part.purged and (told or not part.elsewhere)]
+        erased = await self._begin(selector, tuple(part.name for part in meant), descendants=True)
+        elsewhere = {part.name for part in meant if part.elsewhere}
+        if self._answers is None or not any(done.part in elsewhere and not done.failed for done in erased.parts):
+            return erased
+        count, missing = await self._answers()
+        failed = f"not done yet: {', '.join(missing)}" if missing else ""
+        parts = (replace(one, removed=count, failed=failed) if one.part in elsewhere else one for one in erased.parts)
+        return replace(erased, parts=tuple(parts))
+
+    async def owe(self, selector: Selector, ids: Collection[str], *, asked_s: float, purges: bool, token: str) -> None:
+        """Write down what was begun at another replica, which removed the entries `ids`, to be done by `retry`.
+
+        A purge has only the parts that are told of purges. While it is owed, `owes(token)`.
+        """
+        names = [part.name for part in self._parts.values() if part.purged == purges and not part.elsewhere]
+        self._owed.append(_owed(selector, tuple(names), tuple(ids), asked_s=asked_s, token=token))
+        if not purges:
+            self._unindex(ids, scrub=True)
+        await self._write()
+
+    def owes(self, token: str) -> bool:
+        """Whether something of it is left to do."""
+        return any(owed.token == token for owed in self._owed)
 
     async def retry(self) -> None:
         """Try again what failed, or what a restart cut short."""
@@ -196,13 +228,7 @@ class Erasure:
                 raise PartUnavailable(
                     f"{count} erasures are not finished, none is begun: see erasure_part_failed in the log"
                 )
-            owed = Owed(
-                asked_s=self._clock.now(),
-                parts=(ENTRIES, *parts),
-                ids=selector.ids,
-                meant={name: getattr(selector, name) for name in Selector.__slots__ if name != "text"},
-                descendants=descendants,
-            )
+            owed = _owed(selector, (ENTRIES, *parts), selector.ids, asked_s=self._clock.now(), descendants=descendants)
             self._owed.append(owed)
             await self._write()
             erased = await self._run(selector, owed.parts, (), descendants=descendants)
@@ -283,12 +309,12 @@ class Erasure:
             self._owed[at] = msgspec.structs.replace(owed, parts=erased.pending, ids=erased.ids)
         else:
             del self._owed[at]
-        del self._owed[:-_MOST_OWED]
         await self._write()
 
     async def _write(self) -> None:
         try:
-            await asyncio.to_thread(_save, self._journal, list(self._owed))
+            async with self._writing:
+                await asyncio.to_thread(_save, self._journal, list(self._owed))
         except OSError as exc:  # what is owed is still done, unless this process ends before
             log.warning("erasure_journal_failed", reason=exc.strerror)
 
@@ -320,6 +346,19 @@ async def near(store: EntryStore, embedder: Embedder, text: str, radius: float) 
     if rows:
         compare()
     return found
+
+
+def _owed(
+    selector: Selector,
+    parts: tuple[str, ...],
+    ids: tuple[str, ...],
+    *,
+    asked_s: float,
+    descendants: bool = False,
+    token: str = "",
+) -> Owed:
+    meant = {name: getattr(selector, name) for name in Selector.__slots__ if name != "text"}
+    return Owed(asked_s=asked_s, parts=parts, ids=ids, meant=meant, descendants=descendants, token=token)
 
 
 def _read(journal: Path) -> list[Owed]:

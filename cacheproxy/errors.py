@@ -19,6 +19,7 @@
     │   └── NotCached            504, the caller asked for `only-if-cached`
     ├── NotChanged              503, a change could not be written down, and was not made
     ├── Overloaded               503, this proxy holds all the requests it can
+    ├── AnsweredElsewhere        another replica has asked the backend meanwhile: its answer is looked for
     ├── UpstreamError            the backend did not answer as it must
     │   ├── UpstreamUnreachable  502, no connection: nothing was sent
     │   │   └── ConnectTimeout   502, and it took its time to fail
@@ -193,6 +194,10 @@ class Overloaded(CacheProxyError):
     status = 503
     code = "overloaded"
     retry_after_s = 1.0
+
+
+class AnsweredElsewhere(CacheProxyError):
+    """Another replica asked the backend the same and is done; no caller ever sees this."""
 
 
 class UpstreamError(CacheProxyError):

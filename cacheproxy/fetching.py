@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from cacheproxy.augment.arms import Arm
-from cacheproxy.errors import UpstreamError
+from cacheproxy.errors import AnsweredElsewhere, UpstreamError
 from cacheproxy.flight import Head, Settlement
 from cacheproxy.model import Reply
 from cacheproxy.offloading import as_offloaded
 from cacheproxy.policy.admit import Keep, Refuse, admit
-from cacheproxy.ports import Answered
+from cacheproxy.ports import Answered, Turn
 from cacheproxy.refusals import Refusals
 from cacheproxy.relay import Relayed, pass_on
 from cacheproxy.rewarding import Came
@@ -94,6 +94,29 @@ class Fetching:
         return head, fold
 
     async def _exchange(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> None:
+        elsewhere = self._parts.elsewhere
+        if elsewhere is None or flight.key is None or not journey.plan.store:
+            await self._fetch(flight, journey, call, dialect)
+            return
+        match await elsewhere.turn(flight.key, self._wait_s(journey)):
+            case Turn.LOOK:
+                raise AnsweredElsewhere("another replica is done with it")
+            case Turn.ALONE:
+                await self._fetch(flight, journey, call, dialect)
+            case Turn.LEAD:
+                try:
+                    await self._fetch(flight, journey, call, dialect)
+                finally:
+                    await elsewhere.release(flight.key, kept=bool(flight.settlement.stored))
+
+    def _wait_s(self, journey: Journey) -> float:
+        """Return how long this query may still wait for other replicas."""
+        parts, now_s = self._parts, self._parts.clock.monotonic()
+        if journey.waits_until_s is None:
+            journey.waits_until_s = now_s + (parts.stream_wait_s if journey.query.wire.stream else parts.flight_wait_s)
+        return max(0.0, journey.waits_until_s - now_s)
+
+    async def _fetch(self, flight: Flight, journey: Journey, call: Call, dialect: Dialect) -> None:
         parts, fence, offloading = self._parts, self._parts.store.fence, self._offloading
         attempt = await offloading.attempt(journey) if offloading is not None else None
         offloaded: Relayed[Fold] | None = None

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cacheproxy.settings import Settings
 
 _SECRET_BYTES = 32
+_KEY = "install.key"
 _LOCK = "proxy.lock"
 _REPLICA = "replica-"
 _MOST_REPLICAS = 256
@@ -34,28 +35,65 @@ def open_data_dir(settings: Settings) -> Path:
 
 def install_secret(data_dir: Path) -> bytes:
     """Return this install's key for scopes, made once: losing it orphans every entry. Raises ConfigError."""
-    path = data_dir / "install.key"
+    path = data_dir / _KEY
     try:
         return _read_or_make(path)
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read or made ({exc.strerror}); choose a writable --data-dir") from exc
 
 
-def _read_or_make(path: Path) -> bytes:
+def known_secret(data_dir: Path) -> bytes | None:
+    """Return the key for scopes that this directory was used with, None where it was not. Raises ConfigError."""
+    path = data_dir / _KEY
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        return _read(path)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror}); choose another --data-dir") from exc
+
+
+def keep_secret(data_dir: Path, secret: bytes) -> None:
+    """Use a directory with this key for scopes from now on, if it was used with none. Raises ConfigError."""
+    path = data_dir / _KEY
+    try:
+        _make(path, secret)
     except FileExistsError:
-        secret = path.read_bytes()
-        if len(secret) != _SECRET_BYTES:
-            raise ConfigError(
-                f"{path}: not an install key of {_SECRET_BYTES} bytes; restore it, or remove it to start anew"
-            ) from None
-        return secret
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secret := secrets.token_bytes(_SECRET_BYTES))
-        file.flush()
-        os.fsync(descriptor)
+        return
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be made ({exc.strerror}); choose a writable --data-dir") from exc
+
+
+def _read_or_make(path: Path) -> bytes:
+    secret = secrets.token_bytes(_SECRET_BYTES)
+    try:
+        _make(path, secret)
+    except FileExistsError:
+        return _read(path)
     return secret
+
+
+def _read(path: Path) -> bytes:
+    secret = path.read_bytes()
+    if len(secret) != _SECRET_BYTES:
+        raise ConfigError(
+            f"{path}: not an install key of {_SECRET_BYTES} bytes; restore it, or remove it to start anew"
+        )
+    return secret
+
+
+def _make(path: Path, secret: bytes) -> None:
+    """Put a key in place, whole from the first moment it can be seen. Raises FileExistsError where there is one."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(secret)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        path.hardlink_to(draft)
+    finally:
+        draft.unlink()
 
 
 @contextmanager

@@ -47,6 +47,8 @@ class Journey:
     """The request, where the small model may be asked in its place."""
     limit: Limit = NO_LIMIT
     """What its caller's key lets one answer take, where the small model may give it."""
+    waits_until_s: float | None = None
+    """Until when, by the monotonic clock, other replicas are waited for; None before any was."""
     origin: str = "backend"
     """Where the answer that is kept is from, as `Entry.origin`."""
 

@@ -54,6 +54,7 @@ from cacheproxy.privacy.gate import PresidioGate
 from cacheproxy.promote import promote_judged
 from cacheproxy.query.scope import common_of, read_scope
 from cacheproxy.query.scope import tenant_of as tenant_of_label
+from cacheproxy.replica import open_replica
 from cacheproxy.sharing import Sharing, SharingMeans
 from cacheproxy.small import Around, made_of, open_state
 from cacheproxy.store.open import open_store
@@ -78,13 +79,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
+async def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
     """Take the data directory, the keys and the log of changes. Raises ConfigError, also where it is in use."""
     load_pack(find_pack(settings.policies.pack))  # what is wrong with it is told before anything is made
     telemetry = Telemetry()
     data_dir, owned = stack.enter_context(own_folder(settings))
     common = settings.data.path()  # keys and their secret are those of all who share it
-    secret = install_secret(common)
+    replica = await open_replica(settings, common, clock, stack)
+    secret = replica.secret if replica else install_secret(common)
     keeper = open_keeper(settings, common, secret, clock)
     if keeper is not None:
         stack.callback(keeper.save)  # after the supervisor's end: calls that it cancels are charged, too
@@ -99,6 +101,7 @@ def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Grou
         identify=keeper.gate.identify if keeper else partial(read_scope, secret=secret),
         names=Names(secret, keyed=keeper is not None),
         audit=AuditLog(data_dir / "audit.jsonl", clock),
+        replica=replica,
     )
 
 

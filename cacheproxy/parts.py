@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from cacheproxy.ports import (
         Budget,
         Clock,
+        Elsewhere,
         Embedder,
         EntryStore,
         Feedback,
@@ -54,6 +55,11 @@ class Parts:
     sharing: Sharing | None = None
     small: SmallModel | None = None
     """May answer a miss in the place of the model that was asked for, where policy lets it."""
+    elsewhere: Elsewhere | None = None
+    """Which replica asks the backend, where several share one cache."""
+    flight_wait_s: float = 0.0
+    """Longest wait for another replica's answer; of a caller who streams `stream_wait_s`."""
+    stream_wait_s: float = 0.0
     may_keep: Callable[[str], bool] = field(default=lambda tenant: True)
     """Takes one of the answers that a tenant may have kept a minute; False when there is none left."""
     load: Callable[[str], float] = field(default=lambda model: 0.0)

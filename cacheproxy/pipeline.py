@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
-from cacheproxy.errors import LookupTooSlow, UpstreamError
+from cacheproxy.errors import AnsweredElsewhere, LookupTooSlow, UpstreamError
 from cacheproxy.fetching import Fetching
 from cacheproxy.joining import Flown, Joining
 from cacheproxy.journey import Journey
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 _MOST_REFRESHES = 64
 """Most answers fetched anew in the background at a time; beyond it a stale one stays as it is for now."""
+_UNTIL_HEARD_S = (0.0, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16)
+"""Pauses between looks for what another replica kept: what it tells is heard within milliseconds."""
 _EXCUSES = frozenset({429, 500, 502, 503, 504, *range(520, 531)})
 """What counts as a failure that a stale answer may stand in for: RFC 5861 section 4, overload, and what CDNs add."""
 
@@ -275,7 +277,23 @@ class Pipeline:
         def lead(key: bytes | None) -> Reader:
             return self._fetching.open(journey, key, call, dialect)
 
-        return await self._joining.join_or_lead(journey, miss, lead)
+        while True:
+            try:
+                return await self._joining.join_or_lead(journey, miss, lead)
+            except AnsweredElsewhere:
+                kept = await self._kept_elsewhere(journey)
+                if kept is not None:
+                    return kept
+                journey.waits_until_s = self.parts.clock.monotonic()  # it is gone again: nobody else is waited for
+
+    async def _kept_elsewhere(self, journey: Journey) -> Hit | None:
+        """Return what another replica kept just now, once this one hears of it; None where that takes too long."""
+        for pause_s in _UNTIL_HEARD_S:
+            await asyncio.sleep(pause_s)
+            found = await self.tiers.exact(journey)
+            if isinstance(found, Hit):
+                return found
+        return None
 
     async def _rescue(self, journey: Journey, miss: Miss, status: int | None) -> Hit | None:
         """Return a stale answer that may be served now that the backend failed, with `status` or without a word.

@@ -249,6 +249,10 @@ class Replicas(_Section, frozen=True):
     """Pause between comparisons of what a replica knows with what the engine holds."""
     flight_wait_ms: Count = 5000
     """Longest wait for another replica that asks the backend the same; then this one asks itself."""
+    stream_wait_ms: Annotated[int, msgspec.Meta(ge=0)] = 1000
+    """The same for a caller who streams: he has no word until that answer is whole. 0 never waits."""
+    secret_file: str = ""
+    """A file with the secret that all replicas key their scopes with; empty lets them agree on one in the engine."""
     log_messages: Count = 100_000
     """About how many changes a log of the engine holds; who missed more reads everything again."""
     max_connections: Count = 64

@@ -66,8 +66,8 @@ class Book(Tended, Protocol):
 class Erases(Protocol):
     """Removes from every part that remembers."""
 
-    async def erase(self, selector: Selector) -> Erased:
-        """Remove what is meant; what fails is left pending."""
+    async def erase(self, selector: Selector, *, told: bool = True) -> Erased:
+        """Remove what is meant, at other replicas, too, if `told`; what fails is left pending."""
         ...
 
     async def retry(self) -> None:
@@ -178,11 +178,11 @@ class Upkeep:
             )
 
     async def erase(self, selector: Selector) -> int:
-        """Remove what is meant everywhere; return how many entries that were.
+        """Remove what is meant from every part; return how many entries that were. Other replicas do it themselves.
 
         Raises StoreUnavailable while a part is pending.
         """
-        erased = await self.erasure.erase(selector)
+        erased = await self.erasure.erase(selector, told=False)
         if erased.pending:
             raise StoreUnavailable(f"erasing is not finished in: {', '.join(erased.pending)}")
         return len(erased.ids)

@@ -28,6 +28,11 @@ def read_keys(path: Path, secret: bytes) -> list[KeyRecord]:
         raise ConfigError(f"{path}: there is no such file; make the first key with `cacheproxy keys new NAME`") from exc
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from exc
+    return parse_keys(data, path, secret)
+
+
+def parse_keys(data: bytes, path: Path | str, secret: bytes) -> list[KeyRecord]:
+    """Return every record of a document that came from `path`. Raises as `read_keys`."""
     try:
         document = msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
@@ -56,12 +61,16 @@ def change_keys(path: Path, secret: bytes, change: Callable[[list[KeyRecord]], l
     try:
         with _locked(path):
             records = change(read_keys(path, secret) if path.exists() else [])
-            document = {"version": _VERSION, "install": install_mark(secret), "keys": records}
-            data = msgspec.json.format(msgspec.json.encode(document, enc_hook=_reveal), indent=2) + b"\n"
-            replace_file(path, data)
+            replace_file(path, format_keys(records, secret))
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be written ({exc.strerror}); check who owns its directory") from exc
     return records
+
+
+def format_keys(records: list[KeyRecord], secret: bytes) -> bytes:
+    """Return the document that holds these records."""
+    document = {"version": _VERSION, "install": install_mark(secret), "keys": records}
+    return msgspec.json.format(msgspec.json.encode(document, enc_hook=_reveal), indent=2) + b"\n"
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -96,7 +105,7 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _record(path: Path, number: int, entry: Any) -> KeyRecord:
+def _record(path: Path | str, number: int, entry: Any) -> KeyRecord:
     told = entry.get("id") if isinstance(entry, dict) else None
     where = f"{path}: keys[{number}]" + (f" ({told[:32]!r})" if isinstance(told, str) else "")
     try:
@@ -109,7 +118,7 @@ def _record(path: Path, number: int, entry: Any) -> KeyRecord:
     return record
 
 
-def _check_distinct(path: Path, records: list[KeyRecord]) -> None:
+def _check_distinct(path: Path | str, records: list[KeyRecord]) -> None:
     for field in ("id", "hash"):
         seen: set[str] = set()
         for number, record in enumerate(records):

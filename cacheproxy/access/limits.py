@@ -62,16 +62,27 @@ class Standing:
     reset_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a key used since it was last asked for; `spent` is the day's tokens, `day_tokens` what of them is new."""
+
+    requests: int
+    tokens: int
+    day_tokens: int
+    spent: int
+
+
 class Account:
     """The use of one key, counted under the limits it has now."""
 
-    __slots__ = ("_day", "_record", "_requests", "_tokens", "spent")
+    __slots__ = ("_day", "_new_of_day", "_new_requests", "_new_tokens", "_record", "_requests", "_tokens", "spent")
 
     def __init__(self, record: KeyRecord, now_s: float) -> None:
         self._record = record
         self._requests = _bucket(record.requests_per_minute, None, now_s)
         self._tokens = _bucket(record.tokens_per_minute, None, now_s)
         self._day = -1
+        self._new_requests = self._new_tokens = self._new_of_day = 0
         self.spent = 0
         """Tokens of the day."""
 
@@ -102,6 +113,7 @@ class Account:
                 retry_after_s=bucket.wait_s(1, now_s),
             )
         bucket.charge(1, now_s)
+        self._new_requests += 1
 
     def check_tokens(self, now_s: float, wall_s: float) -> None:
         """Raise RateLimited when the tokens of the minute or of the day are spent."""
@@ -126,6 +138,38 @@ class Account:
             self._tokens.charge(tokens, now_s)
         self._roll(wall_s)
         self.spent += tokens
+        self._new_tokens += tokens
+        self._new_of_day += tokens
+
+    # Where replicas share what a key may use
+
+    @property
+    def unsaid(self) -> bool:
+        """Whether anything was used since `say`."""
+        return bool(self._new_requests or self._new_tokens)
+
+    def say(self, wall_s: float) -> Use:
+        """Return what was used since the last time, for other replicas to hear."""
+        self._roll(wall_s)
+        use = Use(self._new_requests, self._new_tokens, self._new_of_day, self.spent)
+        self._new_requests = self._new_tokens = self._new_of_day = 0
+        return use
+
+    def unsay(self, use: Use, wall_s: float) -> None:
+        """Keep what could not be said for the next time."""
+        self._roll(wall_s)
+        self._new_requests += use.requests
+        self._new_tokens += use.tokens
+        self._new_of_day += min(use.day_tokens, self.spent)
+
+    def hear(self, requests: int, tokens: int, day: int, spent: int, now_s: float) -> None:
+        """Charge what was used elsewhere; `spent` are all tokens of the day, but for what is not said yet."""
+        if self._requests is not None:
+            self._requests.charge(max(0, requests), now_s)
+        if self._tokens is not None:
+            self._tokens.charge(max(0, tokens), now_s)
+        if day == self._day:
+            self.spent = max(self.spent, spent + self._new_of_day)
 
     def requests(self, now_s: float) -> Standing | None:
         """Return where requests stand; None without a limit."""
@@ -146,7 +190,7 @@ class Account:
 
     def _roll(self, wall_s: float) -> None:
         if (today := day_of(wall_s)) != self._day:
-            self._day, self.spent = today, 0
+            self._day, self.spent, self._new_of_day = today, 0, 0
 
 
 class Accounts:
@@ -163,6 +207,10 @@ class Accounts:
             account = old.get(record.id) or Account(record, now_s)
             account.adopt(record, now_s)
             self._accounts[record.id] = account
+
+    def ids(self) -> list[str]:
+        """Return the ids of all keys."""
+        return list(self._accounts)
 
     def of(self, key_id: str) -> Account:
         """Return a key's account. Raises KeyError for a key that `adopt` was not told of."""

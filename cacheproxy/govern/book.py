@@ -137,11 +137,11 @@ class PolicyBook:
             policy, self._unfitted = self._maker.unknowing(pack, n), True
             self._wake.set()
         if stored is None:
-            before = _readable(newest)
+            before = newest.readable() if newest else None
             found = differences(pack_tree(before), pack_tree(pack)) if before else []
             await self._write(policy, Order(actor="start", action="policies.load", reason=why), found)
         self._policy = policy
-        known = _readable(told)
+        known = told.readable() if told else None
         if known and told:
             self._told = self._maker.unknowing(known, told.n)
             self._wake.set()
@@ -179,11 +179,7 @@ class PolicyBook:
         found = await self._filed(lambda: self._versions.find(n))
         if found is None:
             raise NotFound(f"there is no version {n}, or not any more; /admin/v1/policies/versions lists them")
-        try:
-            tree = pack_tree(found.pack())
-        except PackError as exc:
-            raise PolicyRefused([("version", f"{n} cannot be read by this cacheproxy: {exc.message}")]) from exc
-        return await self.activate(tree, order)
+        return await self._again(found, order)
 
     async def change(self, edit: Callable[[Pack], Tree], order: Order) -> Change:
         """Put in force what `edit` makes of the pack in force; return once it is on disk and listeners were told.
@@ -300,10 +296,23 @@ class PolicyBook:
         after = {"version": n, "reason": order.reason, "keys": {one.key: one.after for one in found}}
         await self._audit.record(order.actor, order.action, target, before=before, after=after)
         try:
-            await self._filed(lambda: self._versions.append(version))
-        except NotChanged:
+            await self._append(version, order)
+        except (NotChanged, VersionConflict):
             await self._audit.record(order.actor, order.action, target, after={"version": n}, outcome="failed")
             raise
+
+    async def _append(self, version: Version, order: Order) -> None:
+        """Keep a version that was ordered. Raises NotChanged."""
+        await self._filed(lambda: self._versions.append(version))
+
+    async def _again(self, found: Version, order: Order) -> Change:
+        """Put the pack of an earlier version in force. Raises as `change`."""
+        try:
+            tree = pack_tree(found.pack())
+        except PackError as exc:
+            refused = f"{found.n} cannot be read by this cacheproxy: {exc.message}"
+            raise PolicyRefused([("version", refused)]) from exc
+        return await self.activate(tree, order)
 
     async def _filed(self, call: Callable[[], T]) -> T:
         try:
@@ -327,13 +336,6 @@ def _winner(newest: Version | None, disk: str) -> tuple[Pack | None, str]:
     except PackError as exc:
         log.warning("version_unreadable", version=newest.n, reason=exc.message)
         return None, f"version {newest.n} cannot be read by this cacheproxy"
-
-
-def _readable(version: Version | None) -> Pack | None:
-    try:
-        return version.pack() if version else None
-    except PackError:
-        return None
 
 
 def _encoder_failed(exc: EmbedderUnavailable) -> NotChanged:

@@ -66,6 +66,13 @@ class Version:
         except msgspec.MsgspecError as exc:
             raise PackError(f"version {self.n} is not a pack: {exc}") from exc
 
+    def readable(self) -> Pack | None:
+        """Return the pack; None where this cacheproxy cannot read it any more."""
+        try:
+            return self.pack()
+        except PackError:
+            return None
+
 
 class VersionFile:
     """The file of one data directory (mode 0600), which one process owns. All calls block: they are for a thread."""

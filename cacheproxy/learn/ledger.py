@@ -62,6 +62,12 @@ class Ledger:
         good, at_s = page.words.get((entry_id, question), (True, 0.0)) if page is not None else (True, 0.0)
         return None if good else at_s
 
+    def said(self, pair: Pair) -> tuple[bool, float] | None:
+        """Return the last word on a pair, whether it was good, and when; None where none was said."""
+        tenant, entry_id, question = pair
+        page = self._pages.get(tenant)
+        return page.words.get((entry_id, question)) if page is not None else None
+
     def standing(self, tenant: str, entry_id: str) -> int:
         """Return for how many questions an entry was last called good, minus for how many bad."""
         page = self._pages.get(tenant)

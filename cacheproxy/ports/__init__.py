@@ -7,6 +7,7 @@ leaf; the pipeline turns that into a miss. Cancelling any awaited call is safe a
 from cacheproxy.ports.backends import HOP_BY_HOP, OWN_PREFIX, Answer, Call, SmallModel, TokenCounter, Upstream
 from cacheproxy.ports.clock import Clock
 from cacheproxy.ports.dialect import Dialect, Fold
+from cacheproxy.ports.flights import Elsewhere, Turn
 from cacheproxy.ports.heads import Change, Heads, HeadTold, Progress
 from cacheproxy.ports.learning import Answered, Budget, Feedback, Learning, LookupLog, Sharing
 from cacheproxy.ports.similar import Embedder, VectorIndex, Verifier
@@ -22,6 +23,7 @@ __all__ = [
     "Change",
     "Clock",
     "Dialect",
+    "Elsewhere",
     "Embedder",
     "EntryCatalogue",
     "EntryStore",
@@ -37,6 +39,7 @@ __all__ = [
     "Sharing",
     "SmallModel",
     "TokenCounter",
+    "Turn",
     "Upstream",
     "VectorIndex",
     "Verifier",

@@ -7,11 +7,9 @@ tried twice but what the engine itself sent elsewhere. Replies are as RESP2 give
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import re
 import socket
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -22,6 +20,7 @@ from cacheproxy.shared import faults
 from cacheproxy.shared.address import Address, parse
 from cacheproxy.shared.breaker import Breaker
 from cacheproxy.shared.routes import FAILURES, Cluster, OneServer, Sentinels
+from cacheproxy.shared.script import Script as Script  # noqa: TC001 - where users of the link look for it
 from cacheproxy.shared.slots import key_of
 from cacheproxy.shared.wire import Login, Wire, read_info, tls_context
 
@@ -41,17 +40,6 @@ _REDIRECTS = 4
 _REMEMBERED_S = 2.0
 _ELSEWHERE = (AskError, TryAgainError)  # MovedError is an AskError
 _OLDEST = (6, 2)
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script, known to the engine by its digest."""
-
-    text: str
-    sha: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
 class _Place:

@@ -1,0 +1,112 @@
+"""Replica: what makes this proxy one of several that share a cache. The first thing opened, before any key is needed.
+
+All replicas key their scopes with one secret, from a file or agreed on in the engine. A replica that starts without the
+engine, and never knew that secret, is apart: it passes requests on with a secret of its own, keeps and serves nothing,
+and starts anew once the engine tells it the right one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from cacheproxy.errors import ConfigError, SharedUnavailable
+from cacheproxy.install import keep_secret, known_secret
+from cacheproxy.shared.address import is_shared
+from cacheproxy.shared.installs import SECRET_BYTES, Installs, secret_of
+from cacheproxy.shared.layout import Layout
+
+if TYPE_CHECKING:
+    from contextlib import AsyncExitStack
+
+    from cacheproxy.ports import Clock
+    from cacheproxy.settings import Settings
+    from cacheproxy.shared.link import Link
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, kw_only=True)
+class Replica:
+    """This proxy's end of what replicas share. `rejoin` is set when the process must start anew to join them."""
+
+    link: Link
+    layout: Layout
+    secret: bytes = field(repr=False)
+    installs: Installs
+    data_dir: Path
+    apart: bool = False
+    """Whether the secret is this replica's own, since it does not know that of the others."""
+    rejoin: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def agree(self) -> None:
+        """Make sure that this replica has the secret of all: a topic's `reload`, before anything is served.
+
+        Raises SharedUnavailable where it has not, as long as it has not.
+        """
+        try:
+            agreed = await self.installs.agree(self.secret, ours=not self.apart)
+        except ConfigError as exc:  # the engine was emptied, and another install was first to come back
+            log.error("install_mismatch", reason=exc.message)  # noqa: TRY400 - its message says it all
+            raise SharedUnavailable(exc.message, fault="install") from exc
+        if not self.apart:
+            return
+        await asyncio.to_thread(keep_secret, self.data_dir, agreed)
+        if agreed == self.secret:
+            self.apart = False
+            return
+        log.warning("install_joined", what="this replica starts anew, with the secret that the others have")
+        self.rejoin.set()
+        raise SharedUnavailable("this replica starts anew to join the others", fault="install")
+
+
+async def open_replica(settings: Settings, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Replica | None:
+    """Return this proxy's end of what replicas share; None where it shares nothing. Raises ConfigError."""
+    if not is_shared(settings.store.url):
+        if settings.replicas.secret_file:
+            raise ConfigError("replicas.secret_file: only replicas share a secret; name their engine as store.url")
+        return None
+    from cacheproxy.shared.link import Link  # it loads the engine's client
+
+    link = await stack.enter_async_context(Link(settings.store, settings.replicas, clock))
+    layout = Layout(settings.store.prefix, link.shards)
+    return await join(link, layout, settings, data_dir)
+
+
+async def join(link: Link, layout: Layout, settings: Settings, data_dir: Path) -> Replica:
+    """Agree on the secret, or go apart for now. Raises ConfigError."""
+    given, known = _given(settings), known_secret(data_dir)
+    if given is not None and known not in (None, given):
+        raise ConfigError(
+            f"replicas.secret_file: {data_dir} was used with another secret; give this replica a --data-dir of its "
+            "own, empty at first"
+        )
+    secret = given or known or secrets.token_bytes(SECRET_BYTES)
+    installs = Installs(link, layout, by_file=given is not None)
+    apart = False
+    try:
+        secret = await installs.agree(secret, ours=bool(given or known))
+    except SharedUnavailable as exc:
+        apart = not (given or known)
+        if apart and settings.access.mode == "keys":
+            raise ConfigError(
+                "store.url: the engine cannot be reached, and this data directory does not know the virtual keys yet; "
+                "start the engine first"
+            ) from exc
+        if apart:
+            log.warning(
+                "replica_apart", what="nothing is kept or served from the cache until the engine can be reached"
+            )
+    if not apart:
+        keep_secret(data_dir, secret)
+    return Replica(link=link, layout=layout, secret=secret, installs=installs, data_dir=data_dir, apart=apart)
+
+
+def _given(settings: Settings) -> bytes | None:
+    file = settings.replicas.secret_file
+    return secret_of(Path(file).expanduser()) if file else None
