@@ -66,10 +66,12 @@ def main() -> None:
 
 @main.command()
 @with_flags(*_SERVE_FLAGS, *COMMON_FLAGS)
+@click.option("--workers", "server__workers", metavar="N", help="Processes, on a store that is shared.  [default: 1]")
+@click.option("--worker", type=int, hidden=True, help="The number of this one, given by the parent.")
 @click.option("--upstream", "upstream__url", metavar="URL|local", help="Backend.  [default: $OPENAI_BASE_URL]")
 @click.option("--small-upstream", "small__url", metavar="URL|local", help="Small model that may answer with examples.")
 @click.option("--small-model", "small__model", metavar="NAME", help="What that backend calls it; not needed for local.")
-def serve(config: Path | None, **flags: str | None) -> None:
+def serve(config: Path | None, worker: int | None, **flags: str | None) -> None:
     """Serve until SIGTERM; SIGHUP reads the policy pack again.
 
     \b
@@ -77,13 +79,18 @@ def serve(config: Path | None, **flags: str | None) -> None:
       cacheproxy serve --upstream https://api.openai.com/v1
       cacheproxy serve --upstream http://127.0.0.1:11434/v1      # Ollama
       cacheproxy serve --upstream local                          # the embedded small model: no key, no network
+      cacheproxy serve --workers 4 --store redis://127.0.0.1:6379/0
     """
     # The official client's variable names the backend too, where no CACHEPROXY_UPSTREAM__URL does.
     base_url = os.environ.get("OPENAI_BASE_URL")
     loaded = load(config, flags, {"CACHEPROXY_UPSTREAM__URL": base_url, **os.environ} if base_url else None)
+    if loaded.server.workers > 1:
+        from cacheproxy import workers
+
+        sys.exit(run(workers.serve(loaded, sys.argv[1:])))
     from cacheproxy import serving  # here and below: help must not wait for the engines
 
-    run(serving.serve(loaded))
+    run(serving.serve(loaded, worker))
 
 
 @main.command()

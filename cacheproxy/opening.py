@@ -111,7 +111,7 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     room = settings.store.max_entries, settings.store.max_bytes
     store = open_store(settings.store, data_dir, clock, lambda: quotas(book().pack, *room))
     await stack.enter_async_context(store)
-    encoder = await asyncio.to_thread(open_encoder, settings.encoder, data_dir)
+    encoder = await asyncio.to_thread(open_encoder, settings.encoder, settings.data.path())
     embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
     heads = await open_heads(settings.encoder, data_dir, embedder.epoch, embedder.dim)
     serving = (heads.serving.epoch, heads.serving.head) if heads.serving else None
@@ -147,7 +147,7 @@ async def _verifier(settings: Settings, epoch: str, stack: AsyncExitStack) -> Th
 
 def _means(ground: Ground, embedder: MicroBatcher, verifier: ThreadedVerifier | None, heads: Heads) -> Means:
     chosen = ground.settings.encoder.cache_dir
-    folder = Path(chosen).expanduser() if chosen else ground.data_dir / "encoders"
+    folder = Path(chosen).expanduser() if chosen else ground.settings.data.path() / "encoders"
     return Means(
         epoch=embedder.epoch,
         tenant_of=partial(tenant_of_label, secret=ground.secret),
@@ -225,7 +225,7 @@ def _counter(ground: Ground) -> TokenCounter:
 
 def _model_dir(ground: Ground) -> Path:
     chosen = ground.settings.upstream.local_cache_dir
-    return Path(chosen).expanduser() if chosen else ground.data_dir
+    return Path(chosen).expanduser() if chosen else ground.settings.data.path()
 
 
 async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: AsyncExitStack) -> Line:

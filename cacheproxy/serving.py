@@ -54,11 +54,18 @@ class Running:
 
 
 @asynccontextmanager
-async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterator[Running]:
-    """Assemble a proxy and listen on both ports until the block ends or it was drained. Port 0 takes any free port."""
+async def running(
+    settings: Settings, clock: Clock | None = None, *, shared_port: bool = False
+) -> AsyncIterator[Running]:
+    """Assemble a proxy and listen on both ports until the block ends or it was drained. Port 0 takes any free port.
+
+    A `shared_port` is the data port of several processes, of which this is one.
+    """
     server = settings.server
     with contextlib.ExitStack() as sockets:
-        data_socket = sockets.enter_context(bind(server.host, server.port, "server.host, server.port"))
+        data_socket = sockets.enter_context(
+            bind(server.host, server.port, "server.host, server.port", shared=shared_port)
+        )
         admin_host = server.admin_host
         if not settings.admin.token.reveal() and not is_loopback(admin_host):
             raise ConfigError("server.admin_host is not loopback: set admin.token first (CACHEPROXY_ADMIN__TOKEN)")
@@ -93,10 +100,15 @@ async def running(settings: Settings, clock: Clock | None = None) -> AsyncIterat
                     await asyncio.wait([admin_task])
 
 
-async def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT: drain on the first, stop at once on the second. SIGHUP reads the pack again."""
+async def serve(settings: Settings, worker: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT: drain on the first, stop at once on the second. SIGHUP reads the pack again.
+
+    `worker` is the number of this process among several on one data port (workers.py).
+    """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    async with running(settings) as proxy:
+    if worker is not None:
+        structlog.contextvars.bind_contextvars(worker=worker)
+    async with running(settings, shared_port=worker is not None) as proxy:
         gc.collect()
         gc.freeze()  # else every full collection walks all that was loaded, and holds all callers up for 60 ms or more
 

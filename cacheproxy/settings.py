@@ -53,6 +53,8 @@ class Server(_Section, frozen=True):
     """Address of the admin port; anything but loopback needs admin.token."""
     admin_port: Port = 8081
     """Admin port: /metrics, health, /admin/v1."""
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    """Processes on the data port; more than one need a store that they can share. Worker i has `admin_port` + i."""
     drain_s: Positive = 30.0
     """How long streams in flight may go on after SIGTERM."""
     lookup_timeout_ms: Count = 3000

@@ -88,17 +88,24 @@ def listener(app: Asgi, limits: settings.Server, door: Door, *, drain_s: float) 
     return Listener(config, door)
 
 
-def bind(host: str, port: int, key: str) -> socket.socket:
-    """Return a listening socket. Raises ConfigError naming the setting `key`."""
+def bind(host: str, port: int, key: str, *, shared: bool = False, listen: bool = True) -> socket.socket:
+    """Return a listening socket, or one that only reserves the port. Raises ConfigError naming the setting `key`.
+
+    A `shared` port may be bound by other processes of this user that share it, too; the kernel deals connections out to
+    those that listen.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
     except OSError as exc:
         listener.close()
         raise ConfigError(f"{key}: cannot listen on {host}:{port} ({exc.strerror}); choose another") from exc
-    listener.listen(2048)
+    if listen:
+        listener.listen(2048)
     listener.setblocking(False)
     return listener
 

@@ -159,7 +159,7 @@ async def test_the_version_is_told(tmp_path: Path) -> None:
         (["--port", "http"], "command line: Expected `int`, got `str` - at `$.server.port`"),
         (["--device", "tpu"], "command line: encoder.device must be one of auto, cpu, cuda, mps, got 'tpu'"),
         (["--config", "none.toml"], "none.toml: cannot be read (No such file or directory)"),
-        (["--config", "typo.toml"], "typo.toml: unknown key store.max_entrys; known: url, max_entries"),
+        (["--config", "typo.toml"], "typo.toml: unknown key store.max_entrys; known: url, password"),
         (["--config", "broken.toml"], "broken.toml: not valid TOML"),
         (["--policies", "nope"], "'nope' is neither a pack's directory nor a shipped pack; shipped: balanced"),
         (["--policies", "empty"], "empty: holds no policy.toml"),
