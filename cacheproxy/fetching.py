@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 from cacheproxy.augment.arms import Arm
@@ -138,7 +139,9 @@ class Fetching:
             case Keep() if offloaded is not None and await self._tiers.holds(journey):
                 settlement = Settlement(stored=False, reason="kept_already")
             case Keep() as kept:
+                began_s = perf_counter()
                 settlement = await self._tiers.keep(filed, kept, fence=fence, fill_ms=relayed.fill_ms)
+                parts.telemetry.stages.keep.since(began_s)
         parts.telemetry.admissions.labels(str(settlement.stored).lower(), settlement.reason).inc()
         flight.settle(settlement)
         if offloading is not None and offloaded is None and head.status in _KNOWN_BY:

@@ -6,6 +6,7 @@ The rules are pure (policy/decide.py); here documents are read, and the verifier
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,9 @@ class Judging:
         judgements = [await self._judged(journey, embedding, one) for one in found]
         unsure = [place for place, judgement in enumerate(judgements) if judgement.reason == "not_verified"]
         if unsure:
+            began_s = perf_counter()
             words = await self._verified(journey, embedding, [found[at] for at in unsure])
+            self._parts.telemetry.stages.verify.since(began_s)
             for at, verified in zip(unsure, words, strict=True):
                 judgements[at] = await self._judged(journey, embedding, found[at], verified)
         for judgement in judgements:

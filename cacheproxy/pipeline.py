@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
 from cacheproxy.errors import AnsweredElsewhere, LookupTooSlow, UpstreamError
@@ -119,7 +120,9 @@ class Pipeline:
 
     async def _look_up(self, journey: Journey) -> Outcome:
         """Ask the exact tier, then, once the category is known, the semantic one."""
+        stages, began_s = self.parts.telemetry.stages, perf_counter()
         outcome = await self.tiers.exact(journey)
+        began_s = stages.exact.since(began_s)
         if isinstance(outcome, Hit):
             return outcome
         flight = self._joining.flight_for(journey)
@@ -130,6 +133,7 @@ class Pipeline:
                 return replace(outcome, category=journey.plan.category)
         if not journey.settled:
             failed = await self.tiers.classify(journey)
+            stages.classify.since(began_s)
             if failed is not None:
                 return failed
             if not (journey.plan.lookup or journey.plan.store):

@@ -9,6 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from cacheproxy.stages import Stages
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -378,6 +380,8 @@ class Telemetry:
             ("category",),
             registry=r,
         )
+        self.stages = Stages()
+        r.register(self.stages)
         self.loop_lag_seconds = Histogram(
             "cacheproxy_loop_lag_seconds", "How late the event loop ran a timer.", buckets=_FAST_S, registry=r
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from cacheproxy.categories import Categories, filed
@@ -95,10 +96,14 @@ class Tiers:
             Partition(category=category, compatibility=journey.query.compatibility, epoch=embedder.epoch)
             for category in dict.fromkeys(plan.searched)
         ]
+        stages, began_s = self._parts.telemetry.stages, perf_counter()
         try:
             embedding = await self._contexts.placed(journey)
+            began_s = stages.embed.since(began_s)
             candidates = await self._near(partitions, embedding, plan)
+            began_s = stages.search.since(began_s)
             judged = await self._judging.judge_all(journey, embedding, candidates)
+            stages.judge.since(began_s)
         except PartUnavailable as exc:
             return self.miss(journey, self._parts.failed(exc))
         best, evidence = judged.best, Lookup(judgements=judged.judgements)

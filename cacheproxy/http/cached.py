@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.augment.constraint import Limit
@@ -50,8 +51,10 @@ class CachedRoute(Route["Query"]):
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request. Raises CallerGone; every error of ours is answered here, with the cache's headers."""
+        began_s = perf_counter()
         try:
             understood = await self._understand(exchange)
+            self._telemetry.stages.read.since(began_s)
             journey = self._pipeline.set_out(understood.query, exchange.headers, understood.user)
         except CacheProxyError as exc:
             await self.refuse(exchange, exc)
@@ -83,8 +86,10 @@ class CachedRoute(Route["Query"]):
         tail = new_tail(hit.entry.id, reply.body.get("id"), question)
         if hit.entry.origin == "augmented" and journey.plan.named_as_asked:
             reply = renamed(reply, journey.query.model)
+        began_s = perf_counter()
         render = partial(self._dialect.render, reply, journey.query.wire, tail=tail, now_s=now_s)
         content_type, body = await self._aside(render) if larger_than(reply.body, LARGE_BYTES) else render()
+        self._telemetry.stages.render.since(began_s)
         if self._pipeline.parts.feedback is not None:
             untaught = journey.looked.untaught if journey.looked is not None else "unknown"
             self._pipeline.parts.feedback.served(tail, journey.query, hit.entry, hit.evidence, untaught)

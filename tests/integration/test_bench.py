@@ -49,7 +49,7 @@ def test_a_load_is_measured_and_reported(tmp_path: Path) -> None:
     assert found.cpu_ms_per_request is not None
     assert report.rss_mb is not None
     assert report.rss_mb["most"] > 50
-    assert found.stages["first_byte"].count > 0
+    assert {"read", "exact", "embed", "search", "judge", "render", "keep", "first_byte"} <= found.stages.keys()
     assert b"<svg" in drawn.read_bytes()
     assert "hit semantic" in said
 
