@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cacheproxy.model import Entry, Selector
+    from cacheproxy.store.meta import Meta
 
 RETRY_S = 30.0
 """Between attempts at what failed: each may read and write the whole file."""
@@ -20,7 +21,7 @@ class Erasures:
 
     def __init__(self, *, unscrubbed: bool = False) -> None:
         self.unscrubbed = unscrubbed
-        self._hidden: list[tuple[Selector, Callable[[Entry], bool]]] = []
+        self._hidden: list[tuple[Selector, Callable[[Entry | Meta], bool]]] = []
         self._owed: list[Selector] = []
         self._tried_s: float | None = None
 
@@ -52,7 +53,7 @@ class Erasures:
         """Note an attempt."""
         self._tried_s = now_s
 
-    def hide(self, entry: Entry) -> bool:
+    def hide(self, entry: Entry | Meta) -> bool:
         """Whether an entry is meant by any of them."""
         return any(means(entry) for _, means in self._hidden)
 

@@ -49,7 +49,7 @@ class MemoryStore:
         self._clock = clock
         self._caps = Caps(max_entries=limits.max_entries, max_bytes=limits.max_bytes)
         self._sweeper = Sweeper(caps=self._caps, quotas=quotas)
-        self._shelves = Shelves()
+        self._shelves: Shelves[Entry] = Shelves()
         self._fences = Fences()
         self._erasures = Erasures()
         self.evictions: Counter[tuple[str, Cause]] = Counter()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cacheproxy.model import Entry, Selector
+    from cacheproxy.store.meta import Meta
 
 STEP_ROWS = 10_000
 """Rows that one step looks through for columns that no index answers: some 5 ms of the reader's thread."""
@@ -23,11 +24,11 @@ IDS_AT_ONCE = 500
 _MADE_OF = "n IN (SELECT tags.n FROM tags WHERE tags.tag IN"
 
 
-def meaning(selector: Selector) -> Callable[[Entry], bool]:
-    """Return what tells whether an entry is meant; an empty selector means each."""
+def meaning(selector: Selector) -> Callable[[Entry | Meta], bool]:
+    """Return what tells whether an entry is meant; an empty selector means each. What is known of one has no words."""
     ids, words, parents = frozenset(selector.ids), selector.text.casefold(), frozenset(selector.parents)
 
-    def means(entry: Entry) -> bool:
+    def means(entry: Entry | Meta) -> bool:
         return (
             (not ids or entry.id in ids)
             and (not parents or not parents.isdisjoint(entry.parents))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections import OrderedDict
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cacheproxy.policy.evict import Resident
 from cacheproxy.store.tally import Tally
@@ -18,21 +18,25 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cacheproxy.model import Entry
+    from cacheproxy.store.meta import Meta
 
 _Line = tuple[str, str | None]
 
 
+T = TypeVar("T", "Entry", "Meta")
+
+
 @dataclass(slots=True, kw_only=True)
-class Kept:
+class Kept(Generic[T]):
     """An entry with how it was used; `turn` orders all uses of all entries."""
 
-    entry: Entry
+    entry: T
     size_bytes: int
     hits: float
     used_s: float
     turn: int
     row: int
-    """Its number in the order of coming, never used again."""
+    """Its number in the order of coming, never used again; or what its store orders entries by."""
 
     @property
     def lines(self) -> tuple[_Line, _Line]:
@@ -40,13 +44,13 @@ class Kept:
         return (self.entry.partition.category, None), (self.entry.partition.category, self.entry.tenant)
 
 
-class Shelves:
-    """The rows of a MemoryStore, as a Sweeper reads them."""
+class Shelves(Generic[T]):
+    """Rows in memory, as a Sweeper reads them."""
 
     def __init__(self) -> None:
         self.tally = Tally()
-        self._kept: dict[str, Kept] = {}
-        self._lines: dict[_Line, OrderedDict[str, Kept]] = {}  # the longest unused first
+        self._kept: dict[str, Kept[T]] = {}
+        self._lines: dict[_Line, OrderedDict[str, Kept[T]]] = {}  # the longest unused first
         self._ends: list[tuple[float, str]] = []  # a heap; may hold more than the live entries
         self._turn = 0
         self._rows: list[tuple[int, str]] = []  # in the order of coming; may hold more than the live entries
@@ -54,22 +58,23 @@ class Shelves:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[T]:
         """Yield the entries as of the first step, the oldest first."""
         return iter([kept.entry for kept in self._kept.values()])
 
-    def get(self, entry_id: str) -> Entry | None:
+    def get(self, entry_id: str) -> T | None:
         """Return an entry."""
         kept = self._kept.get(entry_id)
         return None if kept is None else kept.entry
 
-    def put(self, entry: Entry, size_bytes: int, now_s: float) -> None:
-        """Keep an entry; one of the same id goes and hands on its uses."""
+    def put(self, entry: T, size_bytes: int, now_s: float, *, row: int | None = None) -> None:
+        """Keep an entry; one of the same id goes and hands on its uses. Rows that are given come from elsewhere."""
         replaced = self._kept.get(entry.id)
         hits = 0.0 if replaced is None else faded(replaced.hits, now_s - replaced.used_s)
         self.delete(entry.id)
         self._turn += 1
-        kept = Kept(entry=entry, size_bytes=size_bytes, hits=hits, used_s=now_s, turn=self._turn, row=self._turn)
+        row = self._turn if row is None else row
+        kept = Kept(entry=entry, size_bytes=size_bytes, hits=hits, used_s=now_s, turn=self._turn, row=row)
         self._kept[entry.id] = kept
         for line in kept.lines:
             self._lines.setdefault(line, OrderedDict())[entry.id] = kept
@@ -79,11 +84,14 @@ class Shelves:
         if len(self._ends) > 2 * len(self._kept) + 64:
             self._ends = [(held.entry.gone_s, held.entry.id) for held in self._kept.values()]
             heapq.heapify(self._ends)
-        self._rows.append((kept.row, entry.id))
+        if self._rows and self._rows[-1][0] > kept.row:
+            insort(self._rows, (kept.row, entry.id))
+        else:
+            self._rows.append((kept.row, entry.id))
         if len(self._rows) > 2 * len(self._kept) + 64:
-            self._rows = [(held.row, held.entry.id) for held in self._kept.values()]
+            self._rows = sorted((held.row, held.entry.id) for held in self._kept.values())
 
-    def after(self, row: int, limit: int) -> list[tuple[int, Entry]]:
+    def after(self, row: int, limit: int) -> list[tuple[int, T]]:
         """Return the next `limit` entries after a row, each with its own; fewer at the end."""
         following = islice(self._rows, bisect_right(self._rows, row, key=itemgetter(0)), None)
         live = (
@@ -91,11 +99,11 @@ class Shelves:
         )
         return list(islice(live, limit))
 
-    def use(self, entry_id: str, now_s: float) -> None:
-        """Note a use."""
+    def use(self, entry_id: str, now_s: float, count: int = 1) -> None:
+        """Note some uses, the last one now."""
         kept = self._kept[entry_id]
         self._turn += 1
-        kept.hits, kept.used_s, kept.turn = faded(kept.hits, now_s - kept.used_s) + 1.0, now_s, self._turn
+        kept.hits, kept.used_s, kept.turn = faded(kept.hits, now_s - kept.used_s) + count, now_s, self._turn
         for line in kept.lines:
             self._lines[line].move_to_end(entry_id)
 

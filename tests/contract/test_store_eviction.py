@@ -14,9 +14,12 @@ from cacheproxy.errors import StoreUnavailable
 from cacheproxy.model import Partition, Quota
 from cacheproxy.policy.evict import Cause
 from cacheproxy.store.memory import MemoryStore
+from cacheproxy.store.redis.store import RedisStore
 from cacheproxy.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
 from tests.support.entries import EPOCH, entry_id, make_entry
+from tests.support.redis import redis_server
+from tests.support.shared_store import shared_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -29,10 +32,10 @@ if TYPE_CHECKING:
     class OpenStore(Protocol):
         """Opens the store under test with these quotas; on a file, what it held before is there."""
 
-        def __call__(self, quotas: Mapping[str, Quota]) -> AbstractAsyncContextManager[MemoryStore | SqliteStore]: ...
+        def __call__(self, quotas: Mapping[str, Quota]) -> AbstractAsyncContextManager[Store]: ...
 
 
-Store = MemoryStore | SqliteStore
+Store = MemoryStore | SqliteStore | RedisStore
 
 ROOMY = 10**9
 HALVES = {
@@ -46,11 +49,18 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path, clock: FakeClock) -> OpenStore:
     @asynccontextmanager
     async def opened(quotas: Mapping[str, Quota]) -> AsyncIterator[Store]:
         limits = settings.Store(max_entries=100)
+        if request.param == "redis":
+            async with (
+                redis_server() as server,
+                shared_store(server.url, tmp_path, clock, quotas=lambda: quotas, max_entries=100) as shared,
+            ):
+                yield shared
+            return
         async with (
             MemoryStore(limits, clock, quotas=lambda: quotas)
             if request.param == "memory"
