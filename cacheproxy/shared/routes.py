@@ -116,15 +116,15 @@ class Sentinels:
 
     async def address(self, key: str | bytes | None, timeout_s: float) -> Address | None:
         """Return the master, asked for where it is not known."""
-        if self._known is not None:
+        if self._known is not None and not self.stale:
             return self._known
         async with asyncio.timeout(timeout_s), self._asking:
-            if self._known is None:
+            if self._known is None or self.stale:
                 command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._service)
                 replies = await self._ask(command, timeout_s)
                 named = Counter(Address(reply[0].decode(), int(reply[1])) for reply in replies if reply)
                 if named:
-                    self._known = named.most_common(1)[0][0]
+                    self._known, self.stale = named.most_common(1)[0][0], False
                 elif any(reply == [] for reply in replies):
                     self.trouble = UnknownService()
         return self._known
@@ -136,7 +136,7 @@ class Sentinels:
     def lost(self, address: Address) -> None:
         """Ask again with the next command."""
         if address == self._known:
-            self._known = None
+            self.stale = True
 
     def moved(self, slot: int, address: Address) -> None:
         """Slots belong to Clusters."""
@@ -152,7 +152,7 @@ class Sentinels:
             flags = set(told.get(b"flags", b"").decode().split(","))
             place = Address(told.get(b"ip", b"").decode(), int(told.get(b"port", b"0")))
             if place != known:
-                self._known = None if known is self._known else self._known
+                self.stale = True
             elif not flags & {"s_down", "o_down", "failover_in_progress", "disconnected"}:
                 agreed += 1
         return known is not None and agreed > len(self._nodes) // 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio.connection import Connection, RedisSSLContext, SSLConnection
@@ -47,6 +47,8 @@ class Identity:
 
     run_id: str
     replication_id: str
+    up_s: float = field(default=0.0, compare=False)
+    """How long it had been running when it was met."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +247,8 @@ async def _who(connection: _Plain | _Tls) -> Identity:
         told |= read_info(await connection.read_response(disable_decoding=True))
     if told.get("role") != "master":
         raise NotMaster
-    return Identity(told.get("run_id", ""), told.get("master_replid", ""))
+    up_s = told.get("uptime_in_seconds", "0")
+    return Identity(told.get("run_id", ""), told.get("master_replid", ""), float(up_s) if up_s.isdecimal() else 0.0)
 
 
 def read_info(reply: bytes) -> dict[str, str]:

@@ -1,0 +1,147 @@
+"""Following one log: every message applied in order, and everything read again when one may be missing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from cacheproxy.errors import PartUnavailable, SharedUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from cacheproxy.shared.layout import Layout, Log
+    from cacheproxy.shared.link import Link
+    from cacheproxy.shared.members import Members
+
+log = structlog.get_logger()
+
+BATCH = 512
+_SHORTEST_S, _LONGEST_S = 0.05, 1.0
+_BEYOND_S = 0.5
+"""How much longer than its own blocking a read may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One change: `id` is its place in the log."""
+
+    log: Log
+    id: str
+    fields: dict[bytes, bytes]
+
+    @property
+    def op(self) -> bytes:
+        """What kind of change it is."""
+        return self.fields.get(b"op", b"")
+
+
+async def head(link: Link, layout: Layout, log: Log, timeout_s: float) -> str:
+    """Return the last id that a log gave out: read before everything else is read again, to follow from afterwards.
+
+    Raises SharedUnavailable.
+    """
+    told = await link.slow("XINFO", "STREAM", layout.stream(log), timeout_s=timeout_s)
+    found: bytes = dict(zip(told[::2], told[1::2], strict=True))[b"last-generated-id"]
+    return found.decode()
+
+
+class Follower:
+    """Keeps one log followed for as long as `run` runs.
+
+    `resync(reason)` reads everything again and returns the id to go on from (that of `head`, asked first). `handle` is
+    given messages in the order of the log, in batches, each once unless it raised: then everything is read again. Both
+    may raise SharedUnavailable or another PartUnavailable, and are tried again.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        layout: Layout,
+        log: Log,
+        members: Members,
+        handle: Callable[[Sequence[Message]], Awaitable[None]],
+        resync: Callable[[str], Awaitable[str]],
+    ) -> None:
+        self.log = log
+        self._link = link
+        self._stream = layout.stream(log)
+        self._members = members
+        self._handle = handle
+        self._resync = resync
+        self._at = "0-0"
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        failures = 0
+        while True:
+            try:
+                if (reason := self._members.gap(self.log)) is not None:
+                    await self._catch_up(reason)
+                elif messages := await self._read():
+                    await self._apply(messages)
+                failures = 0
+            except PartUnavailable as exc:
+                failures += 1
+                if not isinstance(exc, SharedUnavailable):
+                    log.warning("replica_behind", log=str(self.log), part=exc.part, reason=exc.message)
+                await asyncio.sleep(pause_s(failures, random.random()))  # no secret: spreads replicas
+            except Exception:
+                # A border: a bug in applying one message must not end the following of all.
+                failures += 1
+                log.exception("replica_failed", log=str(self.log))
+                self._members.lose(self.log, "failed")
+                await asyncio.sleep(pause_s(failures, random.random()))
+
+    async def _catch_up(self, reason: str) -> None:
+        await self._members.contact(self.log)
+        turn = self._members.begin(self.log)
+        position = await self._resync(reason)
+        self._at = position
+        if await self._members.synced(self.log, turn, position):
+            log.info("replica_synced", log=str(self.log), reason=reason)
+
+    async def _read(self) -> list[Message]:
+        """Return what follows, after waiting for it a while; nothing where there is nothing, or a gap opened."""
+        block_s = self._members.pause_s
+        command = ("XREAD", "COUNT", BATCH, "BLOCK", max(1, int(block_s * 1000)), "STREAMS", self._stream, self._at)
+        reading = asyncio.ensure_future(self._link.slow(*command, timeout_s=block_s + _BEYOND_S))
+        gapped = asyncio.ensure_future(self._members.gapped(self.log))
+        try:
+            await asyncio.wait((reading, gapped), return_when=asyncio.FIRST_COMPLETED)
+            return self._messages(reading.result()) if reading.done() and not gapped.done() else []
+        finally:
+            for task in (reading, gapped):
+                task.cancel()
+            await asyncio.gather(reading, gapped, return_exceptions=True)
+
+    def _messages(self, reply: Any) -> list[Message]:
+        if not reply:
+            return []
+        [[_, entries]] = reply
+        return [
+            Message(self.log, identifier.decode(), dict(zip(fields[::2], fields[1::2], strict=True)))
+            for identifier, fields in entries
+        ]
+
+    async def _apply(self, messages: list[Message]) -> None:
+        told = [message for message in messages if message.op != b"open"]
+        try:
+            if told:
+                await self._handle(told)
+        except PartUnavailable:
+            self._members.lose(self.log, "failed")
+            raise
+        self._at = messages[-1].id
+        # Somebody may wait for whatever is not a new document.
+        await self._members.applied(self.log, self._at, tell=any(message.op != b"put" for message in told))
+
+
+def pause_s(failures: int, chance: float) -> float:
+    """Return how long to wait after that many failures in a row: doubling, at most a second, spread by `chance`."""
+    longest_s = min(_LONGEST_S, _SHORTEST_S * 2.0 ** min(failures - 1, 10))
+    return longest_s * (0.5 + chance / 2)

@@ -1,0 +1,223 @@
+"""Leases, acknowledgements and gaps, against a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cacheproxy.clock import SystemClock
+from cacheproxy.errors import ConfigError, StoreUnavailable
+from cacheproxy.shared.elect import Election
+from cacheproxy.shared.members import BEFORE
+from tests.support.polling import eventually
+from tests.support.redis import RedisServer, free_port, redis_server
+from tests.support.seats import seated
+
+if TYPE_CHECKING:
+    from cacheproxy.shared.members import Acknowledged
+    from tests.support.seats import Seat
+
+
+async def settled(seat: Seat) -> None:
+    """Wait until no lease can be left of before the engine's start."""
+    place = await seat.purge(0, "nothing")
+
+    async def done() -> bool:
+        return (await seat.members.acknowledged({0: place}, 0.2)).everybody
+
+    for _ in range(40):
+        if await done():
+            return
+    raise AssertionError("never settled")
+
+
+async def acked(seat: Seat, ids: str, timeout_s: float = 1.0) -> Acknowledged:
+    return await seat.members.acknowledged({0: await seat.purge(0, ids)}, timeout_s)
+
+
+async def test_a_change_is_acknowledged_once_every_replica_has_applied_it(redis: RedisServer) -> None:
+    async with seated(redis.url) as one, seated(redis.url) as two, seated(redis.url) as three:
+        await settled(one)
+        told = await acked(one, "a")
+        assert told.everybody
+        for seat in (one, two, three):
+            assert [message.fields[b"ids"] for message in seat.applied[0]][-1] == b"a"
+
+
+async def test_a_slow_replica_is_named_until_it_has_applied(redis: RedisServer) -> None:
+    async with seated(redis.url) as one, seated(redis.url) as two:
+        await settled(one)
+        two.slow_s = 0.5
+        told = await acked(one, "a", timeout_s=0.1)
+        assert told.laggards == (two.members.replica,)
+        assert 0 < told.until_s <= 0.93
+        await eventually(lambda: len(two.applied[0]) == len(one.applied[0]), "it has applied it")
+        assert (await acked(one, "b")).everybody
+
+
+async def test_a_lease_is_not_extended_while_something_is_not_applied(redis: RedisServer) -> None:
+    async with seated(redis.url, lease_ms=400) as one, seated(redis.url, lease_ms=400) as two:
+        await settled(one)
+        two.slow_s = 1.5
+        await one.purge(0, "a")
+        await eventually(lambda: not two.serves(0), "its lease ended", within_s=1.0)
+        assert two.serves("c"), "the other log is not behind"
+        two.slow_s = 0.0
+        await eventually(lambda: two.serves(0), "it caught up", within_s=5)
+
+
+async def test_a_replica_that_left_is_not_waited_for(redis: RedisServer) -> None:
+    async with seated(redis.url) as one:
+        async with seated(redis.url):
+            await settled(one)
+        began_s = time.monotonic()
+        assert (await acked(one, "a")).everybody
+        assert time.monotonic() - began_s < 0.5
+        assert [member.replica for member in await one.members.listed()] == [one.members.replica]
+
+
+async def test_replicas_are_listed_with_state_and_place(redis: RedisServer) -> None:
+    async with seated(redis.url) as one, seated(redis.url) as two:
+        await settled(one)
+        listed = {member.replica: member for member in await one.members.listed()}
+        assert set(listed) == {one.members.replica, two.members.replica}
+        assert {member.state for member in listed.values()} == {"serving"}
+        assert all(set(member.applied) == {"0", "c"} for member in listed.values())
+        assert all(member.heard_s < 2 for member in listed.values())
+
+
+async def test_a_full_engine_takes_heartbeats_purges_and_acknowledgements(redis: RedisServer) -> None:
+    async with seated(redis.url, lease_ms=600) as one, seated(redis.url, lease_ms=600) as two:
+        await settled(one)
+        await redis.ask("CONFIG", "SET", "maxmemory", "1")
+        await asyncio.sleep(1.2)
+        assert one.serves()
+        assert two.serves()
+        assert (await acked(one, "a")).everybody
+        async with Election(one.link, one.layout, "one", SystemClock(), term_s=1.0) as election:
+            await eventually(lambda: election.leads, "it is elected")
+
+
+async def test_without_the_engine_nothing_is_served_after_the_lease(redis: RedisServer) -> None:
+    async with seated(redis.url, lease_ms=600) as one:
+        redis.pause()
+        began_s = time.monotonic()
+        await eventually(lambda: not one.serves(0), "its lease ended", within_s=2)
+        assert time.monotonic() - began_s <= 0.7
+        await asyncio.sleep(1.0)
+        redis.resume()
+        await eventually(one.serves, "it serves again", within_s=5)
+        assert (0, "cut_off") in one.resyncs
+
+
+async def test_flushing_the_engine_is_a_gap_and_changes_the_epoch(redis: RedisServer) -> None:
+    async with seated(redis.url, lease_ms=600) as one, seated(redis.url, lease_ms=600) as two:
+        before = one.members.epoch(0)
+        await redis.ask("FLUSHALL")
+        told = await acked(one, "a", timeout_s=0.05)
+        assert not told.everybody, "leases may be held that the flushed engine granted"
+        await eventually(lambda: (0, "epoch") in one.resyncs and (0, "epoch") in two.resyncs, "both noticed")
+        await eventually(lambda: one.serves() and two.serves(), "both serve again")
+        assert one.members.epoch(0) == two.members.epoch(0) != before
+
+
+async def test_a_restarted_engine_is_noticed_before_anything_is_served_from_it(redis: RedisServer) -> None:
+    async with seated(redis.url, lease_ms=2000) as one:
+        before = one.link.identity(one.layout.stream(0))
+        await redis.kill()
+        await redis.start()
+        served_early = False
+        while (0, "epoch") not in one.resyncs:
+            # It may be served only while no connection has reached the new process.
+            served_early |= one.members.serving(0) and one.link.identity(one.layout.stream(0)) != before
+            await asyncio.sleep(0.002)
+        assert not served_early
+        await eventually(one.serves, "it serves again", within_s=5)
+        told = await acked(one, "a", timeout_s=0.05)
+        assert told.laggards == (BEFORE,)
+        assert 0 < told.until_s <= 2.25
+        await settled(one)
+
+
+async def test_a_trimmed_log_is_a_gap_for_who_was_behind(redis: RedisServer) -> None:
+    async with seated(redis.url, lease_ms=400) as one:
+        await redis.ask("CLIENT", "KILL", "TYPE", "normal")
+        one.slow_s = 1.0
+        await one.purge(0, "a")
+        await asyncio.sleep(0.2)  # now it applies, and does not read
+        for number in range(5):
+            await one.purge(0, f"lost{number}")
+        await redis.ask("XTRIM", one.layout.stream(0), "MAXLEN", 1)
+        await one.purge(0, "last")
+        one.slow_s = 0.0
+        await eventually(lambda: (0, "trimmed") in one.resyncs, "it noticed", within_s=5)
+        await eventually(one.serves, "it serves again", within_s=5)
+
+
+async def test_a_log_that_is_gone_or_rolled_back_is_a_gap(redis: RedisServer) -> None:
+    async with seated(redis.url, lease_ms=400) as one:
+        stream = one.layout.stream(0)
+        await one.purge(0, "a")
+        await redis.ask("DEL", stream)
+        await redis.ask("XADD", stream, "5-1", "op", "purge", "ids", "of before")
+        await eventually(lambda: (0, "rolled_back") in one.resyncs, "it noticed")
+        await eventually(one.serves, "it serves again", within_s=5)
+
+
+async def test_a_message_that_cannot_be_applied_is_read_again_from_everything(redis: RedisServer) -> None:
+    async with seated(redis.url, lease_ms=400) as one:
+        for failure in (ValueError("a bug"), StoreUnavailable("a full disk")):
+            one.resyncs.clear()
+            one.failures.append(failure)
+            await one.purge(0, "a")
+            await eventually(lambda: (0, "failed") in one.resyncs, "everything is read again")
+            await eventually(one.serves, "it serves again", within_s=5)
+
+
+async def test_data_of_a_later_version_is_left_alone(redis: RedisServer) -> None:
+    await redis.ask("SET", "{cacheproxy:0}:epoch", "2:" + "0" * 32)
+    with pytest.raises(ConfigError, match=r"store\.prefix.*schema 2"):
+        async with seated(redis.url, wait=False):
+            pass
+    await redis.ask("SET", "{cacheproxy:0}:epoch", "somebody's")
+    with pytest.raises(ConfigError, match="another program"):
+        async with seated(redis.url, wait=False):
+            pass
+
+
+async def test_a_replica_starts_without_the_engine_and_joins_when_it_comes() -> None:
+    port = free_port()
+    async with seated(f"redis://127.0.0.1:{port}", wait=False, lease_ms=400) as one:
+        await asyncio.sleep(0.3)
+        assert not one.serves()
+        async with redis_server(port=port):
+            await eventually(one.serves, "it joins", within_s=5)
+
+
+async def test_one_replica_leads_and_another_takes_over_when_it_is_gone(redis: RedisServer) -> None:
+    async with seated(redis.url) as one, seated(redis.url) as two:
+        clock = SystemClock()
+        async with Election(two.link, two.layout, "two", clock, term_s=1.0) as second:
+            async with Election(one.link, one.layout, "one", clock, term_s=1.0) as first:
+                await eventually(lambda: first.leads or second.leads, "one leads")
+                for _ in range(50):
+                    assert not (first.leads and second.leads)
+                    await asyncio.sleep(0.01)
+            await eventually(lambda: second.leads, "the other leads")
+        third = Election(one.link, one.layout, "three", clock, term_s=1.0)
+        async with third:
+            await eventually(lambda: third.leads, "who leaves resigns", within_s=0.9)
+
+
+async def test_nothing_is_left_running_or_asked_while_idle(redis: RedisServer) -> None:
+    before = asyncio.all_tasks()
+    async with seated(redis.url, lease_ms=2000):
+        begun = int((await redis.ask("INFO", "stats"))["total_commands_processed"])
+        await asyncio.sleep(2.0)
+        asked = int((await redis.ask("INFO", "stats"))["total_commands_processed"]) - begun
+        # Two logs: four heartbeats of about eight commands within, and four reads, per lease and log.
+        assert asked < 200
+    assert asyncio.all_tasks() == before

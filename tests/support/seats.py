@@ -1,0 +1,82 @@
+"""A replica without a cache: a link, leases, followers of every log, and a list of what was applied."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from cacheproxy.clock import SystemClock
+from cacheproxy.errors import SharedUnavailable
+from cacheproxy.settings import Replicas, Store
+from cacheproxy.shared.follower import Follower, Message, head
+from cacheproxy.shared.layout import Layout, Log
+from cacheproxy.shared.link import Link, Script
+from cacheproxy.shared.members import Members
+from tests.support.polling import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+PURGE = Script(
+    """
+redis.call('DEL', KEYS[2])
+return redis.call('XADD', KEYS[1], 'MAXLEN', '~', '100000', '*', 'op', 'purge', 'ids', ARGV[1])
+"""
+)
+
+
+class Seat:
+    """One of the replicas of a test. `slow_s` is how long it takes to apply a batch."""
+
+    def __init__(self, url: str, **replicas: Any) -> None:
+        limits = Replicas(**{"lease_ms": 800, **replicas})
+        self.link = Link(Store(url=url), limits, SystemClock())
+        self.layout = Layout("cacheproxy", self.link.shards)
+        self.members = Members(self.link, self.layout, limits, SystemClock())
+        self.applied: dict[Log, list[Message]] = {log: [] for log in self.layout.logs}
+        self.resyncs: list[tuple[Log, str]] = []
+        self.slow_s = 0.0
+        self.failures: list[Exception] = []
+
+    async def purge(self, log: Log, ids: str) -> str:
+        """Append a purge and return its place."""
+        place: bytes = await self.link.run(PURGE, [self.layout.stream(log), self.layout.key(log, "doc", ids)], [ids])
+        return place.decode()
+
+    def serves(self, log: Log | None = None) -> bool:
+        """Whether it holds the lease of a log, or of all."""
+        return all(self.members.serving(one) for one in (self.layout.logs if log is None else (log,)))
+
+    def follower(self, log: Log) -> Follower:
+        """Return who follows one log."""
+
+        async def handle(messages: Sequence[Message]) -> None:
+            await asyncio.sleep(self.slow_s)
+            if self.failures:
+                raise self.failures.pop()
+            self.applied[log] += messages
+
+        async def resync(reason: str) -> str:
+            self.resyncs.append((log, reason))
+            return await head(self.link, self.layout, log, 1.0)
+
+        return Follower(self.link, self.layout, log, self.members, handle, resync)
+
+
+@asynccontextmanager
+async def seated(url: str, *, wait: bool = True, **replicas: Any) -> AsyncIterator[Seat]:
+    """Run one until the block ends; `wait` until it serves."""
+    seat = Seat(url, **replicas)
+    async with seat.link, seat.members:
+        tasks = [asyncio.create_task(seat.follower(log).run()) for log in seat.layout.logs]
+        try:
+            if wait:
+                await eventually(seat.serves, "it serves", within_s=10)
+            yield seat
+        finally:
+            for task in tasks:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, SharedUnavailable):
+                await asyncio.gather(*tasks)
