@@ -24,21 +24,25 @@ from cacheproxy.policy.watch import Watch
 from cacheproxy.ports import Change, HeadTold, Progress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 
     from cacheproxy.embed.headfile import Artefact
     from cacheproxy.embed.headshelf import HeadShelf
     from cacheproxy.examining import Examining
     from cacheproxy.govern.audit import AuditLog
     from cacheproxy.index.restore import Row
-    from cacheproxy.index.spaces import Space, Spaces
+    from cacheproxy.index.space import Space
+    from cacheproxy.index.spaces import Spaces
     from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.bound import Share
+    from cacheproxy.recoding import Recoding, Slow
 
 log = structlog.get_logger()
 
 _MOST_ATTEMPTS = 2
+_MOST_RECODINGS = 20
+"""The same where texts are encoded: what was made before a stop is kept."""
 
 
 class Rows(Protocol):
@@ -46,6 +50,22 @@ class Rows(Protocol):
 
     def scan(self, epoch: str) -> AsyncIterator[Row]:
         """Yield every live entry with a vector of this epoch."""
+        ...
+
+
+class Opens(Protocol):
+    """What opens encoders with changed layers (`recoding.Layered`)."""
+
+    async def slow(self, artefact: Artefact) -> Slow:
+        """Return what encodes texts that nobody waits for; close it. Raises ConfigError."""
+        ...
+
+    async def open(self, artefact: Artefact) -> Recoding:
+        """Return what makes a space's vectors; close it, or the space. Raises ConfigError."""
+        ...
+
+    async def only(self, epochs: Collection[str]) -> None:
+        """Forget the vectors of all epochs but these. Raises ConfigError and IndexUnavailable."""
         ...
 
 
@@ -65,6 +85,7 @@ class Means:
     """How many labelled hits were wrong since `lookups` began anew."""
     spawn: Callable[[Coroutine[object, object, None]], object]
     audit: AuditLog
+    layered: Opens
     grace_s: float
     """How long plans made before a change are still answered; as long as a lookup may take."""
 
@@ -104,6 +125,7 @@ class Adopting:
         manifest = artefact.manifest
         return HeadTold(
             epoch=artefact.epoch,
+            mode=manifest.mode,
             dim=manifest.dim,
             int8=manifest.int8,
             vector_bytes=artefact.head.vector_bytes,
@@ -119,7 +141,7 @@ class Adopting:
         state = self._cut_short
         if state.adopting is None:
             return
-        if state.attempts < _MOST_ATTEMPTS:
+        if state.attempts < (_MOST_RECODINGS if self._means.shelf.recodes(state.adopting) else _MOST_ATTEMPTS):
             self._begin(state.adopting, back=state.back, attempts=state.attempts)
             return
         problem = f"it was cut short {state.attempts} times; promote it again when there is memory for two indexes"
@@ -140,9 +162,16 @@ class Adopting:
         self._refuse(serving, epoch)
         policy = means.policy()
         policy = replace(policy, learnt={**policy.learnt, epoch: learnt_of(artefact)})
-        verdict = await means.examining.examine(
-            Seen(epoch=serving.epoch, head=serving.head), Seen(epoch=epoch, head=artefact.head), policy
-        )
+        own = await self._slow(artefact)
+        try:
+            verdict = await means.examining.examine(
+                Seen(epoch=serving.epoch, head=serving.head, own=serving.own),
+                Seen(epoch=epoch, head=artefact.projection, own=own),
+                policy,
+            )
+        finally:
+            if own is not None:
+                own.close()
         self._refuse(serving, epoch)
         if dry_run or not (verdict.passed or force):
             return Change(epoch=epoch, began=False, verdict=verdict)
@@ -176,6 +205,13 @@ class Adopting:
             change = await self.rollback()
             after = {"serving": change.epoch, "why": found}
             await self._means.audit.record("proxy", "encoders.rollback", epoch, before={"serving": epoch}, after=after)
+
+    async def _slow(self, artefact: Artefact) -> Slow | None:
+        """Return what encodes texts with changed layers, None for a head. Raises InvalidRequest."""
+        try:
+            return await self._means.layered.slow(artefact) if artefact.layers else None
+        except ConfigError as exc:
+            raise InvalidRequest(exc.message) from exc
 
     def _refuse(self, serving: Space, epoch: str = "") -> None:
         """Raise VersionConflict where one is on its way, another one serves than did, or this one serves already."""
@@ -228,7 +264,9 @@ class Adopting:
         if held is not None:  # it served a moment ago: nothing has to be filled
             before = self._serve(held, artefact, way)
         else:
-            async with spaces.beside(progress.epoch, artefact.head if artefact else None) as space:
+            own = await means.layered.open(artefact) if artefact and artefact.layers else None
+            projection = artefact.projection if artefact else None
+            async with spaces.beside(progress.epoch, projection, own) as space:
                 await spaces.fill(space, means.store.scan(spaces.base), advance)
                 before = self._serve(space, artefact, way)
         log.info("head_adopted", epoch=spaces.epoch, before=before.epoch, entries=len(spaces))
@@ -239,6 +277,8 @@ class Adopting:
             self._failed(progress, f"it serves, but the next start will not know: {exc.message}")
         await asyncio.sleep(means.grace_s)
         await spaces.retire(before)
+        if before.own is not None:
+            await means.layered.only([spaces.epoch])
 
     def _serve(self, space: Space, artefact: Artefact | None, way: State) -> Space:
         """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after."""

@@ -39,7 +39,7 @@ from cacheproxy.query.responses import read_responses
 from cacheproxy.reconcile import Reconciler
 from cacheproxy.stats.reader import Sources, Stats
 from cacheproxy.stats.routing import Routing
-from cacheproxy.upkeep import Snapshots, Upkeep
+from cacheproxy.upkeep import Snapshots, Upkeep, catch_up
 from cacheproxy.warming import Warming
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ _BUDGET_INTERVAL_S = 2.0
 _CAPACITY_INTERVAL_S = 120.0
 _REPLAY_INTERVAL_S = 2.0
 _WATCH_INTERVAL_S = 10.0
+_ENCODE_INTERVAL_S = 0.2
 _GRACE_S = 1.0
 """Beside a lookup's own limit: how long the index of a head that serves no more still answers."""
 
@@ -176,6 +177,7 @@ def _adopting(ground: Ground, kept: Kept, line: Line, stats: Stats) -> Adopting:
             heard=stats.wrong_hits,
             spawn=line.supervisor.spawn,
             audit=ground.audit,
+            layered=kept.layered,
             grace_s=_GRACE_S + ground.settings.server.lookup_timeout_ms / 1000,
         ),
         kept.heads.state,
@@ -203,8 +205,9 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         Part(name="lookups", forget=line.lookups.forget),
         *([Part(name="examples", forget=line.small.forget)] if line.small else []),
         Part(name="questions", forget=lambda *_: line.pipeline.forget_questions()),
-        Part(name="embeddings", forget=lambda *_: kept.embedder.forget()),
+        Part(name="embeddings", forget=lambda *_: kept.embedder.forget() + kept.index.forget_embeddings()),
         Part(name="verifier", forget=lambda *_: kept.verifier.forget() if kept.verifier else 0),
+        Part(name="side_vectors", forget=lambda *_: kept.index.scrub_aside()),
         Part(name="snapshots", forget=lambda *_: snapshots.scrub()),
     ]
     erasure = Erasure(kept.store, kept.index.erase, remembering, ground.clock, ground.data_dir / "erasures.json")
@@ -230,6 +233,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
     kept.book.on_change(upkeep.policy_changed)
     kept.book.on_change(Reconciler(kept.store, kept.embedder, upkeep.erase))
     upkeep.start(line.supervisor)
+    line.supervisor.every(_ENCODE_INTERVAL_S, partial(catch_up, kept.index), "encoders")
     line.supervisor.every(_BUDGET_INTERVAL_S, line.budget.tend, "budget")
     if line.small is not None:
         line.supervisor.every(_BUDGET_INTERVAL_S, line.small.tend, "augment")

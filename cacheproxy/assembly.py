@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cacheproxy.policy.adapt import LoadWatch
     from cacheproxy.ports import Clock, SmallModel, Upstream
     from cacheproxy.privacy.gate import PresidioGate
+    from cacheproxy.recoding import Layered
     from cacheproxy.replica import Replica
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
@@ -78,6 +79,7 @@ class Kept:
     store: SqliteStore | MemoryStore
     embedder: MicroBatcher
     heads: Heads
+    layered: Layered
     index: Spaces
     verifier: ThreadedVerifier | None
     book: PolicyBook

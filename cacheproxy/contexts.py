@@ -17,7 +17,7 @@ from cacheproxy.query.chain import ABOUT, in_context, leading_questions
 from cacheproxy.verify.chains import compare, conclude
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -34,9 +34,16 @@ _NOT_ASKED = Verification(probability=0.0, veto="", steps=(("not_asked", 1.0),))
 class Contexts:
     """What questions and their conversations mean. All that it embeds is remembered for the query's tenant alone."""
 
-    def __init__(self, embedder: Embedder | None, verifier: Verifier | None) -> None:
+    def __init__(
+        self,
+        embedder: Embedder | None,
+        verifier: Verifier | None,
+        own: Callable[[str | None], Embedder | None] = lambda epoch: None,
+    ) -> None:
+        """`own` returns the encoder that an epoch has of its own, if it has one (`VectorIndex.encoder`)."""
         self._embedder = embedder
         self._verifier = verifier
+        self._own = own
 
     async def question(self, journey: Journey) -> Embedding:
         """Return the embedding of the question alone, made once. Raises EmbedderUnavailable."""
@@ -66,6 +73,36 @@ class Contexts:
             journey.placed = question
         return journey.placed
 
+    async def sought(self, journey: Journey) -> NDArray[np.float32]:
+        """Return the vector by which a question is looked for in the epoch of its plan. Raises EmbedderUnavailable.
+
+        It is what it is kept under, unless that epoch has an encoder of its own.
+        """
+        placed, own = await self.placed(journey), self._own(journey.plan.epoch)
+        if own is None:
+            return placed.vector
+        if journey.sought is None or journey.sought[0] != own.epoch:
+            query = journey.query
+            question, *asked = await _each(own, (query.text, *leading_questions(query.chain)), query.scope.tenant)
+            vector = in_context(question.vector, [one.vector for one in asked]) if query.chain else question.vector
+            journey.sought = (own.epoch, vector)
+        return journey.sought[1]
+
+    async def alike(self, journey: Journey, entry: Entry, near: Callable[..., float]) -> float:
+        """Return how near two questions are, both without their conversations, as the epoch of the plan tells it.
+
+        `near` tells it of the encoder's vectors (`VectorIndex.alike`). -1 where a part that it cannot see differs.
+        Raises EmbedderUnavailable.
+        """
+        question, kept = await self.question(journey), await self.kept(journey, entry)
+        if kept.unseen != question.unseen:
+            return -1.0
+        own = self._own(journey.plan.epoch)
+        if own is None:
+            return near(question.vector, kept.vector, journey.plan.epoch)
+        first, second = await _each(own, (journey.query.text, entry.text), journey.query.scope.tenant)
+        return float(np.dot(first.vector, second.vector))
+
     async def about(self, journey: Journey) -> NDArray[np.float32]:
         """Return the vector by which a question's conversation is classified. Raises EmbedderUnavailable."""
         question = await self.question(journey)
@@ -78,10 +115,10 @@ class Contexts:
 
     def forget(self, journey: Journey, texts: Iterable[str]) -> None:
         """Keep no embedding of these texts of a request, nor of its conversation."""
-        if self._embedder is not None:
-            journey.embedding = journey.placed = None
+        journey.embedding = journey.placed = journey.sought = None
+        for embedder in filter(None, (self._embedder, self._own(journey.plan.epoch))):
             for text in {*texts, *leading_questions(journey.query.chain)}:
-                self._embedder.drop(text, scope=journey.query.scope.tenant)
+                embedder.drop(text, scope=journey.query.scope.tenant)
 
     async def verified(
         self, query: Query, kept: Sequence[tuple[Entry, Candidate]], at_least: float
@@ -134,13 +171,16 @@ class Contexts:
         return [one.vector for one in await self._all(leading_questions(query.chain), query.scope.tenant)]
 
     async def _all(self, texts: Sequence[str], tenant: str) -> list[Embedding]:
-        embedder = self._encoder()
-        return list(await asyncio.gather(*(embedder.embed(text, scope=tenant) for text in texts)))
+        return await _each(self._encoder(), texts, tenant)
 
     def _encoder(self) -> Embedder:
         if self._embedder is None:
             raise EmbedderUnavailable("there is no encoder")
         return self._embedder
+
+
+async def _each(embedder: Embedder, texts: Sequence[str], tenant: str) -> list[Embedding]:
+    return list(await asyncio.gather(*(embedder.embed(text, scope=tenant) for text in texts)))
 
 
 def _cosine(known: dict[str, Embedding], pair: Pair) -> float:

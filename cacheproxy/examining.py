@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -17,14 +17,15 @@ from cacheproxy.policy.plan import plain_epoch, threshold_of
 from cacheproxy.policy.probes import load_probes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from cacheproxy.govern.book import PolicyBook
-    from cacheproxy.index.spaces import Projection
+    from cacheproxy.index.space import Projection
     from cacheproxy.learn.pairfile import PairRows
+    from cacheproxy.model import Embedding
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.gate import Terms, Verdict
 
@@ -32,15 +33,29 @@ if TYPE_CHECKING:
     Cosines = NDArray[np.float64]
 
 
+MOST_TEXTS = 2000
+"""Pairs, the latest ones, whose texts are encoded to examine an encoder with changed layers: half a minute."""
+
+
+class Embeds(Protocol):
+    """An encoder of its own (`recoding.Slow`, `recoding.Recoding`)."""
+
+    async def embedded(self, texts: Collection[str]) -> Mapping[str, Embedding]:
+        """Return the embeddings of texts; those that it cannot read are left out. Raises EmbedderUnavailable."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A head, or the encoder alone, as pairs are looked at with it."""
+    """A head, an encoder with changed layers (`own`), or the encoder alone, as pairs are looked at with it."""
 
     epoch: str
     head: Projection | None
+    own: Embeds | None = None
 
-    def cosines(self, a: Rows, b: Rows) -> NDArray[np.float64]:
-        """Return the similarity of each pair of the encoder's vectors, shape (n,)."""
+    def cosines(self, pairs: _Pairs) -> NDArray[np.float64]:
+        """Return the similarity of each pair, shape (n,)."""
+        a, b = pairs.own.get(self.epoch, (pairs.a, pairs.b))
         if self.head is not None:
             a, b = self.head.project(a), self.head.project(b)
         cosines: NDArray[np.float64] = np.einsum("ij,ij->i", a, b, dtype=np.float64)
@@ -62,26 +77,30 @@ class Examining:
         What cannot be read is a problem, not a pass. Raises EmbedderUnavailable when the probes cannot be embedded.
         """
         problems: list[str] = []
+        seen = (before, after)
         rows = await asyncio.to_thread(self._rows, problems)
         probes = await self._probes(policy, problems)
-        verdict = await asyncio.to_thread(self._decided, rows, probes, (before, after), policy)
+        held = None
+        if rows is not None:
+            held = _held(rows, policy, problems, texts=any(one.own for one in seen), least=self.terms.least_pairs)
+            held = await _embedded(held, seen)
+        if probes is not None:
+            probes = await _embedded(probes, seen)
+        verdict = await asyncio.to_thread(self._decided, rows, held, probes, seen, policy)
         return replace(verdict, problems=(*problems, *verdict.problems))
 
     def _decided(
-        self, rows: PairRows | None, probes: _Pairs | None, seen: tuple[Seen, Seen], policy: Policy
+        self,
+        rows: PairRows | None,
+        held: _Pairs | None,
+        probes: _Pairs | None,
+        seen: tuple[Seen, Seen],
+        policy: Policy,
     ) -> Verdict:
-        if rows is None:
+        if rows is None or held is None:
             return decide(_told(_NONE, seen, policy, {}), None, self.terms)
-        usual = {one.epoch: _usual(rows, one) for one in seen}
-        # A pair outlives its category's name; what the pack does not know any more is of its default category now.
-        names = [name if name in policy.pack.categories else policy.pack.default_category for name in rows.category]
-        held = _Pairs(
-            a=rows.a[rows.held],
-            b=rows.b[rows.held],
-            right=rows.right[rows.held],
-            group=rows.group[rows.held],
-            category=[name for name, held in zip(names, rows.held, strict=True) if held],
-        )
+        # Whatever was trained brings thresholds of its own.
+        usual = {one.epoch: _usual(rows, one) for one in seen if one.own is None}
         elsewhere = None if probes is None else _told(probes, seen, policy, usual)
         return decide(_told(held, seen, policy, usual), elsewhere, self.terms)
 
@@ -110,6 +129,7 @@ class Examining:
             right=np.array([one.expect == "hit" for one in pairs]),
             group=np.arange(len(pairs)),
             category=[one.category or policy.pack.default_category for one in pairs],
+            texts=[(one.cached, one.asked) for one in pairs],
         )
 
 
@@ -120,6 +140,22 @@ class _Pairs:
     right: NDArray[np.bool_]
     group: NDArray[np.int64]
     category: Sequence[str]
+    texts: Sequence[tuple[str, str]] = ()
+    own: Mapping[str, tuple[Rows, Rows]] = field(default_factory=dict)
+    """By the epoch of an encoder of its own, what that one makes of the texts."""
+
+    def at(self, rows: NDArray[np.bool_]) -> _Pairs:
+        """Return the pairs of some rows, by a mask."""
+        kept = np.flatnonzero(rows).tolist()
+        return _Pairs(
+            a=self.a[rows],
+            b=self.b[rows],
+            right=self.right[rows],
+            group=self.group[rows],
+            category=[self.category[at] for at in kept],
+            texts=[self.texts[at] for at in kept] if self.texts else (),
+            own={epoch: (a[rows], b[rows]) for epoch, (a, b) in self.own.items()},
+        )
 
 
 _NONE = _Pairs(
@@ -131,10 +167,49 @@ _NONE = _Pairs(
 )
 
 
+def _held(rows: PairRows, policy: Policy, problems: list[str], *, texts: bool, least: int) -> _Pairs:
+    """Return the pairs that are held back; where `texts` are needed, the latest of those that have them."""
+    # A pair outlives its category's name; what the pack does not know any more is of its default category now.
+    names = [name if name in policy.pack.categories else policy.pack.default_category for name in rows.category]
+    chosen = rows.held.copy()
+    if texts:
+        told = rows.texts or (("", ""),) * len(rows.right)
+        chosen &= np.array([bool(a and b) for a, b in told], dtype=np.bool_)
+        chosen[np.flatnonzero(chosen)[:-MOST_TEXTS]] = False
+        if chosen.sum() < least:
+            problems.append(
+                f"{chosen.sum()} of {rows.held.sum()} held-back pairs have texts, which an encoder with changed layers "
+                "is examined by: set federated.keep_texts, and wait for more of them"
+            )
+    kept = np.flatnonzero(chosen).tolist()
+    return _Pairs(
+        a=rows.a[chosen],
+        b=rows.b[chosen],
+        right=rows.right[chosen],
+        group=rows.group[chosen],
+        category=[names[at] for at in kept],
+        texts=[rows.texts[at] for at in kept] if rows.texts and texts else (),
+    )
+
+
+async def _embedded(pairs: _Pairs, seen: tuple[Seen, Seen]) -> _Pairs:
+    """Return pairs with what encoders of their own make of them, without those that one cannot read."""
+    for one in seen:
+        if one.own is None or not pairs.texts:
+            continue
+        known = await one.own.embedded({text for pair in pairs.texts for text in pair})
+        pairs = pairs.at(np.array([a in known and b in known for a, b in pairs.texts], dtype=np.bool_))
+        made = [
+            np.stack([known[pair[side]].vector for pair in pairs.texts]) if pairs.texts else pairs.a for side in (0, 1)
+        ]
+        pairs = replace(pairs, own={**pairs.own, one.epoch: (made[0], made[1])})
+    return pairs
+
+
 def _told(pairs: _Pairs, seen: tuple[Seen, Seen], policy: Policy, usual: dict[str, float]) -> Told:
     before, after = seen
     alone = Seen(epoch=plain_epoch(policy, before.epoch), head=None)
-    plain, *cosines = (one.cosines(pairs.a, pairs.b) for one in (alone, *seen))
+    plain, *cosines = (one.cosines(pairs) for one in (alone, *seen))
     return Told(
         right=pairs.right,
         group=pairs.group,
@@ -178,5 +253,6 @@ def _usual(rows: PairRows, seen: Seen) -> float:
     free = ~rows.held
     if not free.any():
         return 1.0
-    best = best_f(curve(seen.cosines(rows.a[free], rows.b[free]), rows.right[free]), BETA)
+    pairs = _Pairs(a=rows.a[free], b=rows.b[free], right=rows.right[free], group=rows.group[free], category=())
+    best = best_f(curve(seen.cosines(pairs), pairs.right), BETA)
     return 1.0 if best is None else best[1]

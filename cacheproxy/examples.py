@@ -81,13 +81,18 @@ class Examples:
             return []
         most, planted = _FOR_EACH * allowed.most, _planted(journey)
         wanted: list[tuple[Candidate, Partition]] = []
+        sought = placed.vector
+        if journey.sought is not None and journey.sought[0] == journey.plan.epoch:
+            sought = journey.sought[1]
+        elif self._parts.index.encoder(journey.plan.epoch) is not None:
+            return []  # it was not looked for in this epoch: another encoder would have to run
         for category in dict.fromkeys(journey.plan.searched):
             rules = journey.policy.pack.categories.get(category)
             if rules is None or rules.augment == "off":  # a category next to this one, verified for it all the same
                 continue
             epoch = self._parts.embedder.epoch if self._parts.embedder else ""
             partition = Partition(category=category, compatibility=query.compatibility, epoch=epoch)
-            near = await self._parts.index.search(replace(partition, epoch=journey.plan.epoch), placed.vector, most)
+            near = await self._parts.index.search(replace(partition, epoch=journey.plan.epoch), sought, most)
             for candidate in near:
                 if candidate.similarity < allowed.similarity:
                     continue

@@ -17,9 +17,11 @@ from cacheproxy.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cacheproxy.adopting import Opens
     from cacheproxy.embed.headfile import Artefact
     from cacheproxy.embed.headshelf import State
     from cacheproxy.policy.learnt import Learnt
+    from cacheproxy.recoding import Recoding
     from cacheproxy.settings import Encoder
 
 FOLDER = "heads"
@@ -35,11 +37,15 @@ class Heads:
     shelf: HeadShelf
     state: State
     serving: Artefact | None
+    own: Recoding | None
+    """The encoder that serves in the place of the one in use, where it has changed layers; opened."""
     learnt: dict[str, Learnt]
 
 
-async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int) -> Heads:
+async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int, layered: Opens) -> Heads:
     """Find the head that serves over the encoder `base`, whose vectors have `dim` components.
+
+    `layered` opens it where it is one with changed layers.
 
     Raises ConfigError where that cannot be told.
 
@@ -49,15 +55,16 @@ async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int) -> H
     shelf = HeadShelf(data_dir / FOLDER, base, dim, _keys(encoder.head_keys))
     state = await asyncio.to_thread(shelf.state)
     if not state.serving:
-        return Heads(shelf=shelf, state=state, serving=None, learnt={})
+        return Heads(shelf=shelf, state=state, serving=None, own=None, learnt={})
     try:
         artefact = await asyncio.to_thread(shelf.find, state.serving)
+        own = await layered.open(artefact) if artefact.layers else None
     except ConfigError as exc:
         log.warning("head_left_out", reason=exc.message)
         before = tuple(epoch for epoch in state.before if epoch)
         state = replace(state, serving="", before=before, watched=None)
-        return Heads(shelf=shelf, state=state, serving=None, learnt={})
-    return Heads(shelf=shelf, state=state, serving=artefact, learnt={artefact.epoch: learnt_of(artefact)})
+        return Heads(shelf=shelf, state=state, serving=None, own=None, learnt={})
+    return Heads(shelf=shelf, state=state, serving=artefact, own=own, learnt={artefact.epoch: learnt_of(artefact)})
 
 
 def _keys(told: str) -> list[str]:

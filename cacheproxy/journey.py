@@ -11,6 +11,9 @@ from cacheproxy.policy.plan import plan as plan_query
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from cacheproxy.augment.constraint import Limit
     from cacheproxy.model import Classification, Embedding, Looked, Miss, Plan, Query
     from cacheproxy.policy.active import Policy
@@ -36,6 +39,8 @@ class Journey:
     embedding: Embedding | None = None
     placed: Embedding | None = None
     """The embedding in its conversation, where it has one: what it is looked for by, and kept under."""
+    sought: tuple[str, NDArray[np.float32]] | None = None
+    """The epoch that it is looked for in, and by which vector, where that epoch has an encoder of its own."""
     embeddable: bool = True
     """False once the embedder failed on it: the answer is then kept for exact matches, without trying again."""
     variant_key: bytes | None = None

@@ -117,10 +117,7 @@ class Judging:
         """Return a candidate as near as its own question is: thresholds are of questions, not of conversations."""
         if found.entry is None or found.entry.chain != journey.query.chain:
             return found
-        own = await self._contexts.question(journey)
-        kept = await self._contexts.kept(journey, found.entry)
-        seen = kept.unseen == own.unseen
-        near = self._parts.index.alike(own.vector, kept.vector, journey.plan.epoch) if seen else -1.0
+        near = await self._contexts.alike(journey, found.entry, self._parts.index.alike)
         return replace(found, candidate=replace(found.candidate, similarity=near))
 
     async def _judged(

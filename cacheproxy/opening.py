@@ -54,6 +54,8 @@ from cacheproxy.privacy.gate import PresidioGate
 from cacheproxy.promote import promote_judged
 from cacheproxy.query.scope import common_of, read_scope
 from cacheproxy.query.scope import tenant_of as tenant_of_label
+from cacheproxy.recoding import Around as Recodes
+from cacheproxy.recoding import Layered
 from cacheproxy.replica import open_replica
 from cacheproxy.sharing import Sharing, SharingMeans
 from cacheproxy.small import Around, made_of, open_state
@@ -113,9 +115,13 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     await stack.enter_async_context(store)
     encoder = await asyncio.to_thread(open_encoder, settings.encoder, settings.data.path())
     embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
-    heads = await open_heads(settings.encoder, data_dir, embedder.epoch, embedder.dim)
-    serving = (heads.serving.epoch, heads.serving.head) if heads.serving else None
-    spaces = Spaces(settings.index, dim=embedder.dim, base=embedder.epoch, head=serving)
+    around = Recodes(
+        store=store, config=settings.encoder, data_dir=data_dir, busy=lambda: bool(embedder.queued or embedder.running)
+    )
+    layered = await stack.enter_async_context(Layered(around))
+    heads = await open_heads(settings.encoder, data_dir, embedder.epoch, embedder.dim, layered)
+    serving = (heads.serving.epoch, heads.serving.head) if heads.serving and not heads.own else None
+    spaces = Spaces(settings.index, dim=embedder.dim, base=embedder.epoch, head=serving, own=heads.own)
     index = await stack.enter_async_context(spaces)
     await index.restore(ground.snapshots_dir, store.scan(embedder.epoch))
     verifier = await _verifier(settings, embedder.epoch, stack)
@@ -124,7 +130,7 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     await book.open()
     if settings.verifier.path == OFF:
         _warn_unverified(book().pack, embedder.epoch)
-    return Kept(store=store, embedder=embedder, heads=heads, index=index, verifier=verifier, book=book)
+    return Kept(store=store, embedder=embedder, heads=heads, layered=layered, index=index, verifier=verifier, book=book)
 
 
 def _warn_unverified(pack: Pack, epoch: str) -> None:

@@ -21,6 +21,9 @@ from cacheproxy.query.variant import variant, variant_key
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from cacheproxy.flight import Flights
     from cacheproxy.journey import Journey
     from cacheproxy.model import Candidate, Embedding, Entry, Plan, Query
@@ -39,7 +42,7 @@ class Tiers:
         self._parts = parts
         self._flights = flights
         self._settle_timeout_s = settle_timeout_s
-        self._contexts = Contexts(parts.embedder, parts.verifier)
+        self._contexts = Contexts(parts.embedder, parts.verifier, parts.index.encoder)
         self._categories = Categories(parts, self._contexts)
         self._judging = Judging(parts, self._contexts)
 
@@ -99,8 +102,9 @@ class Tiers:
         stages, began_s = self._parts.telemetry.stages, perf_counter()
         try:
             embedding = await self._contexts.placed(journey)
+            sought = await self._contexts.sought(journey)
             began_s = stages.embed.since(began_s)
-            candidates = await self._near(partitions, embedding, plan)
+            candidates = await self._near(partitions, sought, plan)
             began_s = stages.search.since(began_s)
             judged = await self._judging.judge_all(journey, embedding, candidates)
             stages.judge.since(began_s)
@@ -180,7 +184,7 @@ class Tiers:
                 return Settlement(stored=False, reason="purged_meanwhile", model=model)
             kept_id = entry.id
             if embedding is not None:
-                parts.index.add(entry.partition, entry.id, embedding.vector)
+                parts.index.add(entry.partition, entry.id, embedding.vector, journey.sought)
             if parts.store.over_cap:
                 parts.make_room()
         except PartUnavailable as exc:
@@ -251,7 +255,7 @@ class Tiers:
             return None
 
     async def _near(
-        self, partitions: Sequence[Partition], embedding: Embedding, plan: Plan
+        self, partitions: Sequence[Partition], vector: NDArray[np.float32], plan: Plan
     ) -> list[tuple[Candidate, Partition]]:
         """Return the nearest of all partitions, nearest first, each with the one it was found in.
 
@@ -260,7 +264,7 @@ class Tiers:
         found: list[tuple[Candidate, Partition]] = []
         k = plan.candidates
         for partition in partitions:
-            near = await self._parts.index.search(replace(partition, epoch=plan.epoch), embedding.vector, k)
+            near = await self._parts.index.search(replace(partition, epoch=plan.epoch), vector, k)
             found += [(candidate, partition) for candidate in near]
         return sorted(found, key=lambda one: one[0].similarity, reverse=True)[:k] if len(partitions) > 1 else found
 

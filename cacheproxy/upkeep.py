@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from cacheproxy.errors import IndexUnavailable, PiiUnavailable, StoreUnavailable
+from cacheproxy.errors import IndexUnavailable, PartUnavailable, PiiUnavailable, StoreUnavailable
 from cacheproxy.policy.adapt import Sample
 from cacheproxy.policy.kinds import PII_KINDS
 
@@ -33,6 +33,7 @@ _LAG_INTERVAL_S = 0.5
 _KEYS_INTERVAL_S = 0.5
 _ERASURE_INTERVAL_S = 30.0
 _LOAD_INTERVAL_S = 0.5
+_BEHIND_S = 5.0
 
 
 class Tasks(Protocol):
@@ -60,6 +61,14 @@ class Book(Tended, Protocol):
 
     def __call__(self) -> Policy:
         """Return it."""
+        ...
+
+
+class Encoded(Protocol):
+    """An index that may have to encode texts (`index.spaces.Spaces`)."""
+
+    async def catch_up(self) -> None:
+        """Make the vectors that it lacks. Raises PartUnavailable."""
         ...
 
 
@@ -208,3 +217,12 @@ class Upkeep:
             due = loop.time() + _LAG_INTERVAL_S
             await asyncio.sleep(_LAG_INTERVAL_S)
             self.telemetry.loop_lag_seconds.observe(max(0.0, loop.time() - due))
+
+
+async def catch_up(index: Encoded) -> None:
+    """Let an index make the vectors that it lacks; where a part fails, try again a little later."""
+    try:
+        await index.catch_up()
+    except PartUnavailable as exc:
+        log.warning("side_vectors_behind", part=exc.part, reason=exc.message)
+        await asyncio.sleep(_BEHIND_S)

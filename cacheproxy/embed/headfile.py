@@ -1,6 +1,7 @@
-"""A head on disk or on the wire: a manifest and the weights it vouches for. Refused when anything disagrees.
+"""What was trained, on disk or on the wire: a manifest and the weights it vouches for. Refused when anything disagrees.
 
-Two files in a folder: `manifest.json` and `head.safetensors`. Nothing of it is executed.
+Two files in a folder: `manifest.json` and `head.safetensors`, which holds a head, or a change of the encoder's layers.
+Nothing of it is executed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cacheproxy.embed.head import Head
+from cacheproxy.embed.layers import Form, Layers, Mode
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,16 +27,29 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 MANIFEST, WEIGHTS = "manifest.json", "head.safetensors"
-MOST_BYTES = 16 << 20
-"""Of either file; a head of 1,024 x 1,024 takes 4 MiB."""
+MOST_BYTES = 32 << 20
+"""Of either file; a head of 1,024 x 1,024 takes 4 MiB, two layers of the default encoder 14."""
 ANY = "*"
 """Stands for every category that has no threshold of its own."""
 _TENSOR = "head"
+_WORDS = {"head": "head", "top-layers": "change of layers", "lora": "set of adapters"}
 _DIGITS = 32
 _Cosine = Annotated[float, msgspec.Meta(ge=-1.0, le=1.0)]
 _Size = Annotated[int, msgspec.Meta(ge=2, le=1 << 14)]
 _Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]*$", max_length=128)]
 _Short = Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which layers of the encoder changed, as `layers.Form`, and the tensors that say how."""
+
+    mode: Mode
+    inner: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+    depth: Annotated[int, msgspec.Meta(ge=1, le=256)]
+    layers: Annotated[int, msgspec.Meta(ge=1, le=256)]
+    rank: Annotated[int, msgspec.Meta(ge=0, le=1 << 12)]
+    tensors: dict[str, list[int]]
+    """Names and shapes."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,10 +74,17 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What was measured when it was made."""
     made_by: dict[str, str] = {}
     """Versions, strategy and settings."""
+    changed: Changed | msgspec.UnsetType = msgspec.UNSET
+    """Of layers; a head has none, so that its signature is of what it always was."""
     key: _Hex = ""
     """Public half of the key that signed it, "" for none."""
     signature: _Hex = ""
     """Ed25519, of all of the above."""
+
+    @property
+    def mode(self) -> str:
+        """What was trained: `head`, `top-layers` or `lora`."""
+        return "head" if isinstance(self.changed, msgspec.UnsetType) else self.changed.mode
 
     @property
     def signed(self) -> bytes:
@@ -71,28 +93,39 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Artefact(msgspec.Struct, frozen=True, kw_only=True):
-    """A head with its manifest; checked against each other."""
+    """A head with its manifest; checked against each other. Where layers changed, the head changes nothing."""
 
     manifest: Manifest
     head: Head
+    layers: Layers | None = None
+
+    @property
+    def projection(self) -> Head | None:
+        """What is made of the encoder's vectors; None where layers changed, and vectors are another encoder's."""
+        return None if self.layers else self.head
 
     @property
     def epoch(self) -> str:
-        """Name of what this head makes of its base's vectors, and of the thresholds that it is measured by."""
-        manifest = self.manifest
+        """Name of the vectors that this makes, and of the thresholds that they are measured by."""
+        manifest, weights = self.manifest, self.layers or self.head
         terms = msgspec.json.encode([manifest.thresholds, manifest.verify_from], order="deterministic")
-        digest = hashlib.sha256(self.head.digest.encode() + terms).hexdigest()
+        digest = hashlib.sha256(weights.digest.encode() + terms).hexdigest()
         return f"{manifest.base}+{digest[:_DIGITS]}"
 
 
-def pack(head: Head, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> tuple[Manifest, bytes]:
+def pack(made: Head | Layers, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> tuple[Manifest, bytes]:
     """Return the manifest, completed and signed if there is a key, and the weights it vouches for."""
-    weights = save({_TENSOR: np.ascontiguousarray(head.matrix)})
+    if isinstance(made, Layers):
+        head, tensors = Head.identity(made.form.dim), made.tensors
+    else:
+        head, tensors = made, {_TENSOR: made.matrix}
+    weights = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
     manifest = msgspec.structs.replace(
         manifest,
         dim_in=head.dim_in,
         dim=head.dim,
         int8=head.int8,
+        changed=_changed(made.form) if isinstance(made, Layers) else msgspec.UNSET,
         sha256=hashlib.sha256(weights).hexdigest(),
         key=key.public_key().public_bytes_raw().hex() if key else "",
         signature="",
@@ -113,28 +146,29 @@ def unpack(manifest: Manifest, weights: bytes, where: str, trusted: Collection[s
     if len(weights) > MOST_BYTES or hashlib.sha256(weights).hexdigest() != manifest.sha256:
         raise ConfigError(f"{where}: {WEIGHTS} does not have the sha256 of its manifest; fetch or train it again")
     try:
-        (matrix,) = (tensor for name, tensor in load(weights).items() if name == _TENSOR)
-        head = Head(matrix=matrix, int8=manifest.int8)
+        head, layers = _made(manifest, weights)
     except (SafetensorError, ValueError, KeyError, TypeError) as exc:
-        raise ConfigError(f"{where}: {WEIGHTS} is no head: {exc}") from exc
+        raise ConfigError(f"{where}: {WEIGHTS} is no {_WORDS[manifest.mode]}: {exc}") from exc
     if (head.dim, head.dim_in) != (manifest.dim, manifest.dim_in):
         raise ConfigError(f"{where}: the manifest states another shape than {WEIGHTS} has; train it again")
     if ANY not in manifest.thresholds:
         raise ConfigError(f"{where}: has no threshold for `{ANY}`; train it again")
     if not all(math.isfinite(value) for value in manifest.metrics.values()):
         raise ConfigError(f"{where}: a metric is not finite; train it again")
-    return Artefact(manifest=manifest, head=head)
+    return Artefact(manifest=manifest, head=head, layers=layers)
 
 
-def write(folder: Path, head: Head, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> Artefact:
+def write(folder: Path, made: Head | Layers, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> Artefact:
     """Write both files into a folder, made if it is not there; the manifest last, whole or not at all."""
-    manifest, weights = pack(head, manifest, key)
+    manifest, weights = pack(made, manifest, key)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in ((WEIGHTS, weights), (MANIFEST, msgspec.json.format(msgspec.json.encode(manifest)))):
         draft = folder / f".{name}"
         draft.write_bytes(content)
         draft.replace(folder / name)
-    return Artefact(manifest=manifest, head=head)
+    if isinstance(made, Layers):
+        return Artefact(manifest=manifest, head=Head.identity(made.form.dim), layers=made)
+    return Artefact(manifest=manifest, head=made)
 
 
 def read(folder: Path, trusted: Collection[str] = ()) -> Artefact:
@@ -177,6 +211,29 @@ def refuse_dim(artefact: Artefact, dim: int, where: str) -> None:
         raise ConfigError(
             f"{where}: takes vectors of {artefact.head.dim_in} components, the encoder makes {dim}; train one for it"
         )
+
+
+def _changed(form: Form) -> Changed:
+    tensors = {name: list(shape) for name, shape in form.shapes.items()}
+    return Changed(
+        mode=form.mode, inner=form.inner, depth=form.depth, layers=form.layers, rank=form.rank, tensors=tensors
+    )
+
+
+def _made(manifest: Manifest, weights: bytes) -> tuple[Head, Layers | None]:
+    """Return the head, and the layers where it is those that changed. Raises what says that they are none."""
+    told = manifest.changed
+    if isinstance(told, msgspec.UnsetType):
+        (matrix,) = (tensor for name, tensor in load(weights).items() if name == _TENSOR)
+        return Head(matrix=matrix, int8=manifest.int8), None
+    if manifest.int8:
+        raise ValueError("changed layers have no int8 codes")
+    form = Form(
+        mode=told.mode, dim=manifest.dim_in, inner=told.inner, depth=told.depth, layers=told.layers, rank=told.rank
+    )
+    if {name: tuple(shape) for name, shape in told.tensors.items()} != form.shapes:
+        raise ValueError("the manifest names other tensors than such layers have")
+    return Head.identity(manifest.dim_in), Layers.of(form, load(weights))
 
 
 def _check_signature(manifest: Manifest, where: str, trusted: Collection[str]) -> None:

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cacheproxy.embed.headfile import MANIFEST, WEIGHTS, Artefact, Manifest, read, refuse_base, refuse_dim, unpack
+from cacheproxy.embed.headfile import (
+    MANIFEST,
+    WEIGHTS,
+    Artefact,
+    Manifest,
+    read,
+    read_manifest,
+    refuse_base,
+    refuse_dim,
+    unpack,
+)
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,6 +99,13 @@ class HeadShelf:
         if artefact.epoch != epoch:
             raise ConfigError(f"{folder}: holds another head than its name says; promote it again")
         return artefact
+
+    def recodes(self, epoch: str) -> bool:
+        """Whether adopting an epoch encodes texts: its layers changed. Blocks for a moment."""
+        try:
+            return bool(epoch) and read_manifest(self._folder / _name(epoch)).mode != "head"
+        except ConfigError:
+            return False  # whoever adopts it will say what is wrong
 
     def epochs(self) -> list[str]:
         """Return the epochs of all heads that were put here."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _EMBEDDINGS = ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm")
-_LAYER = (
+LAYER = (
     "attention.self.query",
     "attention.self.key",
     "attention.self.value",
@@ -25,6 +25,7 @@ _LAYER = (
     "output.dense",
     "output.LayerNorm",
 )
+"""Maps of one layer, each with a weight and a bias."""
 
 
 def check_weights(file: Path, layers: int) -> None:
@@ -34,7 +35,7 @@ def check_weights(file: Path, layers: int) -> None:
     """
     names = _read_names(file)
     wanted = [f"embeddings.{part}.weight" for part in _EMBEDDINGS]
-    wanted += [f"encoder.layer.{layer}.{part}.weight" for layer in range(layers) for part in _LAYER]
+    wanted += [f"encoder.layer.{layer}.{part}.weight" for layer in range(layers) for part in LAYER]
     for name in wanted:
         if name not in names and f"bert.{name}" not in names:
             raise ConfigError(f"{file}: holds no tensor {name!r}; it is not a BERT encoder of {layers} layers")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cacheproxy.index.restore import Row
     from cacheproxy.index.shelf import Found, Graph, View
     from cacheproxy.model import Partition
+    from cacheproxy.ports import Embedder
 
 LOOP_ROWS = 2048
 """Flat rows that are searched on the event loop (about 0.1 ms); more go to the index thread."""
@@ -106,6 +107,19 @@ class PartitionedIndex:
         """Return the cosine of two vectors of shape (dim,); -1 in another epoch."""
         return float(np.dot(one, other)) if epoch == self._epoch else -1.0
 
+    @property
+    def waiting(self) -> int:
+        """Return 0: what was added can be found."""
+        return 0
+
+    def encoder(self, epoch: str | None) -> Embedder | None:
+        """Return None: it is searched by the vectors that it was given."""
+        return None
+
+    def __contains__(self, entry_id: str) -> bool:
+        """Whether an entry can be found."""
+        return entry_id in self._catalogue
+
     def __len__(self) -> int:
         """Count live entries over all partitions."""
         return len(self._catalogue)
@@ -142,8 +156,14 @@ class PartitionedIndex:
                 self._upkeep.wake(view.shelf)
             raise
 
-    def add(self, partition: Partition, entry_id: str, vector: NDArray[np.float32]) -> None:
-        """Make an entry findable at once, replacing an entry of the same id. Never blocks.
+    def add(
+        self,
+        partition: Partition,
+        entry_id: str,
+        vector: NDArray[np.float32],
+        sought: tuple[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Make an entry findable at once, replacing an entry of the same id. Never blocks. It is not sought otherwise.
 
         Raises IndexUnavailable as `search`, and for a partition of another epoch.
         """

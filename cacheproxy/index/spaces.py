@@ -3,23 +3,28 @@
 The store keeps the encoder's vectors; a space holds what its head makes of them. One space serves; another one may be
 filled beside it, gets everything that is kept meanwhile, and then takes its place between two requests. A search names
 its epoch, and is answered in that one or not at all: no similarity is ever measured by another head's threshold.
+
+A space may have an encoder of its own, whose layers were changed: then texts are encoded, where vectors are projected
+elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cacheproxy.errors import IndexUnavailable
 from cacheproxy.index.guard import check_vector
 from cacheproxy.index.partitioned import PartitionedIndex
+from cacheproxy.index.space import ENCODED_ROWS, Own, Projection, Space, counted, encoded, projected, remembered
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -29,52 +34,34 @@ if TYPE_CHECKING:
     from cacheproxy.index.partitioned import IndexStats
     from cacheproxy.index.restore import Row
     from cacheproxy.model import Candidate, Partition
+    from cacheproxy.ports import Embedder
 
 _POLL_S = 0.05
-BATCH_ROWS = 64
-"""Vectors projected at a time while a space is filled: about a millisecond."""
-
-
-class Projection(Protocol):
-    """What a space makes of the encoder's vectors (`embed.head.Head`)."""
-
-    @property
-    def dim(self) -> int:
-        """Length of what it makes."""
-        ...
-
-    def project(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return unit vectors, shape (n, dim), of the encoder's, or one of shape (dim,) of one."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Space:
-    """One way to tell what is alike. `head` is None for the encoder's own."""
-
-    epoch: str
-    head: Projection | None
-    index: PartitionedIndex
-
-    def made(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what this space holds of the encoder's vectors."""
-        return rows if self.head is None else self.head.project(rows)
+_BEHIND_ROWS = 64
+"""A space takes its place with at most so many of the newest entries still to be encoded."""
 
 
 class Spaces:
     """The vector index of a proxy, behind `ports.VectorIndex`, over the spaces of one encoder.
 
-    `base` is the encoder's epoch and `dim` the length of its vectors. `head` serves from the start, if there is one.
+    `base` is the encoder's epoch and `dim` the length of its vectors. `head` serves from the start, if there is one, or
+    the encoder that is `own`.
     """
 
     def __init__(
-        self, config: settings.Index, *, dim: int, base: str, head: tuple[str, Projection] | None = None
+        self,
+        config: settings.Index,
+        *,
+        dim: int,
+        base: str,
+        head: tuple[str, Projection] | None = None,
+        own: Own | None = None,
     ) -> None:
         self._config = config
         self._dim = dim
         self._base = base
-        epoch, projection = head or (base, None)
-        self._serving = self._space(epoch, projection)
+        epoch, projection = head or (own.embedder.epoch if own else base, None)
+        self._serving = self._space(epoch, projection, own)
         self._all = {epoch: self._serving}
         self._saving = asyncio.Lock()
 
@@ -87,6 +74,8 @@ class Spaces:
     ) -> None:
         for space in list(self._all.values()):
             await space.index.aclose()
+            if space.own is not None:
+                await space.own.aclose()
 
     @property
     def base(self) -> str:
@@ -103,10 +92,20 @@ class Spaces:
         """The space that serves."""
         return self._serving
 
+    @property
+    def waiting(self) -> int:
+        """How many entries the serving space cannot find yet, since their vectors have yet to be made."""
+        return len(self._serving.due)
+
+    def encoder(self, epoch: str | None) -> Embedder | None:
+        """Return what makes the vectors that an epoch is searched by, where it is not the encoder of `base`."""
+        space = self._all.get(epoch or "")
+        return space.own.embedder if space is not None and space.own is not None else None
+
     def alike(self, one: NDArray[np.float32], other: NDArray[np.float32], epoch: str) -> float:
-        """Return how near two of the encoder's vectors are in an epoch; -1 where it is gone."""
+        """Return how near two of the encoder's vectors are in an epoch; -1 where it is gone, or has its own encoder."""
         space = self._all.get(epoch)
-        if space is None:
+        if space is None or space.own is not None:
             return -1.0
         made = space.made(np.stack([one, other]))
         return float(np.dot(made[0], made[1]))
@@ -114,24 +113,58 @@ class Spaces:
     async def search(self, partition: Partition, vector: NDArray[np.float32], k: int) -> list[Candidate]:
         """Return at most `k` candidates, closest first; none in an epoch that does not serve any more.
 
-        Raises IndexUnavailable for a vector that is not the encoder's: of wrong dtype, shape, norm or not finite.
+        The vector is the encoder's, or, where the epoch has its own `encoder`, that one's. Raises IndexUnavailable for
+        one that is not: of wrong dtype, shape, norm or not finite.
         """
         check_vector(vector, self._dim)
         space = self._all.get(partition.epoch)
         return [] if space is None else await space.index.search(partition, space.made(vector), k)
 
-    def add(self, partition: Partition, entry_id: str, vector: NDArray[np.float32]) -> None:
-        """Make an entry findable at once in every space. Never blocks. Raises as `search`, for another epoch, too."""
+    def add(
+        self,
+        partition: Partition,
+        entry_id: str,
+        vector: NDArray[np.float32],
+        sought: tuple[str, NDArray[np.float32]] | None = None,
+    ) -> None:
+        """Make an entry findable at once in every space. Never blocks. Raises as `search`, for another epoch, too.
+
+        A space with its own encoder finds it at once by what that one made of it, where it was `sought` in that epoch,
+        else soon: once `catch_up` has had its text encoded.
+        """
         check_vector(vector, self._dim)
         if partition.epoch != self._base:
             raise IndexUnavailable("the vector is of another encoder epoch than the index")
         for space in self._all.values():
-            space.index.add(replace(partition, epoch=space.epoch), entry_id, space.made(vector))
+            if space.own is None:
+                space.index.add(replace(partition, epoch=space.epoch), entry_id, space.made(vector))
+            elif sought is not None and sought[0] == space.epoch:
+                _take(space, partition, entry_id, sought[1])
+                space.own.keep(entry_id, sought[1])
+            else:
+                space.due[entry_id] = partition
+
+    async def catch_up(self) -> None:
+        """Make the vectors that spaces with their own encoder lack, and write them down.
+
+        Raises EmbedderUnavailable, StoreUnavailable and IndexUnavailable; call it again.
+        """
+        for space, own in self._owned():
+            while ids := list(islice(space.due, ENCODED_ROWS)):
+                made = await own.vectors(ids)
+                if self._all.get(space.epoch) is not space:
+                    break
+                for one in ids:
+                    partition = space.due.pop(one, None)
+                    if partition is not None and one in made:
+                        _take(space, partition, one, made[one])
+            await own.flush()
 
     def remove(self, entry_ids: Collection[str]) -> None:
         """Forget entries in every space; no later search returns them."""
         for space in self._all.values():
             space.index.remove(entry_ids)
+        self._forget(entry_ids)
 
     def erase(self, entry_ids: Collection[str], *, scrub: bool = True) -> int:
         """Forget entries, with `scrub` their vectors by and by; return how many the serving space knew."""
@@ -139,7 +172,18 @@ class Spaces:
         for space in self._all.values():
             if space is not self._serving:
                 space.index.erase(entry_ids, scrub=scrub)
+        self._forget(entry_ids)
         return found
+
+    async def scrub_aside(self) -> int:
+        """Leave nothing of what was erased beside the index. Raises IndexUnavailable."""
+        for _, own in self._owned():
+            await own.flush()
+        return 0
+
+    def forget_embeddings(self) -> int:
+        """Remember no embedding of before, nor what is being encoded right now; return how many were known."""
+        return sum(own.forget_embeddings() for _, own in self._owned())
 
     def health(self) -> str:
         """Return "" when able to serve, else what is wrong."""
@@ -166,21 +210,28 @@ class Spaces:
             await self._serving.index.scrub(directory)
 
     async def restore(self, directory: Path | None, rows: AsyncIterator[Row]) -> None:
-        """Fill the serving space from the store's rows, which are the encoder's. Raises what `rows` raises."""
-        space = self._serving
-        await space.index.restore(directory, rows if space.head is None else _made(space, self._dim, rows))
+        """Fill the serving space from the store's rows, which are the encoder's. Raises what `rows` raises.
+
+        Of its own encoder's vectors those that were made before are taken; `catch_up` makes the others.
+        """
+        space, own = self._serving, self._serving.own
+        if own is None:
+            await space.index.restore(directory, rows if space.head is None else projected(space, self._dim, rows))
+            return
+        await space.index.restore(directory, remembered(space, own, rows))
+        await own.keep_only(lambda one: one in space.due or one in space.index)
 
     # Another space
 
     @asynccontextmanager
-    async def beside(self, epoch: str, head: Projection | None) -> AsyncIterator[Space]:
+    async def beside(self, epoch: str, head: Projection | None, own: Own | None = None) -> AsyncIterator[Space]:
         """Open another space, which gets what is kept from now on; unless it serves in the end, it is closed then.
 
-        Raises IndexUnavailable where one of this epoch is there already.
+        An encoder of its `own` is closed with it. Raises IndexUnavailable where one of this epoch is there already.
         """
         if epoch in self._all:
             raise IndexUnavailable("a space of this epoch is there already")
-        space = self._space(epoch, head)
+        space = self._space(epoch, head, own)
         await space.index.__aenter__()
         self._all[epoch] = space
         try:
@@ -194,9 +245,13 @@ class Spaces:
 
         `advance` is told of each batch. Raises what `rows` raises.
         """
-        await space.index.restore(None, _counted(_made(space, self._dim, rows), advance))
+        own = space.own
+        made = projected(space, self._dim, rows) if own is None else encoded(space, own, rows)
+        await space.index.restore(None, counted(made, advance))
         # Until nothing is due it is right, but slow: rows are still on their way into graphs.
-        while space.index.stats().due:  # noqa: ASYNC110 - upkeep takes minutes and has nobody to tell
+        if own is not None:
+            await own.keep_only(lambda one: one in space.due or one in space.index)
+        while space.index.stats().due or len(space.due) > _BEHIND_ROWS:  # noqa: ASYNC110 - upkeep takes minutes and has nobody to tell
             await asyncio.sleep(_POLL_S)
 
     def held(self, epoch: str) -> Space | None:
@@ -219,45 +274,22 @@ class Spaces:
         del self._all[space.epoch]
         async with self._saving:
             await space.index.aclose()
+        if space.own is not None:
+            await space.own.aclose()
 
-    def _space(self, epoch: str, head: Projection | None) -> Space:
+    def _space(self, epoch: str, head: Projection | None, own: Own | None) -> Space:
         dim = self._dim if head is None else head.dim
-        return Space(epoch=epoch, head=head, index=PartitionedIndex(self._config, dim=dim, epoch=epoch))
+        return Space(epoch=epoch, head=head, index=PartitionedIndex(self._config, dim=dim, epoch=epoch), own=own)
+
+    def _owned(self) -> Iterator[tuple[Space, Own]]:
+        yield from [(space, space.own) for space in self._all.values() if space.own is not None]
+
+    def _forget(self, entry_ids: Collection[str]) -> None:
+        for space, own in self._owned():
+            for one in entry_ids:
+                space.due.pop(one, None)
+            own.forget(entry_ids)
 
 
-async def _made(space: Space, dim: int, rows: AsyncIterator[Row]) -> AsyncIterator[Row]:
-    """Yield rows as a space holds them, projected many at a time; what is no vector of the encoder's is left out."""
-    batch: list[Row] = []
-    async for row in rows:
-        try:
-            check_vector(row[2], dim)
-        except IndexUnavailable:
-            continue
-        batch.append(row)
-        if len(batch) == BATCH_ROWS:
-            for made in _batch(space, batch):
-                yield made
-            batch = []
-            await asyncio.sleep(0)
-    for made in _batch(space, batch):
-        yield made
-
-
-def _batch(space: Space, batch: list[Row]) -> list[Row]:
-    if not batch:
-        return []
-    made = space.made(np.stack([vector for _, _, vector in batch]))
-    return [
-        (replace(partition, epoch=space.epoch), entry_id, vector)
-        for (partition, entry_id, _), vector in zip(batch, made, strict=True)
-    ]
-
-
-async def _counted(rows: AsyncIterator[Row], advance: Callable[[int], None]) -> AsyncIterator[Row]:
-    seen = 0
-    async for row in rows:
-        yield row
-        seen += 1
-        if seen % BATCH_ROWS == 0:
-            advance(BATCH_ROWS)
-    advance(seen % BATCH_ROWS)
+def _take(space: Space, partition: Partition, entry_id: str, vector: NDArray[np.float32]) -> None:
+    space.index.add(replace(partition, epoch=space.epoch), entry_id, vector)

@@ -37,6 +37,8 @@ class HeadTold:
     """A head, as operators see it. `signed_by` is a public key, "" for none."""
 
     epoch: str
+    mode: str
+    """What was trained: `head`, or the encoder's own layers, `top-layers` or `lora`."""
     dim: int
     int8: bool
     vector_bytes: int

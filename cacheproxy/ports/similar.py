@@ -50,12 +50,22 @@ class Embedder(Protocol):
 class VectorIndex(Protocol):
     """Nearest neighbours inside one partition. A hint: what it returns may be stale, the document is checked again.
 
-    Vectors are the encoder's. What is near may be told by a head on them: then its epoch is another one than theirs.
+    Vectors are the encoder's. What is near may be told by a head on them: then its epoch is another one than theirs. Or
+    an epoch has an encoder of its own, by whose vectors it is searched.
     """
 
     @property
     def epoch(self) -> str:
         """The epoch that is to be searched now."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many entries the epoch of now cannot find yet, since their vectors have yet to be made."""
+        ...
+
+    def encoder(self, epoch: str | None) -> Embedder | None:
+        """Return what makes the vectors that an epoch is searched by, where it is not the encoder in use; else None."""
         ...
 
     def alike(self, one: NDArray[np.float32], other: NDArray[np.float32], epoch: str) -> float:
@@ -69,10 +79,17 @@ class VectorIndex(Protocol):
         """
         ...
 
-    def add(self, partition: Partition, entry_id: str, vector: NDArray[np.float32]) -> None:
+    def add(
+        self,
+        partition: Partition,
+        entry_id: str,
+        vector: NDArray[np.float32],
+        sought: tuple[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         """Make an entry findable at once, replacing an entry of the same id. Never blocks. Raises as `search`.
 
-        The partition's epoch is the encoder's.
+        The partition's epoch is the encoder's, and so is the vector. `sought` is what it was looked for by, and in
+        which epoch, where that has an encoder of its own; without it, such an epoch finds the entry a little later.
         """
         ...
 

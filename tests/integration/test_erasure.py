@@ -88,6 +88,7 @@ async def test_nothing_is_left_anywhere(upstream: ScriptedUpstream, tmp_path: Pa
                 "questions",
                 "embeddings",
                 "verifier",
+                "side_vectors",
                 "snapshots",
             ),
             "",

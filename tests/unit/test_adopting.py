@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 import pytest
 
-from cacheproxy.adopting import Adopting, Means
+from cacheproxy.adopting import Adopting, Means, Opens
 from cacheproxy.embed.headfile import WEIGHTS, Artefact, pack
 from cacheproxy.embed.headshelf import HeadShelf, State
 from cacheproxy.errors import NotFound, VersionConflict
@@ -94,6 +94,7 @@ class World:
                 heard=lambda: self.heard,
                 spawn=self._supervisor.spawn,
                 audit=AuditLog(self.folder / "audit.jsonl", FakeClock()),
+                layered=cast("Opens", None),
                 grace_s=self.grace_s,
             ),
             self.shelf.state(),

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from cacheproxy.errors import IndexUnavailable
-from cacheproxy.index.spaces import BATCH_ROWS, Spaces
+from cacheproxy.index.space import BATCH_ROWS
+from cacheproxy.index.spaces import Spaces
 from tests.support.heads import rotation
 from tests.support.index_world import DIM, EPOCH, graphs_from, partition, scan, settled, units
 

@@ -19,14 +19,16 @@ if TYPE_CHECKING:
     from cacheproxy.ports import Change
 
 _PATH = "/admin/v1/encoders"
-_MOST_BYTES = 24 << 20
-"""Of a body: the largest head, in base64."""
+_MOST_BYTES = 48 << 20
+"""Of a body: the largest weights, in base64."""
 
 
 class HeadInUse(msgspec.Struct, frozen=True, kw_only=True):
     """A similarity head, learnt from labelled pairs, on the encoder below it."""
 
     epoch: str
+    mode: str
+    """`head`, or what changed in the encoder in its place: `top-layers` or `lora`."""
     dim: int
     int8: bool
     vector_bytes: int
@@ -54,6 +56,8 @@ class InUse(msgspec.Struct, frozen=True, kw_only=True):
     head: HeadInUse | None
     entries: int
     """Entries that similarity can find."""
+    waiting: int
+    """Entries that it cannot find yet: an encoder with changed layers has yet to encode their texts."""
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,10 +177,11 @@ def _told(house: Operated) -> Encoders:
             searched=parts.index.epoch,
             head=_head(house),
             entries=found,
+            waiting=parts.index.waiting,
         )
     return Encoders(
         in_use=in_use,
-        other_entries=max(0, kept - found) if in_use else kept,
+        other_entries=max(0, kept - found - parts.index.waiting) if in_use else kept,
         heads=heads.known(),
         before=list(heads.before),
         progress=Way(step=way.step, epoch=way.epoch, done=way.done, total=way.total, problem=way.problem),

@@ -1,0 +1,288 @@
+"""An encoder with changed layers takes over: examined, under load, after a stop, and undone."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import sqlite3
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from cacheproxy import recoding
+from cacheproxy.embed.export import export
+from cacheproxy.embed.headfile import ANY, Artefact, pack, unpack
+from cacheproxy.embed.tuned import open_tuned
+from cacheproxy.index.sidefile import FILE as SIDE
+from cacheproxy.learn.pairfile import FILE
+from cacheproxy.learn.pairwriter import PairWriter
+from cacheproxy.policy.loader import POLICY_FILE
+from cacheproxy.query.chain import in_context
+from tests.support.admin import ask_admin, told
+from tests.support.encoders import ENCODERS
+from tests.support.heads import manifest_of
+from tests.support.pairs import row
+from tests.support.polling import eventually_true
+from tests.support.proxy import PARAPHRASE, QUESTION, UNRELATED, chat, proxy_settings, started
+from tests.support.tiny import tiny_change, tiny_encoder, tiny_settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from cacheproxy.embed.source import Source
+    from tests.support.proxy import Answered, Proxy
+    from tests.support.upstream import ScriptedUpstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+KEY = "sk-test"
+PLAIN, LEARNT = 0.895, 0.9
+"""Between the paraphrase and all else, for the tiny encoder and for what it is changed to."""
+
+WORDS = ("red", "blue", "car", "house", "tree", "order", "refund", "invoice", "price", "boil", "egg", "cat", "dog")
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export in this process, where torch is loaded once; leave its logging alone."""
+
+    def exported(source: Source, precision: str, out: Path) -> None:
+        export(source, precision, out)
+
+    monkeypatch.setattr("cacheproxy.embed.artefact.export_in_child", exported)
+    monkeypatch.setattr("cacheproxy.embed.tuned.export_in_child", exported)
+    monkeypatch.setattr("cacheproxy.logs.configure", lambda _: None)
+
+
+@pytest.fixture(scope="module")
+def artefact() -> Artefact:
+    return unpack(*packed(), "it")
+
+
+def packed() -> tuple[Any, bytes]:
+    base = tiny_encoder().fingerprint
+    return pack(tiny_change(), manifest_of(base, thresholds={ANY: LEARNT}))
+
+
+def body(**more: Any) -> dict[str, Any]:
+    manifest, weights = packed()
+    promote = {"manifest": msgspec.to_builtins(manifest), "weights": base64.b64encode(weights).decode()}
+    return {"promote": promote, **more}
+
+
+@asynccontextmanager
+async def proxy(upstream: ScriptedUpstream, folder: Path) -> AsyncIterator[Proxy]:
+    (folder / "pack").mkdir(exist_ok=True)
+    (folder / "pack" / POLICY_FILE).write_text(
+        'schema = 1\nname = "test"\ndescription = "x"\ndefault_category = "default"\n'
+        "[categories.default]\nsemantic = true\nverify = false\nttl_s = 1000\n"
+        f'[encoders.tiny]\nfingerprint = "{tiny_encoder().fingerprint}"\ncalibrated_on = "x"\n'
+        f"thresholds = {{ default = {PLAIN} }}\n"
+    )
+    settings = proxy_settings(
+        upstream.url,
+        folder / "data",
+        policies={"pack": str(folder / "pack")},
+        verifier={"path": "off"},
+        server={"lookup_timeout_ms": 1000},
+        store={"url": f"sqlite:///{folder / 'entries.sqlite3'}"},
+        encoder=msgspec.to_builtins(tiny_settings()),
+    )
+    async with started(settings) as live:
+        yield live
+
+
+async def ask(live: Proxy, text: str) -> Answered:
+    return await live.ask(chat(text), key=KEY)
+
+
+async def fill(live: Proxy, count: int) -> None:
+    """Keep so many answers, though the tiny encoder finds many of their questions alike."""
+    for number in range(count):
+        text = f"{UNRELATED} Egg number {number * 37}."
+        answer = await live.ask(chat(text), key=KEY, headers={"x-cacheproxy-threshold": "1"})
+        assert answer.outcome == "miss", answer.reason
+
+
+async def talk(live: Proxy, *turns: str) -> Answered:
+    messages = [{"role": "user" if at % 2 == 0 else "assistant", "content": turn} for at, turn in enumerate(turns)]
+    return await live.ask({**chat(), "messages": messages}, key=KEY)
+
+
+async def change(live: Proxy, wanted: dict[str, Any], query: str = "") -> Answered:
+    return await ask_admin(live, "POST", f"/encoders{query}", wanted)
+
+
+async def serves(live: Proxy, epoch: str) -> None:
+    async def done() -> bool:
+        found = await told(live, "/encoders")
+        assert found["progress"]["step"] != "failed", found["progress"]
+        return bool(found["in_use"]["searched"] == epoch and found["progress"]["step"] == "")
+
+    await eventually_true(done, f"{epoch} serves", within_s=60)
+
+
+def aside(folder: Path) -> dict[str, np.ndarray]:
+    """Return the vectors beside the store, by id."""
+    with sqlite3.connect(folder / "data" / SIDE) as connection:
+        rows = connection.execute("SELECT id, vector FROM vectors").fetchall()
+    return {one: np.frombuffer(raw, dtype="<f4") for one, raw in rows}
+
+
+async def test_it_takes_over_under_load_and_after_a_restart_and_goes_again(
+    upstream: ScriptedUpstream, tmp_path: Path, artefact: Artefact
+) -> None:
+    tuned = open_tuned(tiny_settings(), ENCODERS.parent, artefact)
+    history = ("What colours do you have?", "Red and blue.", "And how much are they?")
+    async with proxy(upstream, tmp_path) as live:
+        base = str((await told(live, "/encoders"))["in_use"]["epoch"])
+        kept = str((await ask(live, QUESTION)).get("x-cacheproxy-entry"))
+        talked = str((await talk(live, *history)).get("x-cacheproxy-entry"))
+        await fill(live, 60)
+        seen: set[tuple[str | None, str | None]] = set()
+        stop, asked, late = False, 0, ""
+
+        async def caller(number: int) -> None:
+            nonlocal asked, late
+            while not stop:
+                if number % 2:
+                    answer = await ask(live, PARAPHRASE)
+                else:
+                    new = {"x-cacheproxy-threshold": "1"}
+                    answer = await live.ask(chat(f"{UNRELATED} Again {asked}."), key=KEY, headers=new)
+                assert answer.status == 200
+                if number % 2:
+                    assert answer.outcome == "hit", answer.reason
+                    seen.add((answer.get("x-cacheproxy-similarity"), answer.get("x-cacheproxy-threshold")))
+                elif answer.outcome == "miss":
+                    late = answer.get("x-cacheproxy-entry") or late
+                asked += 1
+
+        callers = [asyncio.create_task(caller(number)) for number in range(4)]
+        done = await change(live, body(force=True))
+        assert done.status == 200, done.body
+        assert done.json()["began"], done.body
+        await serves(live, artefact.epoch)
+        stop = True
+        await asyncio.gather(*callers)
+        assert asked > 20
+        assert len(seen) == 2, seen  # each epoch's similarity with its own threshold, and with no other
+        in_use = (await told(live, "/encoders"))["in_use"]
+        assert (in_use["epoch"], in_use["head"]["mode"]) == (base, "lora")
+
+        async def caught_up() -> bool:
+            waiting = (await told(live, "/encoders"))["in_use"]["waiting"]
+            return bool(waiting == 0 and late in aside(tmp_path))
+
+        await eventually_true(caught_up, "every entry has a vector")
+        # What was encoded anew is what a fresh question's vector is, in its conversation, too.
+        found = aside(tmp_path)
+        fresh, _ = tuned.encode([QUESTION, history[2], history[0]])
+        assert float(found[kept] @ fresh[0]) == pytest.approx(1.0, abs=1e-5)
+        assert float(found[talked] @ in_context(fresh[1], [fresh[2]])) == pytest.approx(1.0, abs=1e-5)
+    async with proxy(upstream, tmp_path) as live:
+        assert (await told(live, "/encoders"))["in_use"]["searched"] == artefact.epoch
+        again = await ask(live, PARAPHRASE)
+        assert (again.outcome, again.get("x-cacheproxy-threshold")) == ("hit", f"{LEARNT:.4f}")
+        assert (await talk(live, *history[:2], "and how much are they")).outcome == "hit"
+        assert (await ask_admin(live, "POST", "/purge", {"id": kept})).status == 200
+        assert (await ask(live, PARAPHRASE)).get("x-cacheproxy-entry") != kept
+
+        async def forgotten() -> bool:
+            return kept not in aside(tmp_path)
+
+        await eventually_true(forgotten, "its vector went with it")
+        assert (await change(live, {"rollback": True})).json()["epoch"] == base
+        await serves(live, base)
+        assert (await ask(live, QUESTION)).get("x-cacheproxy-threshold") == f"{PLAIN:.4f}"
+
+        async def emptied() -> bool:
+            return not aside(tmp_path)
+
+        await eventually_true(emptied, "nothing of what serves no more is left")
+
+
+async def test_what_a_stop_cut_short_goes_on_with_what_was_made(
+    upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artefact: Artefact
+) -> None:
+    encoded: list[str] = []
+    whole = recoding.Slow._batch
+    stuck = asyncio.Event()
+
+    async def counted(self: recoding.Slow, texts: list[str]) -> Any:
+        if len(encoded) >= 40 and not stuck.is_set():
+            await asyncio.sleep(3600)
+        encoded.extend(texts)
+        return await whole(self, texts)
+
+    async with proxy(upstream, tmp_path) as live:
+        await fill(live, 100)
+        monkeypatch.setattr(recoding.Slow, "_batch", counted)
+        assert (await change(live, body(force=True))).json()["began"]
+
+        async def under_way() -> bool:
+            return len(encoded) >= 40 and len(aside(tmp_path)) >= 32
+
+        await eventually_true(under_way, "some are encoded", within_s=60)
+    before = len(aside(tmp_path))
+    stuck.set()
+    encoded.clear()
+    async with proxy(upstream, tmp_path) as live:
+        await serves(live, artefact.epoch)
+        assert len(encoded) <= 100 - before
+        assert (await told(live, "/encoders"))["in_use"]["entries"] == 100
+        assert (await ask(live, f"{UNRELATED} EGG number 37.")).outcome == "hit"
+
+
+async def test_what_encodes_is_examined_by_texts(
+    upstream: ScriptedUpstream, tmp_path: Path, artefact: Artefact
+) -> None:
+    (tmp_path / "data").mkdir(mode=0o700)
+    tuned = open_tuned(tiny_settings(), ENCODERS.parent, artefact)
+    base, random = tiny_encoder(), np.random.default_rng(0)
+    texts: list[str] = []
+    for at in range(1200):
+        words = random.choice(WORDS, 4)
+        texts += [" ".join(words), " ".join([*words[at % 4 :], *random.choice(WORDS, at % 4)])]
+    near = np.einsum("ij,ij->i", tuned.encode(texts[::2])[0], tuned.encode(texts[1::2])[0])
+    vectors = base.encode(texts)[0].astype("<f4")
+    async with PairWriter(tmp_path / "data" / FILE, most=10_000) as writer:
+        for at in range(1200):
+            pair = row(
+                f"k{at}",
+                f"a{at}",
+                right=bool(near[at] > LEARNT),  # as the changed encoder would have it
+                category="default",
+                base=base.fingerprint,
+                a=vectors[2 * at].tobytes(),
+                b=vectors[2 * at + 1].tobytes(),
+                a_text=texts[2 * at] if at % 10 else "",
+                b_text=texts[2 * at + 1] if at % 10 else "",
+            )
+            await writer.record(pair, writer.fence)
+    async with proxy(upstream, tmp_path) as live:
+        tried = (await change(live, body(), "?dry_run=true")).json()
+        examined = tried["examined"]
+        assert examined["problems"] == [], examined
+        assert examined["after"]["f05"] == pytest.approx(1.0)
+        assert examined["low"] > 0
+    with sqlite3.connect(tmp_path / "data" / FILE) as connection:
+        connection.execute("UPDATE contents SET a_text = '', b_text = ''")
+    async with proxy(upstream, tmp_path) as live:
+        refused = (await change(live, body())).json()
+        assert not refused["began"]
+        assert "federated.keep_texts" in refused["examined"]["problems"][0]
+
+
+async def test_layers_of_another_encoder_are_refused(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    manifest, weights = packed()
+    assert isinstance(manifest.changed, msgspec.Struct)
+    other = msgspec.structs.replace(manifest, changed=msgspec.structs.replace(manifest.changed, depth=3))
+    promote = {"manifest": msgspec.to_builtins(other), "weights": base64.b64encode(weights).decode()}
+    async with proxy(upstream, tmp_path) as live:
+        refused = await change(live, {"promote": promote, "force": True})
+        assert "other tensors" in refused.assert_problem(400)["message"]

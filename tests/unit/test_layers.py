@@ -1,0 +1,125 @@
+"""A change of an encoder's layers: what it is, what it makes of the weights, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors.numpy import load_file, save
+
+from cacheproxy.embed.headfile import pack, read, told, unpack, write
+from cacheproxy.embed.layers import SCALE, Form, Layers
+from cacheproxy.embed.source import WEIGHTS
+from cacheproxy.embed.tuned import changed, changed_weights, fingerprints, form_of, refuse_form
+from cacheproxy.errors import ConfigError
+from tests.support.heads import manifest_of, rotation
+from tests.support.tiny import tiny_change, tiny_form, tiny_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cacheproxy.embed.layers import Mode
+
+MODES: list[Mode] = ["top-layers", "lora"]
+
+
+def test_the_default_encoders_changes_are_as_large_as_is_said() -> None:
+    mini = {"dim": 384, "inner": 1536, "depth": 6}
+    assert Form(mode="top-layers", layers=2, **mini).size * 4 == 14_195_712
+    assert Form(mode="lora", layers=6, rank=8, **mini).size * 4 == 294_912
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_training_starts_from_changes_nothing(mode: Mode) -> None:
+    form, source = tiny_form(mode), tiny_source()
+    before = load_file(source.directory / WEIGHTS)
+    after = changed_weights(source, Layers(form=form, flat=form.start(3)))
+    assert all(np.array_equal(after[name], weight) for name, weight in before.items())
+    assert np.array_equal(form.start(3), form.start(3))
+
+
+def test_whole_layers_are_added_and_adapters_are_multiplied_first() -> None:
+    source = tiny_source()
+    before = load_file(source.directory / WEIGHTS)
+    whole = tiny_change("top-layers")
+    after = changed_weights(source, whole)
+    name = "encoder.layer.1.output.dense.weight"
+    assert np.allclose(after[name] - before[name], whole.tensors[name], atol=1e-6)
+    assert np.array_equal(after["encoder.layer.0.output.dense.weight"], before["encoder.layer.0.output.dense.weight"])
+    low = tiny_change("lora")
+    after, stem = changed_weights(source, low), "encoder.layer.0.attention.self.value."
+    product = SCALE * low.tensors[f"{stem}lora_B"] @ low.tensors[f"{stem}lora_A"]
+    assert np.allclose(after[f"{stem}weight"] - before[f"{stem}weight"], product, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_flat_vector_comes_back_from_its_file_as_it_was(mode: Mode, tmp_path: Path) -> None:
+    given, key = tiny_change(mode), Ed25519PrivateKey.generate()
+    made = write(tmp_path, given, manifest_of(dim_in=32, dim=32), key)
+    back = read(tmp_path, [key.public_key().public_bytes_raw().hex()])
+    assert back.layers is not None
+    assert np.array_equal(back.layers.flat, given.flat)
+    assert (back.epoch, back.manifest.mode, back.projection) == (made.epoch, mode, None)
+    assert back.epoch != write(tmp_path, tiny_change(mode, seed=1), manifest_of()).epoch
+
+
+def test_a_heads_signature_is_of_what_it_always_was() -> None:
+    manifest, _ = pack(rotation(4), manifest_of())
+    assert b"changed" not in manifest.signed
+    assert manifest.mode == "head"
+
+
+def _told(**fields: Any) -> dict[str, Any]:
+    manifest, _ = pack(tiny_change(), manifest_of())
+    tree = msgspec.to_builtins(manifest)
+    return {**tree, "changed": {**tree["changed"], **fields}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"rank": 5}, "other tensors"),
+        ({"mode": "top-layers", "rank": 0}, "other tensors"),
+        ({"layers": 3}, "layers must be 1 to 2"),
+        ({"tensors": {}}, "other tensors"),
+        ({"mode": "all"}, "its manifest is none"),
+        ({"inner": 65}, None),
+    ],
+)
+def test_a_manifest_that_disagrees_with_its_weights_is_refused(fields: dict[str, Any], complaint: str | None) -> None:
+    _, weights = pack(tiny_change(), manifest_of())
+    if complaint is None:  # adapters do not depend on it; the encoder in use does
+        made = unpack(told(_told(**fields), "it"), weights, "it")
+        assert made.layers is not None
+        with pytest.raises(ConfigError, match="train them on the encoder in use"):
+            refuse_form(made.layers.form, tiny_source())
+        return
+    with pytest.raises(ConfigError, match=complaint):
+        unpack(told(_told(**fields), "it"), weights, "it")
+
+
+def test_weights_of_other_names_shapes_or_values_are_refused() -> None:
+    for change in (
+        lambda tensors: tensors | {"more": np.zeros(2, dtype=np.float32)},
+        lambda tensors: {name: tensor.astype(np.float64) for name, tensor in tensors.items()},
+        lambda tensors: {name: tensor * np.float32("nan") for name, tensor in tensors.items()},
+        lambda tensors: {name: tensor[:1] for name, tensor in tensors.items()},
+    ):
+        weights = save({name: np.ascontiguousarray(one) for name, one in change(tiny_change().tensors).items()})
+        manifest, _ = pack(tiny_change(), manifest_of())
+        manifest = msgspec.structs.replace(manifest, sha256=hashlib.sha256(weights).hexdigest())
+        with pytest.raises(ConfigError, match="set of adapters"):
+            unpack(manifest, weights, "it")
+
+
+def test_a_changed_model_is_a_model_directory_of_its_own() -> None:
+    with changed(tiny_source(), tiny_change()) as made:
+        assert form_of(made) == form_of(tiny_source())
+        assert made.weights_sha256 != tiny_source().weights_sha256
+        assert fingerprints(made).isdisjoint(fingerprints(tiny_source()))
+        folder = made.directory
+    assert not folder.exists()
