@@ -55,4 +55,4 @@ bench: $(INSTALLED) ## measure the hot path and write docs/benchmarks.json (ten 
 	$(BIN)/python -m tests.benchmarks --out docs/benchmarks.json
 
 clean: ## remove .venv, caches and local data
-	rm -rf $(VENV) $(CLIENTS) $(ENGINES) tests/clients/node/node_modules $(DATA) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) .venv-peers $(ENGINES) tests/clients/node/node_modules $(DATA) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

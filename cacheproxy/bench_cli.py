@@ -53,7 +53,7 @@ _WHERE: _Options = (
     ("--data-dir", click.Path(path_type=Path), None, "Where prepared encoders are.  [default: where serve has them]"),
 )
 _ASKED: _Options = (
-    ("--questions questions_file", _FILE, None, "Questions and wordings, JSON lines.  [default: the demo's]"),
+    ("--questions questions_file", _FILE, None, "Questions and wordings, JSON lines.  [default: shipped]"),
     ("--stream", _SHARE, 0.0, "Share of requests that are streamed."),
     ("--seed", click.IntRange(1), 1, "The same seed asks the same."),
 )
@@ -117,7 +117,7 @@ def bench() -> None:
       cacheproxy bench load --rate 200 --mix exact=50,miss=50        # open loop, Poisson arrivals
       cacheproxy bench replay trace.csv --speed 10                   # arrivals of a trace
       cacheproxy bench overload                                      # ten times more than it can answer
-    Questions are those of `cacheproxy demo`, or yours (--questions).
+    Questions are those of `cacheproxy demo`, of `verifier train` where they repeat, or yours (--questions).
     Only this machine is loaded unless you say --allow-remote. Exit code 1: too much failed, or a goal was not met.
     """
 
@@ -153,7 +153,7 @@ def load(
 
     if bursts and rate is None:
         raise ConfigError("--bursts needs a rate: --rate 100")
-    questions, shares = _questions(questions_file), read_mix(mix)
+    questions, shares = _questions(questions_file, repeated=zipf is not None), read_mix(mix)
 
     def asking(seed: int) -> Asking:
         if zipf is None:
@@ -204,7 +204,7 @@ def replay(
     from cacheproxy.bench.runs import Load
     from cacheproxy.bench.traces import read_shape, read_trace
 
-    questions, shape, seed = _questions(questions_file), read_shape(trace), told["seed"]
+    questions, shape, seed = _questions(questions_file, repeated=True), read_shape(trace), told["seed"]
 
     def arrivals() -> Iterable[Arrival]:
         if shape is not None:
@@ -250,7 +250,7 @@ def overload(
     from cacheproxy.bench.runs import Bench, Load
     from cacheproxy.bench.tables import render_overload
 
-    questions, shares = _questions(questions_file), read_mix(mix)
+    questions, shares = _questions(questions_file, repeated=False), read_mix(mix)
     peak_s, after_s = min(5.0, seconds), min(15.0, 2 * seconds)
     how = Overload(times=times, seconds=seconds, peak_s=peak_s, after_s=after_s, connections=peak_connections)
     where = _where(told)
@@ -353,10 +353,13 @@ def _pace(told: dict[str, Any]) -> Pace:
     return Pace(**{name: told.pop(name) for name in ("ttft_ms", "token_ms", "tokens", "spread", "slots")})
 
 
-def _questions(file: Path | None) -> list[Question]:
-    from cacheproxy.bench.questions import read_questions, shipped
+def _questions(file: Path | None, *, repeated: bool) -> list[Question]:
+    """Return what is asked; without a file, few questions where kinds are made to measure, many where they repeat."""
+    from cacheproxy.bench.questions import askings, read_questions, shipped
 
-    return shipped() if file is None else read_questions(file)
+    if file is not None:
+        return read_questions(file)
+    return askings() if repeated else shipped()
 
 
 @contextlib.contextmanager

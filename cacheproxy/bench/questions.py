@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _SHIPPED = Path(__file__).parents[1] / "demo_questions.toml"
+_ASKINGS = Path(__file__).parents[1] / "training" / "data" / "sets.jsonl.gz"
 _OPENINGS = ("", "hi, ", "hello, ", "hey, ", "please, ", "quickly: ", "so, ", "ok, ", "well, ", "um, ")
 _ENDINGS = (
     "",
@@ -62,6 +63,16 @@ def shipped() -> list[Question]:
     """Return the questions of `cacheproxy demo`, each with one other wording."""
     topics = tomllib.loads(_SHIPPED.read_text(encoding="utf-8"))["topics"]
     return [Question(text=topic["question"], wordings=(topic["paraphrase"],)) for topic in topics]
+
+
+def askings() -> list[Question]:
+    """Return the sets of askings that `verifier train` ships: one thing asked in other words, as people would.
+
+    The shipped verifier has seen them, so what share of them hits says nothing of quality.
+    """
+    lines = gzip.decompress(_ASKINGS.read_bytes()).splitlines()
+    sets = [json.loads(line)["same"] for line in lines]
+    return [Question(text=one[0], wordings=tuple(one[1:])) for one in sets if one]
 
 
 def read_questions(file: Path) -> list[Question]:

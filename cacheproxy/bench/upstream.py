@@ -56,6 +56,8 @@ class Upstream:
         self._slots = asyncio.Semaphore(pace.slots) if pace.slots else None
         self._want_port = port
         self._server: asyncio.Server | None = None
+        self.answered = 0
+        """Chat completions that it was asked for; `GET` of any path tells it, as {"answered": 3}."""
         self.connections: set[_Connection] = set()
 
     @property
@@ -159,6 +161,11 @@ class _Connection(asyncio.Protocol):
             asked = json.loads(self._body or b"{}")
         except ValueError:
             asked = {}
+        if self._parser.get_method() == b"GET":
+            body = json.dumps({"answered": self._upstream.answered}).encode()
+            self.write(_head(b"application/json", body) + body)
+            return
+        self._upstream.answered += 1
         played = self._upstream.play(self, asked if isinstance(asked, dict) else {}, self._tokens)
         self._task = asyncio.get_running_loop().create_task(played)
 

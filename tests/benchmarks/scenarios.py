@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,10 +78,10 @@ def fresh(seed: int) -> Iterator[str]:
         yield f"Question {seed}-{number}: how would you explain {words} to a new colleague, and what comes next?"
 
 
-def request(text: str, *, stream: bool = False, headers: str = "") -> bytes:
-    """Return a whole chat completion request."""
+def request(text: str, *, stream: bool = False, headers: str = "", **fields: Any) -> bytes:
+    """Return a whole chat completion request; `fields` are added to its body."""
     message = {"role": "user", "content": text}
-    body = json.dumps({"model": "gpt-4o-mini", "messages": [message], "stream": stream}).encode()
+    body = json.dumps({"model": "gpt-4o-mini", "messages": [message], "stream": stream, **fields}).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
         f"authorization: Bearer {KEY}\r\n{headers}content-length: {len(body)}\r\n\r\n"
@@ -90,28 +90,28 @@ def request(text: str, *, stream: bool = False, headers: str = "") -> bytes:
 
 
 # Raising the threshold to 1 forbids a hit by similarity: the lookup is done in full and always ends as a miss.
-_NEVER_SIMILAR = "x-cacheproxy-threshold: 1\r\n"
+NEVER_SIMILAR = "x-cacheproxy-threshold: 1\r\n"
 
 
-def scenario(name: str, seed: int) -> Iterator[bytes]:
-    """Return the endless requests of a scenario."""
+def scenario(name: str, seed: int, **fields: Any) -> Iterator[bytes]:
+    """Return the endless requests of a scenario; `fields` are added to every body."""
     match name:
         case "exact hit":
-            return itertools.cycle([request(text) for text in questions()])
+            return itertools.cycle([request(text, **fields) for text in questions()])
         case "exact hit, stream":
-            return itertools.cycle([request(text, stream=True) for text in questions()])
+            return itertools.cycle([request(text, stream=True, **fields) for text in questions()])
         case "semantic hit":
-            return itertools.cycle([request(text) for text in variants(seed)])
+            return itertools.cycle([request(text, **fields) for text in variants(seed)])
         case "miss":
-            return (request(text, headers=_NEVER_SIMILAR) for text in fresh(seed))
+            return (request(text, headers=NEVER_SIMILAR, **fields) for text in fresh(seed))
         case "miss, stream":
-            return (request(text, stream=True, headers=_NEVER_SIMILAR) for text in fresh(seed + 1))
+            return (request(text, stream=True, headers=NEVER_SIMILAR, **fields) for text in fresh(seed + 1))
         case "pass-through":
             return itertools.repeat(
                 f"GET /v1/models HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\n\r\n".encode()
             )
         case "backend alone":
-            return (request(text) for text in fresh(seed + 2))
+            return (request(text, **fields) for text in fresh(seed + 2))
     raise ValueError(name)
 
 

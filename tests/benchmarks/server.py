@@ -27,6 +27,11 @@ class Process:
         self.port = port
         self.admin_port = admin_port
 
+    @property
+    def pid(self) -> int:
+        """The process."""
+        return self._process.pid
+
     def cpu_s(self) -> float:
         """CPU time of all its threads since its start."""
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()

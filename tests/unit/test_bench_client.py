@@ -74,3 +74,14 @@ def test_only_this_machine_is_a_target_unless_one_insists() -> None:
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match="is no http"):
         read_target(url, anywhere=False)
+
+
+async def test_the_scripted_backend_tells_what_it_was_asked_for() -> None:
+    async with Upstream(Pace()) as upstream:
+        connections = Connections(target(upstream.port), timeout_s=5)
+        for streamed in (False, True):
+            await connections.ask(request(streamed=streamed))
+        assert upstream.answered == 2
+        assert (await connections.ask(b"GET /answered HTTP/1.1\r\nhost: x\r\n\r\n")).status == 200
+        assert upstream.answered == 2
+        connections.close()
