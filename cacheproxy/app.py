@@ -11,6 +11,7 @@ from cacheproxy.adopting import Means as AdoptingMeans
 from cacheproxy.assembly import Backends, Front, Ground, Kept, Line
 from cacheproxy.clock import SystemClock
 from cacheproxy.configure import load
+from cacheproxy.converging import converge, forgetting_of, told_elsewhere
 from cacheproxy.dialect.chat import ChatDialect
 from cacheproxy.dialect.completions import CompletionsDialect
 from cacheproxy.dialect.responses import ResponsesDialect
@@ -113,6 +114,7 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
             stats=stats,
             small=line.small,
             heads=adopting,
+            rejoin=ground.replica.joined.rejoin if ground.replica else None,
         )
 
 
@@ -210,7 +212,15 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         Part(name="side_vectors", forget=lambda *_: kept.index.scrub_aside()),
         Part(name="snapshots", forget=lambda *_: snapshots.scrub()),
     ]
-    erasure = Erasure(kept.store, kept.index.erase, remembering, ground.clock, ground.data_dir / "erasures.json")
+    forgetting = forgetting_of(ground, line)
+    erasure = Erasure(
+        kept.store,
+        kept.index.erase,
+        told_elsewhere(forgetting, remembering),
+        ground.clock,
+        ground.data_dir / "erasures.json",
+        forgetting.answers if forgetting else None,
+    )
     upkeep = Upkeep(
         store=kept.store,
         index=kept.index,
@@ -240,6 +250,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         line.supervisor.every(_CAPACITY_INTERVAL_S, line.small.capacity.tend, "capacity")
         if line.small.replaying is not None:
             line.supervisor.every(_REPLAY_INTERVAL_S, line.small.replaying.tend, "replay")
+    converge(ground, kept, line, forgetting, erasure)
     stack.push_async_callback(snapshots.save_last)
     return erasure
 

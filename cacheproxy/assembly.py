@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cacheproxy.learn.feedback import Feedback
     from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.learn.pairlog import PairLog
+    from cacheproxy.learn.verdicts import Verdicts
     from cacheproxy.model import Scope
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.policy.adapt import LoadWatch
@@ -133,6 +134,7 @@ class Line:
     pairs: PairLog | None
     """Training pairs; None where none are collected, nor ever were."""
     feedback: Feedback
+    verdicts: Verdicts
     sharing: Sharing
     crowded: asyncio.Event
     small: Small | None

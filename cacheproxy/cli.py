@@ -90,7 +90,8 @@ def serve(config: Path | None, worker: int | None, **flags: str | None) -> None:
         sys.exit(run(workers.serve(loaded, sys.argv[1:])))
     from cacheproxy import serving  # here and below: help must not wait for the engines
 
-    run(serving.serve(loaded, worker))
+    if run(serving.serve(loaded, worker)):
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # the same command, the same process
 
 
 @main.command()

@@ -9,6 +9,7 @@ from cacheproxy.augment.constraint import NO_LIMIT, Limit
 from cacheproxy.explain import explain
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Mapping
 
     from cacheproxy.access.keeper import Keeper
@@ -86,6 +87,8 @@ class House:
     """What lets the small model answer; None without one."""
     heads: Heads
     """What changes similarity heads."""
+    rejoin: asyncio.Event | None = None
+    """Set where this process must start anew to join other replicas; None where there are none."""
 
     def readiness(self) -> dict[str, str]:
         """Return every part with "" or what is wrong with it."""

@@ -1,4 +1,7 @@
-"""`cacheproxy keys`: make, list, change and revoke virtual keys. A running proxy takes changes up within a second."""
+"""`cacheproxy keys`: make, list, change and revoke virtual keys. A running proxy takes changes up within a second.
+
+Where `store.url` names an engine, the keys are those of all replicas, and all of them take changes up.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,13 @@ from cacheproxy.access.keyfile import change_keys, read_keys
 from cacheproxy.access.keyring import KeyRecord, key_digest, new_id, new_key
 from cacheproxy.errors import ConfigError
 from cacheproxy.install import install_secret, open_data_dir
+from cacheproxy.shared.address import is_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import date
+
+    from cacheproxy.keydesk import KeyDesk
 
 _COUNT = click.IntRange(min=1)
 _USD = click.FloatRange(min=0, min_open=True)
@@ -32,18 +38,40 @@ _LIMITS = (
 
 
 class _Place:
-    """Where the keys are, and the secret they are hashed under."""
+    """Where the keys are, and the secret they are hashed under: a file, or the engine that replicas share."""
 
     def __init__(self, config: Path | None, data_dir: str | None) -> None:
         loaded = configure.load(config, flags={"data": {"dir": data_dir}} if data_dir else None)
-        logs.configure(loaded.log)
+        quiet = msgspec.structs.replace(loaded.log, level="warning") if loaded.log.level == "info" else loaded.log
+        logs.configure(quiet)
         folder = open_data_dir(loaded)
         self.path = keys_path(loaded, folder)
-        self.secret = install_secret(folder)
         self.in_force = loaded.access.mode == "keys"
+        self._desk: KeyDesk | None = None
+        if is_shared(loaded.store.url):
+            from cacheproxy.keydesk import KeyDesk  # it loads the engine's client
+
+            self._desk = KeyDesk(loaded, folder)
+        self.secret = install_secret(folder) if self._desk is None else self._desk.secret
+
+    def __str__(self) -> str:
+        return "the engine that replicas share" if self._desk else str(self.path)
 
     def change(self, change: Callable[[list[KeyRecord]], list[KeyRecord]]) -> None:
-        change_keys(self.path, self.secret, change)
+        if self._desk is None:
+            change_keys(self.path, self.secret, change)
+        else:
+            self._desk.change(change)
+
+    def read(self) -> list[KeyRecord]:
+        return read_keys(self.path, self.secret) if self._desk is None else self._desk.read()
+
+    def used(self, today: date) -> dict[str, int]:
+        """Return the tokens of the day by key."""
+        if self._desk is not None:
+            return self._desk.used()
+        spent = read_spent(self.path)
+        return spent.tokens if spent is not None and spent.day == today else {}
 
 
 def _placed(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,9 +170,8 @@ def list_keys(config: Path | None, data_dir: str | None, as_json: bool) -> None:
       cacheproxy keys list --json | jq -r 'select(.state == "active").id'
     """
     place = _Place(config, data_dir)
-    records = read_keys(place.path, place.secret)
-    today, spent = datetime.now(UTC).date(), read_spent(place.path)
-    used = spent.tokens if spent is not None and spent.day == today else {}
+    records, today = place.read(), datetime.now(UTC).date()
+    used = place.used(today)
     rows = [_row(record, used.get(record.id, 0), today) for record in records]
     if as_json:
         for row in rows:
@@ -212,12 +239,12 @@ def _change_one(place: _Place, key_id: str, change: Callable[[KeyRecord], KeyRec
 
 
 def _no_such_key(place: _Place, key_id: str) -> NoReturn:
-    click.echo(f"cacheproxy: no key has the id {key_id!r} in {place.path}; `cacheproxy keys list` shows them", err=True)
+    click.echo(f"cacheproxy: no key has the id {key_id!r} in {place}; `cacheproxy keys list` shows them", err=True)
     raise click.exceptions.Exit(1)
 
 
 def _next_step(place: _Place, upstream_key_env: str) -> str:
-    lines = [f"kept in {place.path}, as a hash only: copy the key now, it cannot be shown again"]
+    lines = [f"kept in {place}, as a hash only: copy the key now, it cannot be shown again"]
     if upstream_key_env:
         lines.append(f"set {upstream_key_env} where the proxy runs before it reads this file")
     if place.in_force:

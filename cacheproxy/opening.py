@@ -26,6 +26,8 @@ from cacheproxy.errors import ConfigError
 from cacheproxy.flight import Flights
 from cacheproxy.govern.audit import AuditLog
 from cacheproxy.govern.book import PolicyBook, Records
+from cacheproxy.govern.fleet import Fleet
+from cacheproxy.govern.fleetbook import FleetBook
 from cacheproxy.govern.maker import Means, PolicyMaker
 from cacheproxy.govern.versions import VersionFile
 from cacheproxy.heads import Heads, open_heads
@@ -42,6 +44,7 @@ from cacheproxy.learn.pairlog import PairLog
 from cacheproxy.learn.pairwriter import PairWriter
 from cacheproxy.learn.shadow import Shadow
 from cacheproxy.learn.verdicts import Verdicts
+from cacheproxy.learn.words import Words
 from cacheproxy.parts import Parts
 from cacheproxy.pipeline import Pipeline
 from cacheproxy.policy.adapt import LoadWatch
@@ -88,7 +91,7 @@ async def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -
     data_dir, owned = stack.enter_context(own_folder(settings))
     common = settings.data.path()  # keys and their secret are those of all who share it
     replica = await open_replica(settings, common, clock, stack)
-    secret = replica.secret if replica else install_secret(common)
+    secret = replica.joined.secret if replica else install_secret(common)
     keeper = open_keeper(settings, common, secret, clock)
     if keeper is not None:
         stack.callback(keeper.save)  # after the supervisor's end: calls that it cancels are charged, too
@@ -126,11 +129,28 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     await index.restore(ground.snapshots_dir, store.scan(embedder.epoch))
     verifier = await _verifier(settings, embedder.epoch, stack)
     records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
-    book = PolicyBook(settings.policies.pack, records, PolicyMaker(_means(ground, embedder, verifier, heads)), clock)
+    book = _book(ground, records, PolicyMaker(_means(ground, embedder, verifier, heads)))
     await book.open()
     if settings.verifier.path == OFF:
         _warn_unverified(book().pack, embedder.epoch)
     return Kept(store=store, embedder=embedder, heads=heads, layered=layered, index=index, verifier=verifier, book=book)
+
+
+def _book(ground: Ground, records: Records, maker: PolicyMaker) -> PolicyBook:
+    """Return the book of policies: of a replica, the one that all share."""
+    source, replica, clock = ground.settings.policies.pack, ground.replica, ground.clock
+    if replica is None:
+        return PolicyBook(source, records, maker, clock)
+    shared = Fleet(replica.link, replica.layout, log_messages=ground.settings.replicas.log_messages)
+    return FleetBook(source, records, maker, clock, fleet=shared, seen=ground.data_dir / "pack.seen")
+
+
+def _words(ground: Ground) -> Words | None:
+    """Return the words on answers that replicas share."""
+    replica = ground.replica
+    if replica is None:
+        return None
+    return Words(replica.link, replica.layout, log_messages=ground.settings.replicas.log_messages)
 
 
 def _warn_unverified(pack: Pack, epoch: str) -> None:
@@ -240,7 +260,7 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
     # What flights use while they end is opened before the supervisor that ends them, so that it closes after it.
     gate = PresidioGate()
     stack.callback(gate.close)
-    verdicts = await stack.enter_async_context(Verdicts(ground.data_dir / "feedback.sqlite3"))
+    verdicts = await stack.enter_async_context(Verdicts(ground.data_dir / "feedback.sqlite3", words=_words(ground)))
     learnt = await open_state(backends.small, kept.embedder.epoch, ground.data_dir, stack) if backends.small else None
     writer = await _pair_writer(ground, stack)
     threads = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="understand"))
@@ -286,6 +306,9 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         small=backends.small,
         may_keep=InsertRate(settings.store.max_inserts_per_minute, clock),
         load=lambda model: watch.least(pool.backends(model)),
+        elsewhere=ground.replica.flights if ground.replica else None,
+        flight_wait_s=settings.replicas.flight_wait_ms / 1000,
+        stream_wait_s=settings.replicas.stream_wait_ms / 1000,
     )
     parts = replace(parts, learning=_learning(ground, kept, parts, budget, feedback, lookups, supervisor))
     small = None
@@ -316,6 +339,7 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         lookups=lookups,
         pairs=pairs,
         feedback=feedback,
+        verdicts=verdicts,
         sharing=sharing,
         crowded=crowded,
         small=small,

@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cacheproxy.access.keeper import keys_path
+from cacheproxy.access.sharedkeys import KeyCopy, SharedKeys
 from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.install import keep_secret, known_secret
 from cacheproxy.shared.address import is_shared
+from cacheproxy.shared.flights import SharedFlights
 from cacheproxy.shared.installs import SECRET_BYTES, Installs, secret_of
 from cacheproxy.shared.layout import Layout
 
@@ -26,17 +29,18 @@ if TYPE_CHECKING:
 
     from cacheproxy.ports import Clock
     from cacheproxy.settings import Settings
+    from cacheproxy.shared.control import Control
+    from cacheproxy.shared.elect import Election
     from cacheproxy.shared.link import Link
+    from cacheproxy.shared.members import Members
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True, kw_only=True)
-class Replica:
-    """This proxy's end of what replicas share. `rejoin` is set when the process must start anew to join them."""
+class Joined:
+    """The secret that this replica goes by. `rejoin` is set when the process must start anew to go by another."""
 
-    link: Link
-    layout: Layout
     secret: bytes = field(repr=False)
     installs: Installs
     data_dir: Path
@@ -65,20 +69,61 @@ class Replica:
         raise SharedUnavailable("this replica starts anew to join the others", fault="install")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """This proxy's end of what replicas share."""
+
+    link: Link
+    layout: Layout
+    joined: Joined
+    members: Members
+    control: Control
+    election: Election
+    """Who does what one replica should do for all."""
+    flights: SharedFlights
+    keys: KeyCopy | None = None
+    """This replica's copy of the virtual keys, where callers need one."""
+
+
 async def open_replica(settings: Settings, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Replica | None:
     """Return this proxy's end of what replicas share; None where it shares nothing. Raises ConfigError."""
     if not is_shared(settings.store.url):
         if settings.replicas.secret_file:
             raise ConfigError("replicas.secret_file: only replicas share a secret; name their engine as store.url")
         return None
-    from cacheproxy.shared.link import Link  # it loads the engine's client
+    from cacheproxy.shared.control import Control  # here, since they load the engine's client
+    from cacheproxy.shared.elect import Election
+    from cacheproxy.shared.link import Link
+    from cacheproxy.shared.members import Members
 
     link = await stack.enter_async_context(Link(settings.store, settings.replicas, clock))
     layout = Layout(settings.store.prefix, link.shards)
-    return await join(link, layout, settings, data_dir)
+    joined = await join(link, layout, settings, data_dir)
+    members = await stack.enter_async_context(Members(link, layout, settings.replicas, clock))
+    election = await stack.enter_async_context(Election(link, layout, members.replica, clock))
+    most = settings.replicas.log_messages
+    return Replica(
+        link=link,
+        layout=layout,
+        joined=joined,
+        members=members,
+        control=Control(link, layout, members, log_messages=most),
+        election=election,
+        flights=SharedFlights(link, layout, clock),
+        keys=await _keys(SharedKeys(link, layout, joined.secret, log_messages=most), settings, data_dir),
+    )
 
 
-async def join(link: Link, layout: Layout, settings: Settings, data_dir: Path) -> Replica:
+async def _keys(shared: SharedKeys, settings: Settings, data_dir: Path) -> KeyCopy | None:
+    """Copy the virtual keys that replicas share, where callers need one: they are read next."""
+    if settings.access.mode != "keys":
+        return None
+    copy = KeyCopy(shared, keys_path(settings, data_dir))
+    await copy.tend()
+    return copy
+
+
+async def join(link: Link, layout: Layout, settings: Settings, data_dir: Path) -> Joined:
     """Agree on the secret, or go apart for now. Raises ConfigError."""
     given, known = _given(settings), known_secret(data_dir)
     if given is not None and known not in (None, given):
@@ -104,7 +149,7 @@ async def join(link: Link, layout: Layout, settings: Settings, data_dir: Path) -
             )
     if not apart:
         keep_secret(data_dir, secret)
-    return Replica(link=link, layout=layout, secret=secret, installs=installs, data_dir=data_dir, apart=apart)
+    return Joined(secret=secret, installs=installs, data_dir=data_dir, apart=apart)
 
 
 def _given(settings: Settings) -> bytes | None:

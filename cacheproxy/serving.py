@@ -100,10 +100,11 @@ async def running(
                     await asyncio.wait([admin_task])
 
 
-async def serve(settings: Settings, worker: int | None = None) -> None:
+async def serve(settings: Settings, worker: int | None = None) -> bool:
     """Serve until SIGTERM or SIGINT: drain on the first, stop at once on the second. SIGHUP reads the pack again.
 
-    `worker` is the number of this process among several on one data port (workers.py).
+    `worker` is the number of this process among several on one data port (workers.py). Returns whether to start anew: a
+    replica that was apart has drained, and knows by now what it takes to join.
     """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     if worker is not None:
@@ -131,4 +132,17 @@ async def serve(settings: Settings, worker: int | None = None) -> None:
         loop.add_signal_handler(signal.SIGHUP, on_reload)
         port, admin_port = (url.rpartition(":")[2] for url in (proxy.url, proxy.admin_url))
         log.info("server_started", url=f"{proxy.url}/v1", port=int(port), admin_port=int(admin_port))
-        await stop.wait()
+        return await _stopped(proxy, stop)
+
+
+async def _stopped(proxy: Running, stop: asyncio.Event) -> bool:
+    """Wait for the end; return whether it is one to start anew after."""
+    waits = [asyncio.ensure_future(stop.wait())]
+    if proxy.house.rejoin is not None:
+        waits.append(asyncio.ensure_future(proxy.house.rejoin.wait()))
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    return not stop.is_set()

@@ -1,19 +1,22 @@
 """The error budget, live: what labels say of each category and entry, held in memory and written behind.
 
 A category without labels is decided by its pack alone. With labels enough, no answer riskier than the ceiling is
-served (policy/budget.py); the ceiling falls at once and rises slowly, and both are said in the log.
+served (policy/budget.py); the ceiling falls at once and rises slowly, and both are said in the log. Replicas learn from
+the union of their labels (learn/sharedlabels.py), each of them within seconds.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
 
+from cacheproxy.errors import SharedUnavailable
 from cacheproxy.learn.budget_file import BudgetFile, EntryRow
+from cacheproxy.learn.sharedlabels import BEGINNING, SharedLabel
 from cacheproxy.learn.traces import Trace, meant
 from cacheproxy.policy.budget import Account
 from cacheproxy.policy.trust import NEW, Effect, place
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
+    from cacheproxy.learn.sharedlabels import Labels
     from cacheproxy.model import Plan, Selector, Verification
     from cacheproxy.policy.bound import Share
     from cacheproxy.ports import Clock
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _MOST_ENTRIES = 100_000
+_MOST_UNTOLD = 20_000
+_POSITION = ""
+"""In the file, in the place of a category: up to where the labels of all replicas were learnt from."""
 _MOST_SAID = 20_000
 _MOST_DELTAS = 16
 """Of one category; a question in doubt between two is decided by the smaller delta of both."""
@@ -53,6 +60,26 @@ class Label:
     probability: float | None
     right: bool
     user: str = ""
+
+
+class Terms(Protocol):
+    """What of a plan a label is learnt under."""
+
+    @property
+    def min_probability(self) -> float:
+        """The lowest probability served."""
+        ...
+
+    @property
+    def delta(self) -> float:
+        """The share of wrong answers that is allowed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    min_probability: float
+    delta: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +132,20 @@ class Budget:
     last `tend`.
     """
 
-    def __init__(self, path: Path, verifier: str, clock: Clock, *, most_entries: int = _MOST_ENTRIES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        verifier: str,
+        clock: Clock,
+        *,
+        most_entries: int = _MOST_ENTRIES,
+        labels: Labels | None = None,
+    ) -> None:
+        """`labels`, where replicas share them: `converge` is then to be called every few seconds, too."""
+        self._labels = labels
+        self._untold: deque[SharedLabel] = deque(maxlen=_MOST_UNTOLD)
+        self._position = BEGINNING
+        self._moved = False
         self._file = BudgetFile(path, verifier)
         self._verifier = verifier
         self._clock = clock
@@ -161,13 +201,70 @@ class Budget:
         It moves its entry only: who complains is no random sample of those who were served. Without a verifier nothing
         is decided by it, and nothing learnt.
         """
-        return self._learn(label, None) if self._verifier else False
+        return bool(self._verifier) and self._learn(label, None) and self._tell(label, None)
 
     def label(self, label: Label, plan: Plan) -> bool:
         """Learn from a label of an answer that was served, or refused, under a plan; return whether it was news."""
-        return self._learn(label, plan)
+        return self._learn(label, plan) and self._tell(label, plan)
 
-    def _learn(self, label: Label, plan: Plan | None) -> bool:
+    async def converge(self) -> None:
+        """Tell other replicas what was labelled here, and learn from what was labelled there.
+
+        Without the engine what was labelled waits, the newest 20,000 of it.
+        """
+        if self._labels is None or not self._verifier:
+            return
+        try:
+            told = list(self._untold)
+            await self._labels.tell(told)
+            for _ in told:
+                self._untold.popleft()
+            while True:
+                found, position = await self._labels.after(self._position)
+                if position == self._position:
+                    return
+                for one in found:
+                    self._learn_from(one)
+                self._position, self._moved = position, True
+        except SharedUnavailable:
+            return
+
+    def _tell(self, label: Label, plan: Terms | None) -> bool:
+        if self._labels is not None:
+            self._untold.append(
+                SharedLabel(
+                    by=self._labels.replica,
+                    verifier=self._verifier,
+                    source=label.source,
+                    tenant=label.tenant,
+                    category=label.category,
+                    entry_id=label.entry_id,
+                    question=label.question[:16],
+                    probability=label.probability,
+                    right=label.right,
+                    user=label.user,
+                    least=plan.min_probability if plan else None,
+                    delta=plan.delta if plan else None,
+                )
+            )
+        return True
+
+    def _learn_from(self, one: SharedLabel) -> None:
+        if one.verifier != self._verifier or (self._labels is not None and one.by == self._labels.replica):
+            return
+        label = Label(
+            source=one.source,
+            tenant=one.tenant,
+            category=one.category,
+            entry_id=one.entry_id,
+            question=one.question,
+            probability=one.probability,
+            right=one.right,
+            user=one.user,
+        )
+        self._learn(label, _Terms(one.least, one.delta) if one.least is not None and one.delta is not None else None)
+
+    def _learn(self, label: Label, plan: Terms | None) -> bool:
         pair = label.tenant, label.entry_id, label.question[:16]
         if self._said.get(pair) is label.right:
             return False
@@ -210,7 +307,8 @@ class Budget:
     async def forget(self, selector: Selector, erased: Collection[str] = ()) -> int:
         """Forget entries that an erasure means; return how many. Sums of a category tell of nobody.
 
-        Raises FeedbackUnavailable when the file could not be written.
+        Raises FeedbackUnavailable when the file could not be written, and SharedUnavailable while other replicas could
+        still learn from their labels.
         """
         ids = frozenset(erased)
         for pair in [pair for pair in self._said if _is_meant(selector, ids, pair)]:
@@ -223,15 +321,23 @@ class Budget:
         for entry_id in gone:
             del self._entries[entry_id]
             self._unwritten.entries.discard(entry_id)
-        return len({*gone, *await self._file.erase(selector, {*gone, *ids})})
+        erased_here = await self._file.erase(selector, {*gone, *ids})
+        if self._labels is not None:
+            for one in [one for one in self._untold if _labelled(selector, ids, one)]:
+                self._untold.remove(one)
+            await self._labels.forget(lambda one: _labelled(selector, ids, one))
+        return len({*gone, *erased_here})
 
     async def tend(self) -> None:
         """Write what changed. Raises FeedbackUnavailable when that fails: it is tried again with the next call."""
         unwritten, self._unwritten = self._unwritten, _Unwritten()
         pages = {name: page for name, page in self._categories.items() if page.dirty}
-        if not (pages or unwritten.entries or unwritten.gone):
+        moved, self._moved = self._moved, False
+        if not (pages or unwritten.entries or unwritten.gone or moved):
             return
         states = {name: msgspec.msgpack.encode(page.state) for name, page in pages.items()}
+        if moved:
+            states[_POSITION] = self._position.encode()
         rows = [self._row(entry_id) for entry_id in unwritten.entries if entry_id in self._entries]
         for page in pages.values():
             page.dirty = False
@@ -242,6 +348,7 @@ class Budget:
                 page.dirty = True
             self._unwritten.entries |= unwritten.entries
             self._unwritten.gone |= unwritten.gone
+            self._moved |= moved
             raise
 
     # Within
@@ -302,6 +409,7 @@ class Budget:
         )
 
     def _take(self, states: dict[str, bytes], rows: list[EntryRow]) -> None:
+        self._position = states.pop(_POSITION, BEGINNING.encode()).decode("ascii", "replace")
         for category, raw in states.items():
             try:
                 state = msgspec.msgpack.decode(raw, type=_State)
@@ -318,6 +426,10 @@ class Budget:
                 user=row.user,
                 at_s=row.at_s,
             )
+
+
+def _labelled(selector: Selector, erased: frozenset[str], one: SharedLabel) -> bool:
+    return meant(selector, erased, Trace(0.0, one.tenant, one.entry_id, one.question, one.category, one.user))
 
 
 def _is_meant(selector: Selector, erased: frozenset[str], pair: tuple[str, str, bytes]) -> bool:

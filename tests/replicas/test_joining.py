@@ -12,7 +12,7 @@ from cacheproxy.clock import SystemClock
 from cacheproxy.configure import load
 from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.install import install_secret, known_secret
-from cacheproxy.replica import Replica, join, open_replica
+from cacheproxy.replica import Joined, join, open_replica
 from tests.support.fleet import linked
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def settings(redis: RedisServer, **sections: dict[str, object]) -> Settings:
     return load(None, environ={}, flags={"store": {"url": redis.url}, **sections})
 
 
-async def joined(redis: RedisServer, folder: Path, **sections: dict[str, object]) -> Replica:
+async def joined(redis: RedisServer, folder: Path, **sections: dict[str, object]) -> Joined:
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     async with linked(redis) as (link, layout):
         return await join(link, layout, settings(redis, **sections), folder)
@@ -128,7 +128,7 @@ async def test_embedded_proxies_share_nothing(tmp_path: Path) -> None:
             await open_replica(given, tmp_path, SystemClock(), stack)
 
 
-async def retried(replica: Replica) -> None:
+async def retried(replica: Joined) -> None:
     """Agree, as a follower tries until the breaker lets it."""
     for _ in range(100):
         try:
