@@ -11,7 +11,7 @@ from cacheproxy.adopting import Means as AdoptingMeans
 from cacheproxy.assembly import Backends, Front, Ground, Kept, Line
 from cacheproxy.clock import SystemClock
 from cacheproxy.configure import load
-from cacheproxy.converging import converge, forgetting_of, told_elsewhere
+from cacheproxy.converging import by_one, converge, forgetting_of, told_elsewhere
 from cacheproxy.dialect.chat import ChatDialect
 from cacheproxy.dialect.completions import CompletionsDialect
 from cacheproxy.dialect.responses import ResponsesDialect
@@ -249,7 +249,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         line.supervisor.every(_BUDGET_INTERVAL_S, line.small.tend, "augment")
         line.supervisor.every(_CAPACITY_INTERVAL_S, line.small.capacity.tend, "capacity")
         if line.small.replaying is not None:
-            line.supervisor.every(_REPLAY_INTERVAL_S, line.small.replaying.tend, "replay")
+            line.supervisor.every(_REPLAY_INTERVAL_S, by_one(ground, line.small.replaying.tend), "replay")
     converge(ground, kept, line, forgetting, erasure)
     stack.push_async_callback(snapshots.save_last)
     return erasure

@@ -18,7 +18,7 @@ from cacheproxy.shared import erasures
 from cacheproxy.shared.erasures import Erasures
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Awaitable, Callable, Collection
 
     from cacheproxy.assembly import Ground, Kept, Line
     from cacheproxy.erasure import Erasure, Part
@@ -27,6 +27,7 @@ _POLL_S = 5.0
 """How often state is read again that a message should have told of: one whose handling failed is made good by it."""
 _FORGET_S = 5.0
 _FLIGHT_S = 0.5
+_LABELS_S = 2.0
 _SEEN = "erasures.seen"
 
 
@@ -79,8 +80,22 @@ def converge(ground: Ground, kept: Kept, line: Line, forgetting: Forgetting | No
         every(_POLL_S, replica.keys.tend, "keys_of_replicas")
         usage = SharedUsage(replica.link, replica.layout, lambda: keeper.gate.accounts, ground.clock)
         every(ROUND_S, usage.tend, "usage_of_replicas")
+    every(_LABELS_S, line.budget.converge, "labels_of_replicas")
     every(_FLIGHT_S, replica.flights.tend, "flights_of_replicas")
     line.supervisor.spawn(control.run())
+
+
+def by_one(ground: Ground, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Return work that only one of the replicas does; an embedded proxy does its own."""
+    replica = ground.replica
+    if replica is None:
+        return work
+
+    async def led() -> None:
+        if replica.election.leads:
+            await work()
+
+    return led
 
 
 async def _nothing(_: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -60,6 +61,20 @@ def keep_secret(data_dir: Path, secret: bytes) -> None:
         _make(path, secret)
     except FileExistsError:
         return
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be made ({exc.strerror}); choose a writable --data-dir") from exc
+
+
+def name_of(data_dir: Path) -> str:
+    """Return a name that this directory alone has, made once; what is counted by it is this directory's own.
+
+    Raises ConfigError.
+    """
+    path = data_dir / "replica.name"
+    try:
+        with contextlib.suppress(FileExistsError):
+            _make(path, secrets.token_hex(8).encode())
+        return path.read_text("ascii", "replace")
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be made ({exc.strerror}); choose a writable --data-dir") from exc
 

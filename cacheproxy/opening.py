@@ -90,7 +90,7 @@ async def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -
     telemetry = Telemetry()
     data_dir, owned = stack.enter_context(own_folder(settings))
     common = settings.data.path()  # keys and their secret are those of all who share it
-    replica = await open_replica(settings, common, clock, stack)
+    replica = await open_replica(settings, common, data_dir, clock, stack)
     secret = replica.joined.secret if replica else install_secret(common)
     keeper = open_keeper(settings, common, secret, clock)
     if keeper is not None:
@@ -143,6 +143,11 @@ def _book(ground: Ground, records: Records, maker: PolicyMaker) -> PolicyBook:
         return PolicyBook(source, records, maker, clock)
     shared = Fleet(replica.link, replica.layout, log_messages=ground.settings.replicas.log_messages)
     return FleetBook(source, records, maker, clock, fleet=shared, seen=ground.data_dir / "pack.seen")
+
+
+def _budget(ground: Ground, fingerprint: str) -> Budget:
+    labels = ground.replica.labels if ground.replica else None
+    return Budget(ground.data_dir / "budget.sqlite3", fingerprint, ground.clock, labels=labels)
 
 
 def _words(ground: Ground) -> Words | None:
@@ -272,7 +277,7 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
     teach = pairs.hear if pairs is not None and settings.federated.collect != "none" else None
     lookups = LookupLog(kept.book, ground.telemetry, clock, kept.embedder.epoch, teach=teach)
     fingerprint = kept.verifier.fingerprint if kept.verifier else ""
-    budget = await stack.enter_async_context(Budget(ground.data_dir / "budget.sqlite3", fingerprint, clock))
+    budget = await stack.enter_async_context(_budget(ground, fingerprint))
     feedback = Feedback(verdicts, clock, lookups, budget)
     crowded = asyncio.Event()
     sharing = Sharing(

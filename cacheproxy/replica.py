@@ -18,7 +18,8 @@ import structlog
 from cacheproxy.access.keeper import keys_path
 from cacheproxy.access.sharedkeys import KeyCopy, SharedKeys
 from cacheproxy.errors import ConfigError, SharedUnavailable
-from cacheproxy.install import keep_secret, known_secret
+from cacheproxy.install import keep_secret, known_secret, name_of
+from cacheproxy.learn.sharedlabels import Labels
 from cacheproxy.shared.address import is_shared
 from cacheproxy.shared.flights import SharedFlights
 from cacheproxy.shared.installs import SECRET_BYTES, Installs, secret_of
@@ -81,12 +82,18 @@ class Replica:
     election: Election
     """Who does what one replica should do for all."""
     flights: SharedFlights
+    labels: Labels
     keys: KeyCopy | None = None
     """This replica's copy of the virtual keys, where callers need one."""
 
 
-async def open_replica(settings: Settings, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Replica | None:
-    """Return this proxy's end of what replicas share; None where it shares nothing. Raises ConfigError."""
+async def open_replica(
+    settings: Settings, data_dir: Path, own_dir: Path, clock: Clock, stack: AsyncExitStack
+) -> Replica | None:
+    """Return this proxy's end of what replicas share; None where it shares nothing. Raises ConfigError.
+
+    `own_dir` is its own, where several processes have one data directory.
+    """
     if not is_shared(settings.store.url):
         if settings.replicas.secret_file:
             raise ConfigError("replicas.secret_file: only replicas share a secret; name their engine as store.url")
@@ -110,6 +117,7 @@ async def open_replica(settings: Settings, data_dir: Path, clock: Clock, stack: 
         control=Control(link, layout, members, log_messages=most),
         election=election,
         flights=SharedFlights(link, layout, clock),
+        labels=Labels(link, layout, await asyncio.to_thread(name_of, own_dir)),
         keys=await _keys(SharedKeys(link, layout, joined.secret, log_messages=most), settings, data_dir),
     )
 

@@ -122,10 +122,10 @@ async def test_a_replica_serves_nothing_once_another_install_took_its_place(redi
 
 async def test_embedded_proxies_share_nothing(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        assert await open_replica(load(None, environ={}, flags={}), tmp_path, SystemClock(), stack) is None
+        assert await open_replica(load(None, environ={}, flags={}), tmp_path, tmp_path, SystemClock(), stack) is None
         given = load(None, environ={}, flags={"replicas": {"secret_file": "x"}})
         with pytest.raises(ConfigError, match="only replicas share"):
-            await open_replica(given, tmp_path, SystemClock(), stack)
+            await open_replica(given, tmp_path, tmp_path, SystemClock(), stack)
 
 
 async def retried(replica: Joined) -> None:
