@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tests.support.histories import NEVER_S, Event, Kept, Made, Purged, Served
 from tests.support.openai_wire import completion, last_user_text
+from tests.support.polling import eventually_true
 from tests.support.process import ServerProcess
 from tests.support.proxy import CHAT, Answered, answered, chat
 from tests.support.rawhttp import Connection, Truncated, request_bytes
-from tests.support.upstream import ScriptedUpstream, answer
+from tests.support.upstream import Hold, ScriptedUpstream, answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -64,20 +63,6 @@ class Caller:
         if self._connection is not None:
             self._connection.leave()
         self._connection = None
-
-
-@dataclass(slots=True)
-class Tally:
-    """What callers got: requests by outcome, and how long they took."""
-
-    outcomes: Counter[str] = field(default_factory=Counter)
-    took_ms: list[float] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-
-    @property
-    def answered(self) -> int:
-        """How many were answered with a 200."""
-        return self.outcomes["hit"] + self.outcomes["miss"] + self.outcomes["bypass"]
 
 
 class Replica:
@@ -149,13 +134,15 @@ class Fleet:
         """The entry's id of each question that was kept or served once."""
         self._versions = itertools.count(1)
         self._starts = itertools.count()
-        upstream.always(self._answer)
+        self.hold: asyncio.Event | None = None
+        """What the backend's next answers wait for."""
+        upstream.always(self.answer)
 
     async def add(self, store_url: str, **environ: str) -> Replica:
         """Start one more replica on an engine; `environ` are its own settings."""
         number = next(self._starts)
         directory = self.directory / f"replica-{number}"
-        directory.mkdir()
+        directory.mkdir(exist_ok=True)
         settings = {"CACHEPROXY_STORE__URL": store_url, **self.environ, **environ}
         server = await ServerProcess.start(directory, self.upstream.url, environ=settings)
         replica = Replica(f"replica-{number}", server, self)
@@ -173,6 +160,16 @@ class Fleet:
         elif "stored" in told.cache_status.parameters:
             self.history.append(Kept(replica, text, version_of(told), ended_s))
 
+    async def spread(self, *texts: str, within_s: float = 20.0) -> None:
+        """Have these questions answered and kept, and return once every replica serves one version of each."""
+
+        async def everywhere() -> bool:
+            await asyncio.gather(*(replica.ask(text) for text in texts for replica in self.replicas))
+            views = [[await replica.serves(text) for text in texts] for replica in self.replicas]
+            return None not in views[0] and all(view == views[0] for view in views)
+
+        await eventually_true(everywhere, "every replica serves what one of them kept", within_s)
+
     async def views(self, texts: Sequence[str]) -> dict[str, dict[str, int | None]]:
         """Return what each replica serves of each question."""
         found = {}
@@ -181,11 +178,13 @@ class Fleet:
             found[replica.name] = dict(zip(texts, served, strict=True))
         return found
 
-    def _answer(self, request: Received) -> Sequence[Step]:
+    def answer(self, request: Received) -> Sequence[Step]:
+        """Answer for the backend, with a new version."""
         version = next(self._versions)
         text = last_user_text(request.json())
         self.history.append(Made(text, version, time.monotonic()))
-        return answer(completion(f"version {version}"))
+        steps = answer(completion(f"version {version}"))
+        return steps if self.hold is None else [Hold(self.hold), *steps]
 
 
 def version_of(told: Answered) -> int:
@@ -200,7 +199,10 @@ async def fleet(directory: Path, store_urls: Sequence[str], **environ: str) -> A
         upstream = await stack.enter_async_context(ScriptedUpstream())
         found = Fleet(upstream, directory, environ)
         try:
-            await asyncio.gather(*(found.add(url) for url in store_urls))
+            starts = await asyncio.gather(*(found.add(url) for url in store_urls), return_exceptions=True)
+            for start in starts:  # all have ended, so that none is left behind
+                if isinstance(start, BaseException):
+                    raise start
             yield found
         finally:
             for replica in found.replicas:
