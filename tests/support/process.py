@@ -84,6 +84,11 @@ class ServerProcess:
         return self._process.pid
 
     @property
+    def ended(self) -> bool:
+        """Whether it runs no more."""
+        return self._process.returncode is not None
+
+    @property
     def memory_bytes(self) -> int:
         """What it holds in memory (resident set)."""
         status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
