@@ -49,8 +49,8 @@ def configuration(folder: Path, ports: Sequence[int], port: int, inside: int, *,
     assert found == 1
     text = text.replace("    http-reuse safe\n", f"    http-reuse safe\n    http-response set-header {SERVED_BY} %s\n")
     if not affinity:
-        text, found = _AFFINITY.subn("    balance roundrobin\n", text), 1
-        assert "roundrobin" in text
+        text, found = _AFFINITY.subn("    balance roundrobin\n", text)
+        assert found == 1
     file = folder / "haproxy.cfg"
     file.write_text(text, encoding="utf-8")
     return file
