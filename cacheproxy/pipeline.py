@@ -150,7 +150,7 @@ class Pipeline:
         evidence, hit = outcome.evidence, outcome if isinstance(outcome, Hit) else None
         best = most_telling(evidence.judgements)
         unseen = query.controls.no_store or not self.still_kept(journey)
-        price = journey.policy.pack.price(str(hit.entry.reply.body.get("model") or "")) if hit else None
+        price = journey.policy.price(str(hit.entry.reply.body.get("model") or "")) if hit else None
         verified = [one.verified for one in evidence.judgements if one.verified is not None and not one.verified.veto]
         if verified and self.parts.budget is not None:
             self.parts.budget.saw(plan, max(verified, key=lambda one: one.probability))

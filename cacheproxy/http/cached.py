@@ -79,7 +79,7 @@ class CachedRoute(Route["Query"]):
 
     async def _replay(self, exchange: Exchange, journey: Journey, hit: Hit) -> None:
         now_s, reply = self._pipeline.parts.clock.now(), hit.entry.reply
-        saved = saved_usd(hit, journey.policy.pack.price(str(reply.body.get("model") or "")))
+        saved = saved_usd(hit, journey.policy.price(str(reply.body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         self._count(hit)
         question = journey.query.fingerprint if hit.tier is Tier.SEMANTIC else b""

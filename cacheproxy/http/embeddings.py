@@ -97,7 +97,7 @@ class EmbeddingsRoute(Route[Asked]):
 
     async def _replay(self, exchange: Exchange, journey: Journey, asked: Asked, found: Found, hit: Hit) -> None:
         now_s, body = self._pipeline.parts.clock.now(), hit.entry.reply.body
-        saved = saved_usd(hit, journey.policy.pack.price(str(body.get("model") or "")))
+        saved = saved_usd(hit, journey.policy.price(str(body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         self._count(hit)
         headers = _noted(outcome_headers(hit, now_s, saved), asked, f"items={len(asked.inputs)}")
@@ -172,7 +172,7 @@ class EmbeddingsRoute(Route[Asked]):
         if not entries:
             return 0.0
         part = Hit(entry=whole(entries), tier=Tier.EXACT, category=miss.category, reason=miss.reason)
-        saved = saved_usd(part, journey.policy.pack.price(str(part.entry.reply.body.get("model") or "")))
+        saved = saved_usd(part, journey.policy.price(str(part.entry.reply.body.get("model") or "")))
         self._telemetry.saved_usd.inc(saved)
         return saved
 

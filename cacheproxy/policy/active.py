@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from cacheproxy.model import Classification
 from cacheproxy.policy.pack import Category
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from cacheproxy.model import Query
     from cacheproxy.policy.learnt import Learnt
-    from cacheproxy.policy.pack import Pack
+    from cacheproxy.policy.pack import Pack, Price
+
+
+_MOST_PRICES = 1024
 
 
 class Classify(Protocol):
@@ -48,6 +51,17 @@ class Policy:
     """Those of them that are never cached."""
     widest: Category = field(init=False)
     """What may be allowed to a query whose category is not known yet: the most that any of them allows."""
+    terms: dict[tuple[object, ...], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What plan.py worked out of it for a category and an epoch: it changes no more, and every request asks."""
+    prices: dict[str, Price | None] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def price(self, model: str) -> Price | None:
+        """Return the price of a model, or None when the pack does not know it; looked for once."""
+        if model not in self.prices:
+            if len(self.prices) >= _MOST_PRICES:
+                self.prices.clear()  # models are named by backends: there may be any number
+            self.prices[model] = self.pack.price(model)
+        return self.prices[model]
 
     @property
     def etag(self) -> str:

@@ -79,22 +79,38 @@ def plan(query: Query, policy: Policy, epoch: str | None, told: Classification, 
 
 def possible(query: Query, policy: Policy, epoch: str | None) -> Plan:
     """Return what may still become of a query whose category is not known yet: the least narrow of its plans."""
-    pack = policy.pack
-    thresholds = [threshold_of(policy, name, epoch) for name in policy.by_examples]
-    threshold = min((one for one, _ in thresholds if one is not None), default=None)
-    verify = bool(thresholds) and all(verified for _, verified in thresholds)
-    terms = _Terms(
-        category=pack.default_category,
-        rules=policy.widest,
-        threshold=threshold,
-        floor=None,
-        verify=verify,
-        unverified=_unverified(policy, policy.by_examples, epoch),
-    )
+    key = (epoch, epoch in policy.learnt)
+    terms: _Terms | None = policy.terms.get(key)
+    if terms is None:
+        terms = policy.terms[key] = _possible_terms(policy, epoch)
     return _plan(query, terms, epoch, 0.0)
 
 
+def _possible_terms(policy: Policy, epoch: str | None) -> _Terms:
+    thresholds = [threshold_of(policy, name, epoch) for name in policy.by_examples]
+    return _Terms(
+        category=policy.pack.default_category,
+        rules=policy.widest,
+        threshold=min((one for one, _ in thresholds if one is not None), default=None),
+        floor=None,
+        verify=bool(thresholds) and all(verified for _, verified in thresholds),
+        unverified=_unverified(policy, policy.by_examples, epoch),
+    )
+
+
 def _terms(policy: Policy, epoch: str | None, told: Classification) -> _Terms:
+    """Return `_terms_of`, worked out once where nothing but the category decides: scores differ with every text."""
+    if told.scores:
+        return _terms_of(policy, epoch, told)
+    second = told.second if told.second in policy.pack.categories else ""
+    key = (epoch, epoch in policy.learnt, told.category, second, told.source)
+    terms: _Terms | None = policy.terms.get(key)
+    if terms is None:
+        terms = policy.terms[key] = _terms_of(policy, epoch, told)
+    return terms
+
+
+def _terms_of(policy: Policy, epoch: str | None, told: Classification) -> _Terms:
     """Return the rules of a category; where it is in doubt, those that all that it may be agree on."""
     pack = policy.pack
     names = [told.category]

@@ -10,8 +10,10 @@ from msgspec import structs
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Classification, Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
 from cacheproxy.policy.active import Policy
-from cacheproxy.policy.pack import Category, Encoder, Pack
-from cacheproxy.policy.plan import plan
+from cacheproxy.policy.learnt import Learnt
+from cacheproxy.policy.pack import Category, Encoder, Pack, Price
+from cacheproxy.policy.plan import plan, possible
+from cacheproxy.policy.rules import Rules
 
 EPOCH = "encoder-1"
 EXACT = frozenset({Tier.EXACT})
@@ -244,3 +246,43 @@ def test_load_lowers_the_threshold_to_its_floor_and_stretches_the_lifetime(
         query(Controls(threshold=0.95, ttl_s=10.0)), Policy.of(pack), EPOCH, Classification(category="d"), load
     )
     assert (asked.threshold, asked.ttl_s) == (0.95, 10.0)
+
+
+def test_what_was_worked_out_of_a_policy_once_is_worked_out_anew_when_a_head_is_learnt() -> None:
+    learnt: dict[str, Learnt] = {}
+    policy = Policy(pack=PACK, rules=Rules(PACK.categories, str), learnt=learnt)
+    told = Classification(category="default")
+    headed = f"{EPOCH}+head"
+    assert [plan(query(), policy, epoch, told).threshold for epoch in (EPOCH, headed, EPOCH, headed)] == [
+        0.8,
+        0,
+        0.8,
+        0,
+    ]
+    learnt[headed] = Learnt(base=EPOCH, thresholds={"default": 0.6}, rest=0.7)
+    assert plan(query(), policy, headed, told).threshold == 0.6
+    assert possible(query(), policy, headed).category == "default"
+
+
+def test_a_plan_is_the_same_whether_its_category_was_asked_for_before_or_not() -> None:
+    policy = Policy.of(PACK)
+    for told in (
+        Classification(category="default"),
+        Classification(category="default", second="careful", source="examples"),
+        Classification(category="default", second="unheard of", source="request"),
+        Classification(category="default", source="unknown"),
+        Classification(category="careful", source="entry"),
+    ):
+        first, second = (plan(query(), policy, EPOCH, told) for _ in range(2))
+        assert first == second == plan(query(), Policy.of(PACK), EPOCH, told)
+
+
+def test_a_price_is_looked_for_once_and_any_number_of_models_takes_no_memory() -> None:
+    prices = (Price(model="m-*", input_usd_per_mtok=1.0, output_usd_per_mtok=2.0),)
+    policy = Policy.of(structs.replace(PACK, prices=prices))
+    assert policy.price("m-1") == policy.price("m-1") == prices[0]
+    assert policy.price("other") is None
+    for number in range(5000):
+        policy.price(f"m-{number}")
+    assert len(policy.prices) <= 1024
+    assert policy.price("m-1") == prices[0]
