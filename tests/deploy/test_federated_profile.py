@@ -24,7 +24,7 @@ SERVICES = read()["services"]
 
 def words_of(name: str, folder: Path, port: int) -> list[str]:
     """Return a service's command after `federated`, with this machine's folders, address and port."""
-    first, *rest = SERVICES[name]["command"]
+    first, *rest = map(str, SERVICES[name]["command"])
     assert first == "federated"
     here = {
         "/var/lib/federated": str(folder / "federated"),
