@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 BATCH = 512
+_QUIET = frozenset({b"put", b"evict", b"used"})
+"""Kinds of messages that nobody waits for."""
 _SHORTEST_S, _LONGEST_S = 0.05, 1.0
 _BEYOND_S = 0.5
 """How much longer than its own blocking a read may take."""
@@ -137,8 +139,7 @@ class Follower:
             self._members.lose(self.log, "failed")
             raise
         self._at = messages[-1].id
-        # Somebody may wait for whatever is not a new document.
-        await self._members.applied(self.log, self._at, tell=any(message.op != b"put" for message in told))
+        await self._members.applied(self.log, self._at, tell=any(message.op not in _QUIET for message in told))
 
 
 def pause_s(failures: int, chance: float) -> float:

@@ -60,7 +60,12 @@ class Seat:
 
         async def resync(reason: str) -> str:
             self.resyncs.append((log, reason))
-            return await head(self.link, self.layout, log, 1.0)
+            last = await head(self.link, self.layout, log, 1.0)
+            # Its state is what the log says: read again, it is all of that.
+            told = await self.link.slow("XRANGE", self.layout.stream(log), "-", last, timeout_s=1.0)
+            messages = [Message(log, at.decode(), dict(zip(said[::2], said[1::2], strict=True))) for at, said in told]
+            self.applied[log] = [message for message in messages if message.op != b"open"]
+            return last
 
         return Follower(self.link, self.layout, log, self.members, handle, resync)
 
