@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ class Seat:
         self.layout = Layout("cacheproxy", self.link.shards)
         self.members = Members(self.link, self.layout, limits, SystemClock())
         self.applied: dict[Log, list[Message]] = {log: [] for log in self.layout.logs}
+        self.applied_at_s: dict[Log, list[float]] = {log: [] for log in self.layout.logs}
         self.resyncs: list[tuple[Log, str]] = []
         self.slow_s = 0.0
         self.failures: list[Exception] = []
@@ -57,6 +59,7 @@ class Seat:
             if self.failures:
                 raise self.failures.pop()
             self.applied[log] += messages
+            self.applied_at_s[log] += [time.perf_counter()] * len(messages)
 
         async def resync(reason: str) -> str:
             self.resyncs.append((log, reason))
@@ -65,6 +68,7 @@ class Seat:
             told = await self.link.slow("XRANGE", self.layout.stream(log), "-", last, timeout_s=1.0)
             messages = [Message(log, at.decode(), dict(zip(said[::2], said[1::2], strict=True))) for at, said in told]
             self.applied[log] = [message for message in messages if message.op != b"open"]
+            self.applied_at_s[log] = [time.perf_counter()] * len(self.applied[log])
             return last
 
         return Follower(self.link, self.layout, log, self.members, handle, resync)
