@@ -25,7 +25,7 @@ from cacheproxy.shared.slots import key_of
 from cacheproxy.shared.wire import Login, Wire, read_info, tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from cacheproxy.ports import Clock
     from cacheproxy.settings import Replicas, Store
@@ -141,12 +141,16 @@ class Link:
         place = self._places.get(address) if address else None
         return place.identity if place else None
 
-    async def confirmed(self, timeout_s: float) -> bool:
-        """Whether those who watch the engine (Sentinels) still name the master that is used here."""
+    async def confirmed(self, timeout_s: float) -> Collection[Address]:
+        """Return the masters that those who watch the engine (Sentinels, the other masters) still see as such."""
         try:
             return await self._route.confirmed(timeout_s)
         except FAILURES:
-            return False
+            return ()
+
+    def master_of(self, key: str) -> Address | None:
+        """Return the server of a key, as far as it is known."""
+        return self._route.known(key)
 
     async def check(self) -> None:
         """Look whether the engine can be used as it is. Raises ConfigError, or SharedUnavailable while it is away."""

@@ -22,10 +22,11 @@ from cacheproxy.shared.lease import SCHEMA, Lease, Position, Seen, margin_s, sch
 from cacheproxy.shared.link import Script
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from cacheproxy.ports import Clock
     from cacheproxy.settings import Replicas
+    from cacheproxy.shared.address import Address
     from cacheproxy.shared.layout import Layout, Log
     from cacheproxy.shared.lease import Sent
     from cacheproxy.shared.link import Link
@@ -231,7 +232,7 @@ class Members:
         """Note that everything up to `position` is known; False where a gap opened in the meantime."""
         if not self._held[log].lease.end(turn, Position.read(position)):
             return False
-        await self._beat_one(log, None)
+        await self._beat_one(log, self._clock.monotonic(), None)
         return True
 
     async def applied(self, log: Log, position: str, *, tell: bool) -> None:
@@ -239,7 +240,7 @@ class Members:
         held = self._held[log]
         held.lease.apply(Position.read(position))
         if tell:
-            await self._beat_one(log, None)
+            await self._beat_one(log, self._clock.monotonic(), None)
 
     # Heartbeats.
 
@@ -256,25 +257,28 @@ class Members:
 
     async def _beat(self) -> None:
         # Asked beside the heartbeats, which count from before both.
+        began_s = self._clock.monotonic()
         confirmed = asyncio.ensure_future(self._link.confirmed(self.pause_s))
         try:
-            await asyncio.gather(*(self._beat_one(log_, confirmed) for log_ in self._held))
+            await asyncio.gather(*(self._beat_one(log_, began_s, confirmed) for log_ in self._held))
         finally:
             confirmed.cancel()
 
-    async def _beat_one(self, log_: Log, confirmed: asyncio.Future[bool] | None) -> None:
+    async def _beat_one(self, log_: Log, began_s: float, confirmed: asyncio.Future[Collection[Address]] | None) -> None:
         held = self._held[log_]
         async with held.lock:
             stream = self._layout.stream(log_)
-            before, sent = self._link.identity(stream), held.lease.send(self._clock.monotonic())
+            before, sent = self._link.identity(stream), held.lease.send(began_s)
             state = "serving" if sent.serving else "syncing"
             keys = [self._live(log_), self._layout.key(log_, "scratch"), stream, self._layout.key(log_, "epoch")]
             lease_ms, epoch = int(self.lease_s * 1000), f"{SCHEMA}:{secrets.token_hex(16)}"
             args: list[bytes | str | int] = [self.replica, state, str(sent.applied), lease_ms, epoch]
             try:
                 reply = await self._link.slow_run(_HEARTBEAT, keys, args, timeout_s=self.pause_s)
-                # Between heartbeats it tells what it applied without asking Sentinels: no lease grows by that.
-                sure = await confirmed if confirmed else self._link.kind != "sentinel"
+                # Between heartbeats it tells what it applied, and asks nobody who is master: no lease grows by that.
+                sure = self._link.kind == "standalone"
+                if confirmed is not None:
+                    sure = self._link.master_of(stream) in await confirmed
             except SharedUnavailable:
                 return  # told by the link; the lease runs out by itself
             after = self._link.identity(stream)

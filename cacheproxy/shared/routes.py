@@ -14,11 +14,11 @@ from redis.exceptions import AuthenticationError, RedisError
 
 from cacheproxy.settings import Secret
 from cacheproxy.shared.address import Address
-from cacheproxy.shared.slots import read_slots, slot_of, spread
+from cacheproxy.shared.slots import read_masters, read_slots, slot_of, spread
 from cacheproxy.shared.wire import Login, NotMaster, PoolExhausted, UnknownService, Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from cacheproxy.ports import Clock
     from cacheproxy.shared.address import Target
@@ -52,8 +52,12 @@ class Route(Protocol):
         """Note where a slot is now."""
         ...
 
-    async def confirmed(self, timeout_s: float) -> bool:
-        """Whether those who would name another master still name this one, and see nothing wrong with it."""
+    async def confirmed(self, timeout_s: float) -> Collection[Address]:
+        """Return the masters that most of those who would name another one still name, and see nothing wrong with.
+
+        Who takes over needs a majority, or a quorum, that sees the old one down: what is granted from the moment before
+        this was asked was granted before that.
+        """
         ...
 
     async def masters(self, timeout_s: float) -> tuple[Address, ...]:
@@ -87,9 +91,9 @@ class OneServer:
     def moved(self, slot: int, address: Address) -> None:
         """There is no other."""
 
-    async def confirmed(self, timeout_s: float) -> bool:
+    async def confirmed(self, timeout_s: float) -> Collection[Address]:
         """Nobody could name another one."""
-        return True
+        return (self._address,)
 
     async def masters(self, timeout_s: float) -> tuple[Address, ...]:
         """Return the server."""
@@ -141,21 +145,17 @@ class Sentinels:
     def moved(self, slot: int, address: Address) -> None:
         """Slots belong to Clusters."""
 
-    async def confirmed(self, timeout_s: float) -> bool:
-        """Whether most Sentinels of the setting name this master and none of these sees it down or replaced.
-
-        A failover needs a quorum that sees it down, so a lease that most have confirmed was granted before.
-        """
+    async def confirmed(self, timeout_s: float) -> Collection[Address]:
+        """Ask all Sentinels of the setting; most of these must agree."""
         known, agreed = self._known, 0
         for reply in await self._ask(("SENTINEL", "MASTER", self._service), timeout_s):
             told = dict(zip(reply[::2], reply[1::2], strict=False))
             flags = set(told.get(b"flags", b"").decode().split(","))
-            place = Address(told.get(b"ip", b"").decode(), int(told.get(b"port", b"0")))
-            if place != known:
+            if Address(told.get(b"ip", b"").decode(), int(told.get(b"port", b"0"))) != known:
                 self.stale = True
             elif not flags & {"s_down", "o_down", "failover_in_progress", "disconnected"}:
                 agreed += 1
-        return known is not None and agreed > len(self._nodes) // 2
+        return (known,) if known is not None and agreed > len(self._nodes) // 2 else ()
 
     async def masters(self, timeout_s: float) -> tuple[Address, ...]:
         """Return the master, if it is known."""
@@ -227,9 +227,17 @@ class Cluster:
         self._slots[slot] = address
         self.stale = True
 
-    async def confirmed(self, timeout_s: float) -> bool:
-        """Nodes without a majority refuse commands by themselves (CLUSTERDOWN)."""
-        return True
+    async def confirmed(self, timeout_s: float) -> Collection[Address]:
+        """Ask all masters about each other; most must agree. By itself one goes on for a whole node timeout."""
+        masters = spread(self._slots)
+        told = await asyncio.gather(*(self._asked(node, ("CLUSTER", "NODES"), timeout_s) for node in masters))
+        seen = Counter(
+            address
+            for node, reply in zip(masters, told, strict=True)
+            if isinstance(reply, bytes)
+            for address in read_masters(reply, node)
+        )
+        return {address for address, count in seen.items() if count > len(masters) // 2}
 
     async def masters(self, timeout_s: float) -> tuple[Address, ...]:
         """Return the nodes that have slots."""
@@ -246,8 +254,9 @@ class Cluster:
                 return
             self._asked_at = self._clock.monotonic()
             for node in self._order():
-                if (found := await self._ask_one(node, timeout_s / 3)) is not None:
-                    self._slots, self.stale = found, False
+                reply = await self._asked(node, ("CLUSTER", "SLOTS"), timeout_s / 3)
+                if isinstance(reply, list) and reply:
+                    self._slots, self.stale = read_slots(reply, node), False
                     self._suspect.clear()
                     return
 
@@ -256,11 +265,11 @@ class Cluster:
         random.shuffle(nodes)
         return sorted(nodes, key=lambda node: node in self._suspect)
 
-    async def _ask_one(self, node: Address, timeout_s: float) -> dict[int, Address] | None:
+    async def _asked(self, node: Address, command: tuple[str, ...], timeout_s: float) -> Any:
         try:
-            [reply] = await self._wire(node).exchange([("CLUSTER", "SLOTS")], timeout_s)
+            [reply] = await self._wire(node).exchange([command], timeout_s)
         except FAILURES as exc:
             self.trouble = exc
             return None
         self.trouble = reply if isinstance(reply, Exception) else None
-        return read_slots(reply, node) if isinstance(reply, list) and reply else None
+        return reply

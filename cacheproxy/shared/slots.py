@@ -46,11 +46,20 @@ def read_slots(reply: Sequence[Any], asked: Address) -> dict[int, Address]:
     return found
 
 
-def moved_to(text: str, asked: Address) -> tuple[int, Address]:
-    """Return slot and node of `SLOT HOST:PORT`, the words of a MOVED or ASK of the node `asked`."""
-    slot, _, place = text.rpartition(" ")
-    host, _, port = place.rpartition(":")
-    return int(slot.rpartition(" ")[2]), Address(host or asked.host, int(port))
+def read_masters(reply: bytes, asked: Address) -> set[Address]:
+    """Return the masters that a reply to CLUSTER NODES sees nothing wrong with, each under all its names."""
+    found: set[Address] = set()
+    for line in reply.decode("utf-8", "replace").splitlines():
+        words = line.split()
+        flags = set(words[2].split(",")) if len(words) >= 8 else set()
+        if "master" not in flags or flags & {"fail", "fail?", "noaddr", "handshake"}:
+            continue
+        place, _, names = words[1].partition(",")
+        host, _, port = place.partition("@")[0].rpartition(":")
+        for name in (host or asked.host, names.partition(",")[0]):
+            if name and port.isdecimal():
+                found.add(Address(name, int(port)))
+    return found
 
 
 def spread(slots: Mapping[int, Address]) -> tuple[Address, ...]:

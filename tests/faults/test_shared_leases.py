@@ -164,3 +164,23 @@ async def test_a_lost_node_of_a_cluster_stops_its_own_logs_and_they_come_back() 
         await eventually(lambda: not any(one.serves(log) for log in owned), "its logs are not served", within_s=5)
         assert all(one.serves(log) for log in one.layout.logs if log not in owned)
         await eventually(one.serves, "a replica took over, and all are served again", within_s=60)
+
+
+@pytest.mark.slow
+async def test_a_master_without_most_of_the_others_grants_nothing_long_before_it_knows() -> None:
+    async with (
+        redis_cluster("--cluster-node-timeout", "15000") as cluster,
+        seated(cluster.url, wait=False, lease_ms=2000) as one,
+    ):
+        await eventually(one.serves, "all logs are served", within_s=20)
+        left = await cluster.owner(one.layout.stream("c"))
+        others = {(await cluster.owner(one.layout.stream(log))).port for log in one.layout.logs} - {left.port}
+        paused = [node for node in cluster.nodes if node.port in others]
+        assert len(paused) == 2
+        for node in paused:
+            node.pause()
+        assert await left.ask("PING")
+        await eventually(lambda: not one.serves("c"), "its log is not served either", within_s=4)
+        for node in paused:
+            node.resume()
+        await eventually(one.serves, "all are served again", within_s=30)
