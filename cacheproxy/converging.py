@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from cacheproxy.access import sharedkeys
 from cacheproxy.access.usage import ROUND_S, SharedUsage
+from cacheproxy.augment.sharedarms import ROUND_S as ARMS_S
+from cacheproxy.augment.sharedarms import SharedArms
 from cacheproxy.forgetting import Forgetting
 from cacheproxy.govern import fleet
 from cacheproxy.govern.fleetbook import FleetBook
@@ -80,6 +82,9 @@ def converge(ground: Ground, kept: Kept, line: Line, forgetting: Forgetting | No
         every(_POLL_S, replica.keys.tend, "keys_of_replicas")
         usage = SharedUsage(replica.link, replica.layout, lambda: keeper.gate.accounts, ground.clock)
         every(ROUND_S, usage.tend, "usage_of_replicas")
+    if line.small is not None:
+        arms = SharedArms(replica.link, replica.layout, line.small.state, replica.labels.replica, ground.clock)
+        every(ARMS_S, arms.tend, "arms_of_replicas")
     every(_LABELS_S, line.budget.converge, "labels_of_replicas")
     every(_FLIGHT_S, replica.flights.tend, "flights_of_replicas")
     line.supervisor.spawn(control.run())

@@ -233,8 +233,8 @@ class Router:
                     price=price,
                     score=mean * reliability - price,
                     index=compared * reliability - price,
-                    rewards=belief.weight,
-                    known=arm is Arm.LARGE or belief.weight >= self.terms.enough,
+                    rewards=belief.known_by,
+                    known=arm is Arm.LARGE or belief.known_by >= self.terms.enough,
                 )
             )
         return tuple(found)
@@ -270,9 +270,13 @@ class Router:
         if not (math.isfinite(value) and math.isfinite(weight) and weight > 0):
             return
         row, belief, terms = features(situation), self._belief(category, arm), self.terms
-        if belief.weight >= terms.enough and belief.surprise(row, value, weight) > terms.alarm:
-            belief.fade(0.5 * terms.enough / belief.weight)
+        if belief.known_by >= terms.enough and belief.surprise(row, value, weight) > terms.alarm:
+            if belief.weight > 0:
+                belief.fade(min(1.0, 0.5 * terms.enough / belief.weight))
+            belief.doubt_others()
             belief.doubt = 0.0
+        elif not belief.trusts and belief.weight >= _ALONE * terms.enough:
+            belief.trust_others()
         kept = math.exp(-weight / terms.memory)
         for other in Arm:
             self._belief(category, other).fade(kept)
@@ -284,6 +288,14 @@ class Router:
         It counts by itself and is soon forgotten, so that an outage of minutes leaves what is known of quality alone.
         """
         self._runs.setdefault((category, arm), Runs(at_s=now_s)).take(now_s, ok=ok)
+
+    def hear(self, others: Sequence[Router]) -> None:
+        """Go by what the routers of other replicas learnt, too, in place of what was heard of them before."""
+        for category in {name for router in (self, *others) for name in router._pages}:
+            for arm in Arm:
+                told = [page[arm] for router in others if arm in (page := router._pages.get(category, {}))]
+                if told or arm in self._pages.get(category, {}):
+                    self._belief(category, arm).hear(told)
 
     def to_bytes(self) -> bytes:
         """Return what was learnt. Outages are left out: they are over, or will be noticed."""
@@ -322,6 +334,10 @@ class Router:
         if unloaded.arm != best.arm:
             return Reason.LOAD
         return Reason.BEST if best.score >= max(one.score for one in known) else Reason.OPTIMISM
+
+
+_ALONE = 5.0
+"""How many times what makes an arm known is learnt here after a surprise before other replicas' word counts again."""
 
 
 def features(situation: Situation) -> NDArray[np.float64]:

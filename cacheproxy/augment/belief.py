@@ -2,6 +2,7 @@
 
 Bayesian linear regression with known noise (Bishop, 2006, section 3.3) whose data fade and whose prior does not: what
 is not asked for long is no better known than at first. A row is a vector of `DIM` numbers, the first one always 1.
+What other replicas learnt is added, each one's sums faded by its own rewards.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -27,6 +30,7 @@ _SLOPE_SPREAD = 0.15
 """Standard deviation expected of slopes: from one end of a feature to the other quality moves by a third."""
 _FALL = 0.3
 """Of quality, that is looked for: models that change and examples that go stale do it at once, not by and by."""
+_MOST_DOUBTED = 256
 _NEGATIVE = -1e-6
 """Rounding leaves eigenvalues a little below 0, in proportion to what was summed."""
 _Finite = Annotated[float, msgspec.Meta(ge=-1e9, le=1e9)]
@@ -52,13 +56,29 @@ class Sums(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 class Belief:
     """Quality as a linear function of a row, learnt from rewards in [0, 1]. Not for several threads at once."""
 
-    __slots__ = ("_known", "_prior", "_products", "_squares", "doubt", "weight")
+    __slots__ = (
+        "_doubted",
+        "_heard",
+        "_known",
+        "_others",
+        "_prior",
+        "_products",
+        "_squares",
+        "doubt",
+        "trusts",
+        "weight",
+    )
 
     def __init__(self, prior: Prior) -> None:
         self._prior = prior
         self._squares: Floats = np.zeros((DIM, DIM))
         self._products: Floats = np.zeros(DIM)
         self._known: tuple[Floats, Floats] | None = None
+        self._others: tuple[Floats, Floats, float] | None = None
+        self._heard: tuple[Belief, ...] = ()
+        self._doubted: tuple[Belief, ...] = ()
+        self.trusts = True
+        """Whether what others learnt counts: not after a surprise, until enough was learnt here since."""
         self.weight = 0.0
         """Of the rewards it remembers, faded: one of weight 1 just now counts 1."""
         self.doubt = 0.0
@@ -72,10 +92,40 @@ class Belief:
         return float(row @ mean), math.sqrt(max(0.0, float(row @ covariance @ row)))
 
     @property
+    def known_by(self) -> float:
+        """The weight of all rewards that it goes by, other replicas' among them."""
+        return self.weight + (self._others[2] if self._others is not None and self.trusts else 0.0)
+
+    def hear(self, others: Sequence[Belief]) -> None:
+        """Go by what others learnt, too, in place of what was heard of them before.
+
+        The very same word as at a surprise does not count again: who still learns says something else by and by.
+        """
+        others = self._heard = tuple(other for other in others if not any(other is one for one in self._doubted))
+        self._known = None
+        self._others = None
+        if others:
+            squares, products = np.zeros((DIM, DIM)), np.zeros(DIM)
+            for other in others:
+                squares += other._squares
+                products += other._products
+            self._others = squares, products, sum(other.weight for other in others)
+
+    def doubt_others(self) -> None:
+        """Go by what was learnt here alone, until `trust_others`."""
+        self._doubted = (*self._heard, *self._doubted)[:_MOST_DOUBTED]
+        self.trusts, self._known = False, None
+
+    def trust_others(self) -> None:
+        """Go by what others learnt since, too."""
+        self.trusts, self._known = True, None
+        self.hear(self._heard)
+
+    @property
     def seen(self) -> Floats:
-        """The sum of the rows it learnt from, each by its faded weight: the first number is that of them all."""
+        """The sum of the rows it goes by, each by its faded weight: the first number is that of them all."""
         row: Floats = self._squares[0]
-        return row
+        return row + self._others[0][0] if self._others is not None and self.trusts else row
 
     def surprise(self, row: Floats, reward: float, weight: float) -> float:
         """Return the doubt in what was learnt, after a reward that is about to be: it grows where rewards are too low.
@@ -128,8 +178,11 @@ class Belief:
         spreads = np.full(DIM, _SLOPE_SPREAD)
         spreads[0] = self._prior.spread
         trust = spreads**-2.0
-        covariance = np.asarray(np.linalg.inv(np.diag(trust) + self._squares / _NOISE), dtype=np.float64)
-        pull = self._products / _NOISE
+        squares, products = self._squares, self._products
+        if self._others is not None and self.trusts:
+            squares, products = squares + self._others[0], products + self._others[1]
+        covariance = np.asarray(np.linalg.inv(np.diag(trust) + squares / _NOISE), dtype=np.float64)
+        pull = products / _NOISE
         pull[0] += trust[0] * self._prior.mean
         return covariance @ pull, covariance
 

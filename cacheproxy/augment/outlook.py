@@ -56,10 +56,10 @@ def outlooks(router: Router, category: str, now_s: float) -> tuple[Outlook, ...]
     return tuple(
         Outlook(
             arm=arm,
-            typical=_quality(*belief.expects(everywhere), belief.weight),
-            given=_quality(*belief.expects(_mean(belief.seen)), belief.weight),
+            typical=_quality(*belief.expects(everywhere), belief.known_by),
+            given=_quality(*belief.expects(_mean(belief.seen)), belief.known_by),
             doubt=belief.doubt,
-            known=arm is Arm.LARGE or belief.weight >= terms.enough,
+            known=arm is Arm.LARGE or belief.known_by >= terms.enough,
             reliability=router.reliability(category, arm, now_s),
             cost=terms.costs[arm],
         )

@@ -77,7 +77,7 @@ class AugmentState:
     def __init__(
         self, path: Path, models: str, terms: Terms | None = None, *, most_examples: int = _MOST_EXAMPLES
     ) -> None:
-        self._models = models
+        self.models = models
         self._terms = terms
         self._most = most_examples
         self.router = Router(terms)
@@ -208,7 +208,7 @@ class AugmentState:
         with connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO learnt VALUES (?, ?, ?)",
-                ((name, self._models, raw) for name, raw in parts.items()),
+                ((name, self.models, raw) for name, raw in parts.items()),
             )
             places = ", ".join("?" * len(_COLUMNS))
             connection.executemany(
@@ -218,7 +218,7 @@ class AugmentState:
             connection.executemany("DELETE FROM examples WHERE entry_id = ?", ((entry_id,) for entry_id in gone))
 
     def _load(self, connection: sqlite3.Connection) -> tuple[dict[str, bytes], list[tuple[Any, ...]]]:
-        learnt = connection.execute("SELECT part, state FROM learnt WHERE models = ?", (self._models,)).fetchall()
+        learnt = connection.execute("SELECT part, state FROM learnt WHERE models = ?", (self.models,)).fetchall()
         rows = connection.execute(f"SELECT {', '.join(_COLUMNS)} FROM examples ORDER BY at_s").fetchall()
         return dict(learnt), rows
 
