@@ -51,9 +51,10 @@ class Opened:
 
 
 @asynccontextmanager
-async def opened(url: str, directory: Path, name: str) -> AsyncIterator[Opened]:
+async def opened(url: str, directory: Path, name: str, *, lease_ms: int = 2000) -> AsyncIterator[Opened]:
     """Open a store that follows its logs, until the block ends; entered once it serves."""
-    chosen, replicas, clock = settings.Store(url=url), settings.Replicas(timeout_ms=1000), SystemClock()
+    chosen, clock = settings.Store(url=url), SystemClock()
+    replicas = settings.Replicas(timeout_ms=1000, lease_ms=lease_ms)
     async with Link(chosen, replicas, clock) as link:
         layout = Layout(chosen.prefix, link.shards)
         async with Members(link, layout, replicas, clock, name) as members:

@@ -82,8 +82,8 @@ class Comparing:
         away += [entry_id for entry_id in lost if entry_id in known]
         self._following.forget([one for one in away if self._directory.lose(one, known.get(one, 0))])
         async for _, meta in self._documents.metas(shard, [entry_id for _, entry_id in sorted(wanted)]):
-            if meta is not None and self._directory.put(meta, self._clock.now()):
-                self._following.find(meta)
+            if meta is not None:
+                self._following.came(meta)
         await self._purge_again(shard, lost)
         await self._following.moved(shard, head.last)
         log.info("replica_synced", shard=shard, reason=reason, entries=len(listed), read=len(wanted), lost=len(lost))
@@ -124,8 +124,7 @@ class Comparing:
                 divergent += live.get(entry_id) == meta.ver  # else it came after the comparison
                 if known is not None and known > meta.ver and self._directory.lose(entry_id, known):
                     self._following.forget([entry_id])
-                if self._directory.put(meta, self._clock.now()):
-                    self._following.find(meta)
+                self._following.came(meta)
         if dangling:
             await self._documents.evict(shard, dangling)
         return divergent

@@ -108,10 +108,7 @@ class Following:
         """Apply one change; one that is known already changes nothing."""
         match change:
             case Came(meta=meta, by=by):
-                if self._directory.put(meta, self._clock.now()):
-                    self._hot.discard(meta.id)
-                    if by != self._replica or meta.id not in self.putting:
-                        self.find(meta)
+                self.came(meta, findable=by == self._replica and meta.id in self.putting)
             case Purged(ids=ids, ver=ver, generation=generation, by=by):
                 if by != self._replica:
                     self.fences.purged(shard, generation, ids)
@@ -147,6 +144,15 @@ class Following:
                 await self._moved.wait_for(reached)
         except TimeoutError as exc:
             raise StoreUnavailable("this replica is behind the shared store") from exc
+
+    # What comes
+
+    def came(self, meta: Meta, *, findable: bool = False) -> None:
+        """Note an entry, unless as new a one is known: an older one in memory goes, and its vector is to be read."""
+        if self._directory.put(meta, self._clock.now()):
+            self._hot.discard(meta.id)
+            if not findable:
+                self.find(meta)
 
     # What goes
 
