@@ -84,6 +84,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+_CROWD = 8
+"""Texts waiting for an encoder, from which on a request that the backend has no place for is told so at once."""
+
+
 async def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
     """Take the data directory, the keys and the log of changes. Raises ConfigError, also where it is in use."""
     load_pack(find_pack(settings.policies.pack))  # what is wrong with it is told before anything is made
@@ -305,6 +309,7 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         feedback=feedback,
         lookups=lookups,
         resolve=pool.resolve,
+        swamped=lambda query: kept.embedder.queued >= _CROWD and pool.full(query.model, query.scope.tenant),
         pii=gate,
         budget=budget,
         sharing=sharing,

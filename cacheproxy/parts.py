@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cacheproxy.errors import PartUnavailable
+    from cacheproxy.model import Query
     from cacheproxy.ports import (
         Budget,
         Clock,
@@ -62,6 +63,8 @@ class Parts:
     stream_wait_s: float = 0.0
     may_keep: Callable[[str], bool] = field(default=lambda tenant: True)
     """Takes one of the answers that a tenant may have kept a minute; False when there is none left."""
+    swamped: Callable[[Query], bool] = field(default=lambda query: False)
+    """Whether a miss would be turned away, and only after a wait for its embedding."""
     load: Callable[[str], float] = field(default=lambda model: 0.0)
     """How loaded the backend of a model is, 0 to 1."""
     resolve: Callable[[str], Destination] = field(default=lambda model: Destination(model=model))

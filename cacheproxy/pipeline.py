@@ -118,6 +118,10 @@ class Pipeline:
             outcome = replace(outcome, asked_otherwise=otherwise)
         return outcome
 
+    def _hopeless(self, journey: Journey) -> bool:
+        """Whether it would only wait for its embedding to be turned away by the backend afterwards."""
+        return self._offloading is None and not journey.plan.only_if_cached and self.parts.swamped(journey.query)
+
     async def _look_up(self, journey: Journey) -> Outcome:
         """Ask the exact tier, then, once the category is known, the semantic one."""
         stages, began_s = self.parts.telemetry.stages, perf_counter()
@@ -131,6 +135,10 @@ class Pipeline:
                 journey.settle(flight.told, self.parts.epoch)
             if journey.settled:
                 return replace(outcome, category=journey.plan.category)
+        if self._hopeless(journey):
+            journey.embeddable = False
+            self.tiers.give_up(journey)
+            return self.tiers.miss(journey, "overloaded")
         if not journey.settled:
             failed = await self.tiers.classify(journey)
             stages.classify.since(began_s)

@@ -67,6 +67,10 @@ class UpstreamPool:
         names, now = self._routes.candidates(model), self._clock.monotonic()
         return tuple(name for name in names if not self._backends[name].out(now, "")) or names
 
+    def full(self, model: str, tenant: str) -> bool:
+        """Whether all that may be asked for a model would turn a tenant away now."""
+        return all(self._backends[name].queue.full(tenant) for name in self.backends(model))
+
     def states(self) -> list[State]:
         """Return how every backend is."""
         now = self._clock.monotonic()

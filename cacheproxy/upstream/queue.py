@@ -70,6 +70,13 @@ class FairQueue:
         """Whether a permit would be given at once."""
         return self.running < self._limits.running and not self.waiting
 
+    def full(self, tenant: str) -> bool:
+        """Whether a tenant who comes now would be turned away: no permit is free, and no place in the line."""
+        if self.free:
+            return False
+        line = self._lines.get(tenant)
+        return self.waiting >= self._limits.waiting or (line is not None and len(line) >= self._most_of_one)
+
     def try_acquire(self) -> Permit | None:
         """Return a permit if one is free and nobody waits for it."""
         if not self.free:
@@ -82,8 +89,7 @@ class FairQueue:
         permit = self.try_acquire()
         if permit is not None:
             return permit
-        line = self._lines.get(tenant)
-        if self.waiting >= self._limits.waiting or (line is not None and len(line) >= self._most_of_one):
+        if self.full(tenant):
             raise self._busy("too many requests wait for the backend")
         turn = self._join(tenant)
         try:

@@ -73,11 +73,14 @@ async def limited(upstream: ScriptedUpstream, tmp_path: Path, *, drop: float = 0
         yield proxy
 
 
-async def load(proxy: Proxy) -> float:
+async def metrics(proxy: Proxy) -> str:
     async with await Connection.open(proxy.admin_url) as connection:
         connection.send(request_bytes("GET", "/metrics"))
-        text = (await connection.read_response("GET")).body.decode()
-    told = re.search(r'^cacheproxy_load\{upstream="default"\} (\S+)$', text, re.MULTILINE)
+        return (await connection.read_response("GET")).body.decode()
+
+
+async def load(proxy: Proxy) -> float:
+    told = re.search(r'^cacheproxy_load\{upstream="default"\} (\S+)$', await metrics(proxy), re.MULTILINE)
     return float(told.group(1)) if told else -1.0
 
 
@@ -143,3 +146,33 @@ async def test_a_callers_own_threshold_is_never_lowered(upstream: ScriptedUpstre
         for exchange in await asyncio.gather(*busy):
             await exchange.rest()
             exchange.leave()
+
+
+async def test_whom_the_backend_has_no_place_for_is_told_before_the_encoder_gets_to_it(tmp_path: Path) -> None:
+    async with ScriptedUpstream() as upstream:
+        settings = proxy_settings(
+            upstream.url,
+            tmp_path / "data",
+            upstream={"max_concurrency": 1, "queue": 4},
+            store={"url": "memory://"},
+            encoder={"precision": "fp32", "device": "cpu"},
+        )
+        async with started(settings) as proxy:
+            await proxy.fill(chat(), key=KEY)
+            hold = asyncio.Event()
+
+            async def waits() -> bool:
+                return 'cacheproxy_upstream_waiting{upstream="default"} 1.0' in await metrics(proxy)
+
+            upstream.always([Hold(hold), *answer(encode(completion("Late.")))])
+            first = [asyncio.create_task(proxy.ask(chat(f"Who is number {n}?"), key=KEY)) for n in range(2)]
+            await eventually_true(waits, "one is answered, one waits")
+            flood = [asyncio.create_task(proxy.ask(chat(f"Where is town {n}?"), key=KEY)) for n in range(120)]
+            told = await asyncio.gather(*flood)
+            assert {answered.status for answered in told} == {503}
+            assert all(answered.get("retry-after") for answered in told)
+            reasons = [answered.reason for answered in told]
+            assert reasons.count("overloaded") > 60  # the others were told while the encoder had time for them
+            assert (await proxy.ask(chat(), key=KEY)).tier == "exact"
+            hold.set()
+            assert {answered.status for answered in await asyncio.gather(*first)} == {200}

@@ -35,7 +35,7 @@ from tests.support.openai_wire import completion, encode, events
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from cacheproxy.journey import Journey
     from cacheproxy.model import Entry, Query
@@ -99,7 +99,13 @@ class House:
         self.index = PartitionedIndex(settings.Index(), dim=self.encoder.dim, epoch=self.encoder.fingerprint)
         self.pipeline = self.line()
 
-    def line(self, *, lookup_timeout_s: float = 1000.0, coalesce_timeout_s: float = 1000.0) -> Pipeline:
+    def line(
+        self,
+        *,
+        lookup_timeout_s: float = 1000.0,
+        coalesce_timeout_s: float = 1000.0,
+        swamped: Callable[[Query], bool] = lambda query: False,
+    ) -> Pipeline:
         parts = Parts(
             store=self.store,
             index=self.index,
@@ -108,6 +114,7 @@ class House:
             clock=self.clock,
             telemetry=self.telemetry,
             make_room=self.crowded.set,
+            swamped=swamped,
         )
         flights = Flights(self.supervisor.spawn, window_bytes=1000, keep_bytes=100_000)
         return Pipeline(
@@ -330,6 +337,17 @@ async def test_a_broken_embedder_means_a_miss_whose_answer_is_kept_for_its_equal
     _, similar = await house.look_up(REPHRASED)
     assert isinstance(similar, Miss)
     assert similar.reason == "embedder_unavailable"
+
+
+async def test_what_the_backend_has_no_place_for_does_not_wait_for_a_swamped_encoder(house: House) -> None:
+    assert content(await house.answer()) == "Answer."
+    house.pipeline = house.line(swamped=lambda query: query.scope == TENANT)
+    house.encoder.gate.clear()  # whoever asks the encoder waits without end
+    journey, outcome = await house.look_up(REPHRASED)
+    assert isinstance(outcome, Miss)
+    assert (outcome.reason, journey.embeddable) == ("overloaded", False)
+    assert await house.answer() == "hit: Answer."  # what needs neither is served as ever
+    house.encoder.gate.set()
 
 
 async def test_a_lookup_over_its_budget_is_a_miss_whose_answer_is_kept_for_its_equal(house: House) -> None:

@@ -592,3 +592,16 @@ async def test_recent_latency_is_told_once_enough_answers_came_and_only_for_half
     assert found.limit == 100
     here.clock.advance(31.0)
     assert {state.name: state.p95_ms for state in here.pool.states()}["a"] == 0.0
+
+
+async def test_a_model_has_no_place_left_once_all_its_backends_would_turn_a_tenant_away() -> None:
+    here = world(running=1, waiting=0)
+    permits = []
+    for name in here.pool.backends("m1"):
+        assert not here.pool.full("m1", "t")
+        permits.append(await here.asked[name].queue.acquire("t"))
+    assert here.pool.full("m1", "t")
+    assert not here.pool.full("other", "t")
+    permits[0].release()
+    assert not here.pool.full("m1", "t")
+    permits[1].release()

@@ -126,6 +126,7 @@ async def test_a_full_line_sheds_at_once_and_says_when_to_come_back() -> None:
     for tenant in "abcd":
         waiting += await callers.come(tenant, 2)
     for tenant in ("a", "new"):
+        assert line.full(tenant)
         with pytest.raises(UpstreamBusy) as refusal:
             await line.acquire(tenant)
         assert refusal.value.retry_after_s == 9
@@ -214,3 +215,19 @@ async def test_no_permit_is_lost_or_doubled_whatever_is_cancelled_when(seed: int
     assert (line.running, line.waiting, len(line._lines)) == (0, 0, 0)
     assert most <= line._limits.running
     assert line.try_acquire() is not None
+
+
+async def test_a_line_is_full_for_one_tenant_before_it_is_for_others_and_never_while_a_permit_is_free() -> None:
+    line = queue(running=1, waiting=8)
+    assert not line.full("a")
+    held = await line.acquire("a")
+    assert not line.full("a")
+    callers = Callers(line)
+    waiting = await callers.come("a", 2)
+    assert line.full("a")
+    assert not line.full("b")
+    held.release()
+    await settle()
+    assert not line.full("a")
+    await callers.serve(2)
+    await asyncio.gather(*waiting)
