@@ -28,7 +28,8 @@ _WAIT = click.option("--wait/--no-wait", default=True, help="Wait until it serve
 def promote(admin: Admin, as_json: bool, head: Path, force: bool, wait: bool, dry_run: bool) -> None:
     """Let a trained similarity head serve, if it is better on this proxy's own pairs.
 
-    HEAD is a folder with a manifest and its weights, as `federated serve` and `federated simulate` write it.
+    HEAD is a folder with a manifest and its weights, as `federated serve` and `federated simulate` write it, of any
+    mode: where the encoder's own layers were trained, all that is kept is encoded anew, which takes its time.
     Requests go on meanwhile; `federated rollback` goes back. Exit code 1: it was examined and does not pass.
 
     \b
@@ -81,7 +82,7 @@ def _finish(admin: Admin, done: Mapping[str, Any], wait: bool, as_json: bool) ->
 def _await(admin: Admin, epoch: str) -> None:
     """Return once an epoch serves, showing how far it is. Raises Refused where it does not come to that."""
     total = max(1, admin.get("encoders")["progress"]["total"])
-    with progress("projecting what is kept", total) as advance:
+    with progress("making vectors of what is kept", total) as advance:
         seen = 0
         while True:
             told = admin.get("encoders")

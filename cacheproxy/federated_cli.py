@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,16 +12,28 @@ from cacheproxy.encoders_cli import promote, rollback
 from cacheproxy.errors import ConfigError
 from cacheproxy.flags import COMMON_FLAGS, encoder_of, load, with_flags
 
+if TYPE_CHECKING:
+    from cacheproxy.settings import Settings
+
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _PATH = click.Path(path_type=Path)
+_LR = {"head": 0.01, "top-layers": 5e-5, "lora": 1e-3}
 _STRATEGIES = ("robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum")
 # (option, type, default, help): settings of a run, and their keys in the Flower app. All others have good defaults.
 _COURSE: tuple[tuple[str, Any, Any, str], ...] = (
+    ("--mode", click.Choice(("head", "top-layers", "lora")), "head", "What is trained; all but a head by texts."),
+    ("--layers", click.IntRange(0), 0, "Last layers that change; 0 is two whole ones, or adapters in all."),
+    ("--rank", click.IntRange(1), 8, "Of lora's adapters."),
     ("--rounds", click.IntRange(1), 10, "Rounds of training."),
     ("--strategy", click.Choice(_STRATEGIES), "robust", "How updates become one head."),
     ("--epochs", click.IntRange(1, 50), 2, "Times a node goes over its pairs in a round."),
-    ("--lr", click.FloatRange(0, min_open=True), 0.01, "Step of a node's training."),
+    (
+        "--lr",
+        click.FloatRange(0, min_open=True),
+        None,
+        "Step of a node's training.  [default: by mode]",
+    ),
     ("--seed", click.IntRange(0), 0, "The same seed and pairs make the same head."),
     ("--proximal", click.FloatRange(0), 0.0, "Pull back to the head that was sent; fedprox needs one."),
     ("--malicious", click.IntRange(1), 1, "Hostile nodes that krum and multi-krum bear; of robust, at least."),
@@ -48,7 +60,8 @@ def _course_options(command: _Command) -> _Command:
     told = "Compare int8 codes: a quarter of the bytes."
     command = click.option("--quantised", "int8", is_flag=True, help=told)(command)
     for name, kind, default, told in reversed(_COURSE):
-        command = click.option(name, type=kind, default=default, show_default=True, help=told)(command)
+        shown = default is not None
+        command = click.option(name, type=kind, default=default, show_default=shown, help=told)(command)
     return command
 
 
@@ -138,10 +151,12 @@ def simulate(
         vectors=loaded.data.path() / "vectors",
         key=key,
         resume=resume,
+        encoder="" if course["mode"] == "head" else loaded.encoder.name,
     )
     # A client of little data may stay out, but not where a defence must outnumber the hostile ones.
     quorum = max(2, clients // 2) if course["strategy"] in ("robust", "fedavg", "fedprox", "fedadam") else clients
     course |= {"base": encoder.fingerprint, "dim": _dim(encoder), "quorum": quorum, "poll-s": 0.05}
+    course |= _of_layers(course, loaded)
     need_course(course)
     with ended_by_signals():
         artefact = run(trial, encoder, course)
@@ -200,10 +215,12 @@ def serve(config: Path | None, out: Path, start: Path | None, key: Path | None, 
 
     serving = Serving(out=out, key=key, start=start, **place)
     serving.check()
+    if base is not None and course["mode"] != "head":
+        raise ConfigError(f"--mode {course['mode']} needs the encoder on this machine: leave out --base and --dim")
     if base is None:
         encoder = encoder_of(loaded)
         base, dim = encoder.fingerprint, _dim(encoder)
-    course |= {"base": base, "dim": dim}
+    course |= {"base": base, "dim": dim, **_of_layers(course, loaded)}
     need_course(course)
     click.echo(f"training a head for {base}")
     with ended_by_signals():
@@ -254,6 +271,7 @@ def join(
         root_certificates=root_certificates,
         node_key=node_key,
         insecure=insecure,
+        encoder=loaded.encoder.name,
         own={name: value for name, value in own.items() if value not in (None, False)},
     )
     with ended_by_signals():
@@ -284,7 +302,21 @@ def keys(out: Path, hosts: tuple[str, ...], nodes: tuple[str, ...]) -> None:
 def _parted(told: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of a run, by their keys in the app, and the flags of cacheproxy's own settings."""
     flags = {name: value for name, value in told.items() if "__" in name}
-    return {name.replace("_", "-"): value for name, value in told.items() if "__" not in name}, flags
+    course = {name.replace("_", "-"): value for name, value in told.items() if "__" not in name}
+    if "lr" in course and course["lr"] is None:
+        course["lr"] = _LR[course["mode"]]
+    return course, flags
+
+
+def _of_layers(course: dict[str, Any], loaded: Settings) -> dict[str, Any]:
+    """Return what a run must know of the encoder where it trains its layers."""
+    if course["mode"] == "head":
+        return {}
+    from cacheproxy.embed.locate import locate
+    from cacheproxy.embed.tuned import form_of
+
+    shape = form_of(locate(loaded.encoder.name))
+    return {"inner": shape["inner"], "depth": shape["depth"], "batch": 32}
 
 
 def _dim(encoder: Any) -> int:

@@ -36,6 +36,8 @@ class Joining:
     node_key: Path | None = None
     insecure: bool = False
     """Without TLS, also to other machines."""
+    encoder: str = ""
+    """`encoder.name`: where the weights are, for runs that train the encoder's own layers."""
     own: dict[str, Any]
     """The node's own limits: least-pairs, dp-clip, dp-noise."""
 
@@ -43,6 +45,12 @@ class Joining:
     def pairs(self) -> Path:
         """The file that the proxy beside it writes."""
         return self.data_dir / FILE
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The node's own configuration; it is not sent."""
+        encoder = {"encoder": self.encoder} if self.encoder else {}
+        return {"pairs": str(self.pairs.resolve()), **encoder, **self.own}
 
     def check(self) -> None:
         """Raise ConfigError, saying what to do, for what cannot work or would be read on its way."""
@@ -77,7 +85,7 @@ def join(joining: Joining) -> None:
     joining.check()
     home = joining.data_dir / "federated" / "flower"
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    (home / "node.toml").write_text(toml({"pairs": str(joining.pairs.resolve()), **joining.own}))
+    (home / "node.toml").write_text(toml(joining.told))
     click.echo(f"joining {joining.superlink} with the pairs in {joining.pairs}")
     click.echo(f"weights and counts are sent, no text and no vector; log: {home / 'supernode.log'}; Ctrl-C to leave")
     short = 0

@@ -54,6 +54,8 @@ class Trial:
     """Where embeddings are remembered."""
     key: Path | None = None
     resume: bool = False
+    encoder: str = ""
+    """Folder of the encoder's weights, where its layers are trained."""
 
 
 def simulate(trial: Trial, encoder: TextEncoder, course: Mapping[str, Any]) -> Artefact:
@@ -70,7 +72,7 @@ def simulate(trial: Trial, encoder: TextEncoder, course: Mapping[str, Any]) -> A
     tale = Tale(trial.out)
     with tempfile.TemporaryDirectory(prefix="cacheproxy-") as folder:
         for at, one in enumerate(dealt):
-            _write(Path(folder) / f"client-{at:04}.npz", one)
+            _write(Path(folder) / f"client-{at:04}.npz", one, texts=bool(trial.encoder))
         order = Path(folder) / "order.json"
         order.write_bytes(msgspec.json.encode(_order(trial, course, folder)))
         command = [sys.executable, "-m", "cacheproxy_federated.simulation", str(order)]
@@ -95,7 +97,7 @@ def embedded(files: Sequence[Path], encoder: TextEncoder, cache: Path) -> PairRo
         category=tuple(pair.category or "default" for pair in pairs),
         group=components(pairs),
         held=np.zeros(len(pairs), dtype=np.bool_),
-        texts=None,
+        texts=tuple((pair.a, pair.b) for pair in pairs),
     )
 
 
@@ -146,13 +148,15 @@ def _taken(rows: PairRows, mine: NDArray[np.bool_], held: NDArray[np.bool_]) -> 
         category=tuple(name for name, taken in zip(rows.category, mine, strict=True) if taken),
         group=rows.group[mine],
         held=held[mine],
-        texts=None,
+        texts=tuple(pair for pair, taken in zip(rows.texts, mine, strict=True) if taken) if rows.texts else None,
     )
 
 
-def _write(file: Path, rows: PairRows) -> None:
-    """Write what a client learns from, as `cacheproxy_federated.simulation` reads it."""
+def _write(file: Path, rows: PairRows, *, texts: bool) -> None:
+    """Write what a client learns from, as `cacheproxy_federated.simulation` reads it; with `texts` for its layers."""
     kept = {name: getattr(rows, name) for name in ("a", "b", "right", "group", "held")}
+    if texts and rows.texts:
+        kept["texts"] = np.array(rows.texts, dtype=np.str_)
     np.savez(file, category=np.array(rows.category, dtype=np.str_), **kept)
 
 
@@ -165,6 +169,7 @@ def _order(trial: Trial, course: Mapping[str, Any], parts: str) -> dict[str, Any
         "key": str(trial.key.resolve()) if trial.key else None,
         "resume": trial.resume,
         "ray": not trial.in_process,
+        "encoder": trial.encoder,
         "cores": max(1, min(os.cpu_count() or 1, trial.clients)),
     }
 

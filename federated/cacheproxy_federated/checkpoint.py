@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.embed.head import Head
     from cacheproxy.embed.headfile import Artefact, Manifest
+    from cacheproxy.embed.layers import Layers
     from cacheproxy_federated.course import Course
 
 RELEASE = "asked_to_train"
@@ -74,7 +75,9 @@ class Folder:
         draft.write_bytes(told)
         draft.replace(kept)
 
-    def kept(self, number: int, head: Head, manifest: Manifest, memory: dict[str, NDArray[np.float64]]) -> Artefact:
+    def kept(
+        self, number: int, head: Head | Layers, manifest: Manifest, memory: dict[str, NDArray[np.float64]]
+    ) -> Artefact:
         """Write one round; the manifest comes last, so that a round is there whole or not at all."""
         folder = self._root / f"round-{number:04}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +87,7 @@ class Folder:
             draft.replace(folder / _MEMORY)
         return headfile.write(folder, head, manifest, self._key)
 
-    def finish(self, head: Head, manifest: Manifest) -> Artefact:
+    def finish(self, head: Head | Layers, manifest: Manifest) -> Artefact:
         """Write the head that the run is for."""
         return headfile.write(self._root / FINAL, head, manifest, self._key)
 

@@ -7,6 +7,7 @@ part of a message, and of an error only a word of `wire.TROUBLES`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,11 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from cacheproxy.embed.head import Head
+from cacheproxy.embed.layers import Form
+from cacheproxy.embed.locate import locate
+from cacheproxy.embed.tuned import fingerprints, refuse_form
 from cacheproxy.errors import ConfigError
-from cacheproxy.learn.pairfile import read_pairs
+from cacheproxy.learn.pairfile import PairRows, read_pairs
 from cacheproxy_federated import wire
 from cacheproxy_federated.compress import moment
 from cacheproxy_federated.noisy import histogram, noised
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from flwr.app import Context
     from numpy.typing import NDArray
 
-    from cacheproxy.learn.pairfile import PairRows
+    from cacheproxy_federated.layers import Tuner
 
     RowsOf = Callable[[Context, str], PairRows]
     """Reads the pairs of the node in a context that are of an encoder, by its fingerprint. Raises ConfigError."""
@@ -48,6 +52,9 @@ LEAST_CATEGORY = 20
 """Fewest pairs under which a node names a category, whatever the server asks."""
 _BOUNDS = {"epochs": (1, 50), "batch": (2, 4096), "most-pairs": (200, 1_000_000), "dp-counts": (20, 1_000_000)}
 """What a node does, whatever the server asks (the same as in `course.Course`)."""
+_MOST_BATCH = 128
+_MOST_TEXTS = 1000
+"""Pairs that are trained on in batches of at most so many, and counted, where layers are trained: it costs CPU."""
 _LEAST_SHARE = 4
 """A second moment under a head of fewer components than one in so many would tell chosen directions apart."""
 
@@ -61,12 +68,13 @@ class Declined(Exception):
 class Node:
     """A node's pairs, and what its own configuration allows."""
 
-    def __init__(self, context: Context, rows: PairRows, *, moments: bool = False) -> None:
+    def __init__(self, context: Context, rows: PairRows, *, moments: bool = False, encoder: str = "") -> None:
         """Raise Declined where there are no pairs of the encoder that the server named."""
         if not len(rows.right):
             raise Declined("no-pairs")
         self._own = context.node_config
         self._rows = rows
+        self._encoder = encoder or str(self._own.get("encoder", ""))
         self.sends_moments = moments or self._own.get("allow-moments") is True
 
     @property
@@ -78,6 +86,36 @@ class Node:
         if not 0 < int(pairs.right.sum()) < len(pairs):
             raise Declined("one-label")
         return pairs
+
+    def tuner(self, base: str, form: Form) -> Tuner:
+        """Return the node's own copy of the encoder. Raises Declined where it is not the one of that fingerprint."""
+        from cacheproxy_federated.layers import tuner  # transformers: seconds, which heads do without
+
+        try:
+            source = locate(self._encoder) if self._encoder else None
+            if source is None or base not in fingerprints(source):
+                raise Declined("no-encoder")
+            refuse_form(form, source)
+        except ConfigError as exc:
+            raise Declined("no-encoder") from exc
+        return tuner(source.directory, form)
+
+    def with_texts(self) -> Node:
+        """Return the node with those of its pairs alone whose texts it kept. Raises Declined."""
+        rows = self._rows
+        told = np.array([bool(a and b) for a, b in rows.texts or ()], dtype=np.bool_)
+        if not told.any():
+            raise Declined("no-texts")
+        self._rows = PairRows(
+            a=rows.a[told],
+            b=rows.b[told],
+            right=rows.right[told],
+            category=tuple(name for name, kept in zip(rows.category, told, strict=True) if kept),
+            group=rows.group[told],
+            held=rows.held[told],
+            texts=tuple(pair for pair, kept in zip(rows.texts or (), told, strict=True) if kept),
+        )
+        return self
 
     def held(self, most: int) -> Pairs:
         """Return the held-back pairs, at most so many. Raises Declined."""
@@ -96,15 +134,18 @@ class Node:
 
     def _pairs(self, rows: NDArray[Any]) -> Pairs:
         own = self._rows
-        whole = Pairs(a=own.a, b=own.b, right=own.right, category=own.category, group=own.group)
+        whole = Pairs(a=own.a, b=own.b, right=own.right, category=own.category, group=own.group, texts=own.texts or ())
         return whole.at(rows)
 
 
-def made(rows_of: RowsOf, *, moments: bool = False) -> ClientApp:
-    """Return an app whose nodes find their pairs by `rows_of`; `moments` lets all send them, in simulations."""
+def made(rows_of: RowsOf, *, moments: bool = False, encoder: str = "") -> ClientApp:
+    """Return an app whose nodes find their pairs by `rows_of`; `moments` lets all send them, in simulations.
+
+    `encoder` is where all find the encoder's weights, in simulations; else each one's configuration says it.
+    """
 
     def node_of(context: Context, base: str) -> Node:
-        return Node(context, rows_of(context, base), moments=moments)
+        return Node(context, rows_of(context, base), moments=moments, encoder=encoder)
 
     app = ClientApp()
     app.train()(partial(_answer, node_of, _train))
@@ -135,8 +176,9 @@ def _answer(node_of: NodeOf, work: Work, message: Message, context: Context) -> 
 
 
 def _train(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
-    pairs = node.training
-    matrix = _fitting(content, pairs)
+    form = _form(config)
+    pairs = node.training if form is None else _with_texts(node).training
+    matrix = _fitting(content, pairs, form)
     how = Training(
         epochs=_int(config, "epochs"),
         batch=_int(config, "batch"),
@@ -145,7 +187,13 @@ def _train(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
         scale=_float(config, "scale"),
         proximal=_float(config, "proximal-mu") if "proximal-mu" in config else 0.0,
     )
-    found = trained(matrix, pairs, how, _int(config, wire.SEED))
+    seed = _int(config, wire.SEED)
+    if form is None:
+        found = trained(matrix, pairs, how, seed)
+    else:
+        if how.batch > _MOST_BATCH:
+            raise Declined("limits")
+        found = node.tuner(str(config[wire.BASE]), form).trained(matrix[0], pairs, how, seed)[None]
     clip, noise = node.privacy(config)
     if clip:
         found = private(matrix, found, clip, noise, np.random.default_rng())
@@ -155,8 +203,15 @@ def _train(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
 
 
 def _evaluate(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
-    pairs = node.held(_int(config, "most-pairs"))
-    head = Head(matrix=_fitting(content, pairs), int8=bool(config.get("int8", False)))
+    form = _form(config)
+    if form is None:
+        pairs = node.held(_int(config, "most-pairs"))
+        head = Head(matrix=_fitting(content, pairs), int8=bool(config.get("int8", False)))
+    else:
+        pairs = _with_texts(node).held(min(_int(config, "most-pairs"), _MOST_TEXTS))
+        own, flat = node.tuner(str(config[wire.BASE]), form), _fitting(content, pairs, form)[0]
+        a, b = (own.embedded(flat, [pair[side] for pair in pairs.texts]) for side in (0, 1))
+        pairs, head = replace(pairs, a=a, b=b), Head.identity(form.dim)
     _, noise = node.privacy(config)
     if noise and not _private(config):
         raise Declined("own-counts")
@@ -194,8 +249,31 @@ def _config(content: RecordDict) -> ConfigRecord:
     return config
 
 
-def _fitting(content: RecordDict, pairs: Pairs) -> NDArray[np.float32]:
+def _form(config: ConfigRecord) -> Form | None:
+    """Return which of the encoder's weights are trained, None for a head. Raises Declined."""
+    if config.get("mode", "head") == "head":
+        return None
+    shape = {name: _int(config, name) for name in ("dim", "inner", "depth", "layers", "rank")}
+    try:
+        return Form(mode=str(config["mode"]), **shape)  # type: ignore[arg-type]  # it says what cannot be
+    except ValueError as exc:
+        raise Declined("form") from exc
+
+
+def _with_texts(node: Node) -> Node:
+    try:
+        node.with_texts().training  # noqa: B018 - it says why not
+    except Declined as exc:
+        raise Declined("no-texts" if str(exc) == "too-few-pairs" else str(exc)) from exc
+    return node
+
+
+def _fitting(content: RecordDict, pairs: Pairs, form: Form | None = None) -> NDArray[np.float32]:
     matrix = wire.matrix_of(content)
+    if form is not None:
+        if matrix.dtype != np.float32 or matrix.shape != (1, form.size) or not np.isfinite(matrix).all():
+            raise Declined("shape")
+        return matrix
     if matrix.dtype != np.float32 or matrix.ndim != 2 or matrix.shape[1] != pairs.a.shape[1]:
         raise Declined("shape")
     return matrix

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from cacheproxy.embed import headfile
+from cacheproxy.embed.layers import Form
 from cacheproxy.errors import ConfigError
 from cacheproxy_federated.privacy import composed
 
@@ -18,6 +19,8 @@ STRATEGIES = ("robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean"
 
 _MOST_EPSILON = 100.0
 """Over a run. Noise that promises less is for show."""
+_MOST_BATCH = 128
+"""Of texts (`layers.MOST_BATCH`)."""
 _HEADER = 1 << 10
 """Bytes of a head's file that are not weights."""
 
@@ -34,6 +37,15 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Fingerprint of the encoder whose vectors the head is for."""
     dim: Annotated[int, msgspec.Meta(ge=2, le=1 << 14)]
     """Length of that encoder's vectors."""
+    mode: Literal["head", "top-layers", "lora"] = "head"
+    """What is trained: a head on the encoder's vectors, or its own layers, by texts."""
+    layers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    """How many of the encoder's last layers change; 0 is two whole ones, or all where they get adapters."""
+    rank: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
+    """Of adapters."""
+    inner: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+    """Width of that encoder's feed-forward maps, and how many layers it has; where its layers are trained."""
+    depth: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
     rounds: _Count = 10
     strategy: Literal["robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum"] = (
         "robust"
@@ -96,6 +108,16 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     int8: bool = False
     """Whether the last head's vectors are compared as int8 codes."""
 
+    @property
+    def form(self) -> Form | None:
+        """Which of the encoder's weights change, None for a head. Raises ValueError that says what cannot be."""
+        if self.mode == "head":
+            return None
+        lora = self.mode == "lora"
+        layers = self.layers or (self.depth if lora else min(2, self.depth))
+        shape = {"dim": self.dim, "inner": self.inner, "depth": self.depth}
+        return Form(mode=self.mode, layers=layers, rank=self.rank if lora else 0, **shape)
+
 
 def course_from(config: Mapping[str, Any]) -> Course:
     """Return a course, or raise ConfigError that names the setting."""
@@ -126,10 +148,27 @@ def _flaw(course: Course) -> str | None:
             f"dp-noise {course.dp_noise:g} is too little to promise anything: epsilon {promised:g} over "
             f"{course.rounds} rounds; 1 or more is usual, or fewer rounds"
         )
+    if course.mode != "head":
+        return _layers_flaw(course)
     if course.dim * course.dim * 4 + _HEADER > headfile.MOST_BYTES:
         return f"dim {course.dim} makes heads larger than any proxy takes; use an encoder of shorter vectors"
     if course.dim_out and not 2 <= course.dim_out <= course.dim:
         return f"dim-out must be 2 to {course.dim}, or 0 for all, got {course.dim_out}"
+    return None
+
+
+def _layers_flaw(course: Course) -> str | None:
+    """Return what contradicts itself in a run that trains the encoder's own layers."""
+    try:
+        form = course.form
+    except ValueError as exc:
+        return f"{course.mode} needs `depth` and `inner` of the encoder: {exc}"
+    if form is not None and form.size * 4 + _HEADER * len(form.shapes) > headfile.MOST_BYTES:
+        return f"{course.mode} of {form.layers} layers is larger than any proxy takes; train fewer"
+    if course.dim_out or course.int8:
+        return f"dim-out and int8 are of heads; a run of {course.mode} has none"
+    if course.batch > _MOST_BATCH:
+        return f"{course.mode} is trained in batches of at most {_MOST_BATCH}, got {course.batch}"
     return None
 
 

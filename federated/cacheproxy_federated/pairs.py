@@ -1,4 +1,4 @@
-"""What one node learns from: labelled pairs of questions as vectors, never as text."""
+"""What one node learns from: labelled pairs of questions as vectors, and where layers are trained, as texts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class Pairs:
     right: NDArray[np.bool_]
     category: tuple[str, ...]
     group: NDArray[np.int64]
+    texts: tuple[tuple[str, str], ...] = ()
+    """Both questions of each pair, or none at all: only the encoder's own layers are trained on them."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for arrays that do not fit together or are not finite."""
@@ -37,6 +39,8 @@ class Pairs:
                 f"pairs need a label, a category and a group for each of {len(self.a)} vectors, "
                 f"got {self.right.shape}, {len(self.category)} and {self.group.shape}"
             )
+        if self.texts and len(self.texts) != n:
+            raise ValueError(f"pairs need texts for all of {n} pairs, or for none, got {len(self.texts)}")
         if not (np.isfinite(self.a).all() and np.isfinite(self.b).all()):
             raise ValueError("pairs need finite vectors")
 
@@ -52,4 +56,5 @@ class Pairs:
             right=self.right[rows],
             category=tuple(np.array(self.category, dtype=object)[rows].tolist()),
             group=self.group[rows],
+            texts=tuple(map(tuple, np.array(self.texts, dtype=object)[rows].tolist())) if self.texts else (),
         )

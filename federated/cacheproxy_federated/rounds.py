@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from cacheproxy import __version__
 from cacheproxy.embed import headfile
 from cacheproxy.embed.head import Head
+from cacheproxy.embed.layers import Layers
 from cacheproxy_federated import wire
 from cacheproxy_federated.checkpoint import COUNTED, RELEASE, Folder
 from cacheproxy_federated.compress import principal
@@ -73,9 +74,9 @@ class Run:
         course = self._course
         self._folder.begin(course, start.epoch if start else "", resume=resume)
         parent = start.epoch if start else course.base
-        head, done = start.head if start else Head.identity(course.dim), 0
+        head, done = _begun(course, start), 0
         if resume and (left := self._folder.last(course.base)) is not None:
-            head, done, parent = left.artefact.head, left.artefact.manifest.round, left.artefact.manifest.parent
+            head, done, parent = _trained(left.artefact), left.artefact.manifest.round, left.artefact.manifest.parent
             self._averaging.remember(left.memory)
             self._folder.say("resumed", round=done)
         self._exchange.nodes(max(course.first, course.quorum), course.wait_s)
@@ -83,14 +84,14 @@ class Run:
         self._folder.say("begun", round=done, of=course.rounds, **_rounded(before.metrics))
         measured = before
         for number in range(done + 1, course.rounds + 1):
-            head = Head(matrix=self._trained(head.matrix, number))
+            head = self._made(self._trained(_matrix(head), number))
             measured = self._measured(head, number) if not course.dp_noise else _UNCOUNTED
             manifest = self._manifest(measured, number, parent)
             self._folder.kept(number, head, manifest, self._averaging.memory)
             told = {"refused": dict(self._refused), **_rounded(measured.metrics)}
             self._folder.say("round", round=number, of=course.rounds, **told)
         last = max(done, course.rounds)
-        if course.dim_out or course.int8:
+        if isinstance(head, Head) and (course.dim_out or course.int8):
             head = self._compressed(head, last)
         if course.dp_noise:
             measured = self._counted(head, last)
@@ -114,8 +115,13 @@ class Run:
         self._refused = guard.refused
         return self._averaging.average(number, updates)
 
-    def _measured(self, head: Head, number: int) -> Measured:
-        asked = self._asked(head.matrix, number)
+    def _made(self, matrix: NDArray[np.float32]) -> Head | Layers:
+        """Return what a matrix is of: a head, or in one row the layers that change."""
+        form = self._course.form
+        return Head(matrix=matrix) if form is None else Layers(form=form, flat=matrix[0])
+
+    def _measured(self, head: Head | Layers, number: int) -> Measured:
+        asked = self._asked(_matrix(head), number)
         record = self._to_count(head, asked)
 
         def messages(nodes: list[int]) -> list[Message]:
@@ -129,9 +135,9 @@ class Run:
         metrics = {**scored(counts, thresholds[ALL]), "held_pairs": float(pairs), "nodes": float(len(many))}
         return Measured(thresholds=thresholds, metrics=metrics, verify_from=verified_from(many))
 
-    def _counted(self, head: Head, number: int) -> Measured:
+    def _counted(self, head: Head | Layers, number: int) -> Measured:
         """Return what noisy counts say of the last head: one threshold for all, 1.0 in doubt."""
-        asked = self._asked(head.matrix, number)
+        asked = self._asked(_matrix(head), number)
         record = self._to_count(head, asked)
 
         def messages(nodes: list[int]) -> list[Message]:
@@ -144,10 +150,10 @@ class Run:
         metrics = {**told.metrics, "nodes": float(len(many))}
         return Measured(thresholds={ALL: told.threshold}, metrics=metrics, verify_from=None)
 
-    def _to_count(self, head: Head, asked: Asked) -> RecordDict:
+    def _to_count(self, head: Head | Layers, asked: Asked) -> RecordDict:
         config = self._config(asked)
-        config["int8"] = head.int8
-        return RecordDict({wire.HEAD: wire.head_record(head.matrix), wire.CONFIG: config})
+        config["int8"] = isinstance(head, Head) and head.int8
+        return RecordDict({wire.HEAD: wire.head_record(asked.matrix), wire.CONFIG: config})
 
     def _compressed(self, head: Head, number: int) -> Head:
         """Return the head followed by its principal components over all nodes, where they are asked for."""
@@ -205,7 +211,7 @@ class Run:
         """Return what every node is told in a round; the seed is the round's own."""
         course = self._course
         digest = hashlib.sha256(f"{course.seed}:{asked.number}".encode()).digest()
-        told = {
+        told: dict[str, int | float | str] = {
             "seed": int.from_bytes(digest[:8], "big") % _SEEDS,
             "epochs": course.epochs,
             "batch": course.batch,
@@ -218,6 +224,9 @@ class Run:
             "dp-noise": course.dp_noise,
             "dp-counts": course.dp_counts,
         }
+        if (form := course.form) is not None:
+            told |= {"mode": form.mode, "dim": form.dim, "inner": form.inner, "depth": form.depth}
+            told |= {"layers": form.layers, "rank": form.rank}
         return ConfigRecord({**asked.echo, **told})
 
     def _manifest(self, measured: Measured, number: int, parent: str) -> Manifest:
@@ -247,6 +256,22 @@ class Run:
                 "course": _digest(course),
             },
         )
+
+
+def _begun(course: Course, start: Artefact | None) -> Head | Layers:
+    """Return what a run begins with: what it goes on from, else what changes nothing."""
+    if start is not None:
+        return _trained(start)
+    form = course.form
+    return Head.identity(course.dim) if form is None else Layers(form=form, flat=form.start(course.seed))
+
+
+def _trained(artefact: Artefact) -> Head | Layers:
+    return artefact.layers or artefact.head
+
+
+def _matrix(made: Head | Layers) -> NDArray[np.float32]:
+    return made.flat[None] if isinstance(made, Layers) else made.matrix
 
 
 def _no_quorum(number: int, sound: int, quorum: int, guard: Guard) -> str:

@@ -79,6 +79,8 @@ def train(grid: Grid, config: Mapping[str, object], place: Place) -> Artefact:
 def _refuse(start: Artefact, course: Course, where: str) -> None:
     """Raise ConfigError for a head that training cannot go on from."""
     headfile.refuse_base(start, course.base, where)
+    if (start.layers.form if start.layers else None) != course.form:
+        raise ConfigError(f"{where}: is of {start.manifest.mode}, or of other layers; give the same --mode as then")
     if start.head.dim_in != course.dim:
         raise ConfigError(f"{where}: is of vectors of length {start.head.dim_in}, the encoder's have {course.dim}")
     if course.dim_out > start.head.dim:

@@ -40,6 +40,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     resume: bool = False
     ray: bool = True
     cores: int = 1
+    encoder: str = ""
+    """Where the encoder's weights are, where its layers are trained."""
 
     @property
     def place(self) -> Place:
@@ -58,13 +60,13 @@ def read_part(folder: str, context: Context, base: str) -> PairRows:
             category=tuple(part["category"].tolist()),
             group=part["group"],
             held=part["held"],
-            texts=None,
+            texts=tuple(map(tuple, part["texts"].tolist())) if "texts" in part else None,
         )
 
 
 def simulate(order: Order) -> None:
     """Run an order to its end."""
-    app = client_app.made(partial(read_part, order.parts), moments=True)
+    app = client_app.made(partial(read_part, order.parts), moments=True, encoder=order.encoder)
     if not order.ray:
         nodes = {at + 1: node(app, at + 1, {"partition-id": at}) for at in range(order.clients)}
         train(LocalGrid(nodes), order.course, order.place)

@@ -82,15 +82,15 @@ def trained(matrix: NDArray[np.float32], pairs: Pairs, how: Training, seed: int)
         )
     if not np.isfinite(matrix).all():
         raise ValueError("training needs a finite matrix; go on from the last sound head")
-    pairs = pairs.at(_order(pairs))
+    pairs = pairs.at(order(pairs))
     a, b = torch.from_numpy(pairs.a), torch.from_numpy(pairs.b)
     label, group = torch.from_numpy(pairs.right), torch.from_numpy(pairs.group)
     start = torch.from_numpy(matrix.copy())
     head = start.clone().requires_grad_()
     random = torch.Generator().manual_seed(seed)
-    with _one_thread():
+    with one_thread():
         adam = torch.optim.Adam([head], lr=how.lr)
-        for rows, ranks in _steps(label, how, random):
+        for rows, ranks in steps(label, how, random):
             loss = (
                 ranking(a[rows] @ head.T, b[rows] @ head.T, kindred(a[rows], b[rows], group[rows]), how.scale)
                 if ranks
@@ -105,7 +105,7 @@ def trained(matrix: NDArray[np.float32], pairs: Pairs, how: Training, seed: int)
     return found
 
 
-def _steps(label: torch.Tensor, how: Training, random: torch.Generator) -> Iterator[tuple[torch.Tensor, bool]]:
+def steps(label: torch.Tensor, how: Training, random: torch.Generator) -> Iterator[tuple[torch.Tensor, bool]]:
     """Yield the rows of each step, and whether it ranks. A batch of one is left out of ranking: it has no negatives."""
     right = torch.nonzero(label)[:, 0]
     for _ in range(how.epochs):
@@ -118,7 +118,7 @@ def _steps(label: torch.Tensor, how: Training, random: torch.Generator) -> Itera
                 yield duplicates, True
 
 
-def _order(pairs: Pairs) -> NDArray[np.int64]:
+def order(pairs: Pairs) -> NDArray[np.int64]:
     """Return an order of the pairs that does not depend on the one they came in: by a digest of each."""
     digests = [
         hashlib.sha256(a.tobytes() + b.tobytes() + bytes([int(right)])).digest()
@@ -128,7 +128,7 @@ def _order(pairs: Pairs) -> NDArray[np.int64]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Let torch sum in one order: on one thread, whatever the machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

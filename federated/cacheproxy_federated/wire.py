@@ -34,6 +34,8 @@ TROUBLES = {
     "no-pairs-file": "has no training pairs file: is `pairs` set, and does its proxy collect?",
     "no-pairs": "has no pairs of this encoder: is the same encoder configured, and does its proxy collect?",
     "too-few-pairs": "has too few pairs to take part yet",
+    "no-texts": "has too few pairs with texts: set federated.keep_texts where its proxy runs, and wait",
+    "no-encoder": "has no weights of this encoder to train: is the same encoder configured?",
     "one-label": "has only right or only wrong pairs",
     "shape": "was sent a head of another shape than its vectors",
     "no-moments": "sends second moments only if it was started with --allow-moments, and of no head of few components",
