@@ -38,8 +38,10 @@ from cacheproxy.query.chat import read_chat
 from cacheproxy.query.completions import read_completion
 from cacheproxy.query.responses import read_responses
 from cacheproxy.reconcile import Reconciler
+from cacheproxy.replicated import Alone, SharedReplicas
 from cacheproxy.stats.reader import Sources, Stats
 from cacheproxy.stats.routing import Routing
+from cacheproxy.store.redis.store import RedisStore
 from cacheproxy.upkeep import Snapshots, Upkeep, catch_up
 from cacheproxy.warming import Warming
 
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
     from cacheproxy.http.exchange import Receive, Send
     from cacheproxy.learn.pairlog import PairLog
     from cacheproxy.model import Controls, Query, Scope
-    from cacheproxy.ports import Clock, Dialect
+    from cacheproxy.ports import Clock, Dialect, Replicas
     from cacheproxy.settings import Settings
 
     Read = Callable[[Mapping[str, Any], Scope, Controls, bytes], Query]
@@ -79,8 +81,10 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
         line = await open_line(ground, kept, backends, stack)
         front = _front(ground, kept, backends, line)
         stats = _stats(ground, kept, backends, line)
+        replicas = _replicas(ground, kept)
         ground.telemetry.export(
             Counted(
+                replicas=replicas,
                 store=kept.store,
                 embedder=kept.embedder,
                 index=kept.index,
@@ -114,8 +118,17 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
             stats=stats,
             small=line.small,
             heads=adopting,
+            replicas=replicas,
             rejoin=ground.replica.joined.rejoin if ground.replica else None,
         )
+
+
+def _replicas(ground: Ground, kept: Kept) -> Replicas:
+    replica = ground.replica
+    if replica is None or not isinstance(kept.store, RedisStore):
+        return Alone()
+    timeout_s = ground.settings.replicas.ack_timeout_ms / 1000
+    return SharedReplicas(kept.store, replica.members, replica.layout.logs, timeout_s=timeout_s)
 
 
 def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
@@ -131,7 +144,8 @@ def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
     cached["/v1/embeddings"] = EmbeddingsRoute(pipeline, settings, secret, line.threads)
     parts = {"store": kept.store, "encoder": kept.embedder, "index": kept.index, "policies": kept.book}
     optional = {name: part for name, part in (("local_model", backends.model), ("verifier", kept.verifier)) if part}
-    ready = Readiness({**parts, **optional})
+    shared = {"replica": kept.store.degraded} if isinstance(kept.store, RedisStore) else {}
+    ready = Readiness({**parts, **optional}, shared)
     edge = Edge(
         backends.upstream,
         ground.telemetry,
@@ -237,6 +251,8 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         clock=ground.clock,
         gone=line.small.gone if line.small else None,
     )
+    if kept.findable is not None and line.small is not None:
+        kept.findable.gone = line.small.gone
     kept.book.on_change(line.lookups.follow)
     if line.pairs is not None:
         kept.book.on_change(line.pairs.follow)

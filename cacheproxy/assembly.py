@@ -36,10 +36,12 @@ if TYPE_CHECKING:
     from cacheproxy.privacy.gate import PresidioGate
     from cacheproxy.recoding import Layered
     from cacheproxy.replica import Replica
+    from cacheproxy.replicated import Findable
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
     from cacheproxy.small import Small
     from cacheproxy.store.memory import MemoryStore
+    from cacheproxy.store.redis.store import RedisStore
     from cacheproxy.store.sqlite import SqliteStore
     from cacheproxy.supervise import Supervisor
     from cacheproxy.telemetry import Telemetry
@@ -77,13 +79,15 @@ class Ground:
 class Kept:
     """What is kept, how it is found, and by which policy."""
 
-    store: SqliteStore | MemoryStore
+    store: SqliteStore | MemoryStore | RedisStore
     embedder: MicroBatcher
     heads: Heads
     layered: Layered
     index: Spaces
     verifier: ThreadedVerifier | None
     book: PolicyBook
+    findable: Findable | None = None
+    """What makes entries of other replicas findable; None where nothing is shared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

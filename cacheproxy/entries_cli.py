@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any
 
@@ -174,6 +175,9 @@ def _show_purged(done: dict[str, Any], *, as_json: bool) -> None:
     for part in done["parts"]:
         if part["pending"]:
             click.echo(f"not done yet: {part['part']} ({part['pending']}); it is tried again until it is", err=True)
+    left_s = max(0.0, done["until_s"] - time.time())
+    for name in done["laggards"]:
+        click.echo(f"not heard from yet: {name}; it serves none of it after {left_s:.1f} s", err=True)
 
 
 _BATCH_ITEMS = 64

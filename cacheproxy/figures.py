@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cacheproxy.stats.told import longest_ttl_s, lowest_threshold
+from cacheproxy.store.redis.store import RedisStore
 from cacheproxy.telemetry import Figures
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from cacheproxy.http.door import Door
     from cacheproxy.index.spaces import Spaces
     from cacheproxy.policy.adapt import LoadWatch
+    from cacheproxy.ports import Replicas
     from cacheproxy.stats.reader import Stats
     from cacheproxy.store.memory import MemoryStore
     from cacheproxy.store.sqlite import SqliteStore
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 class Counted:
     """The parts that count."""
 
-    store: SqliteStore | MemoryStore
+    store: SqliteStore | MemoryStore | RedisStore
+    replicas: Replicas
     embedder: MicroBatcher
     index: Spaces
     flights: Flights
@@ -41,6 +44,7 @@ class Counted:
     def __call__(self) -> Figures:
         """Return their figures of this moment."""
         store, embedder, door = self.store, self.embedder, self.door
+        shared = store if isinstance(store, RedisStore) else None
         encoded, indexed = embedder.stats, self.index.stats()
         backends, categories = self.backends(), self.stats.categories()
         return Figures(
@@ -88,6 +92,16 @@ class Counted:
             evictions={(category, cause.value): count for (category, cause), count in store.evictions.items()},
             store_corrupt_records=store.corrupt_records,
             store_quarantined=store.quarantined,
+            store_foreign=shared.foreign if shared else 0,
+            store_mode={
+                "embedded": int(shared is None),
+                "shared": int(shared is not None and not shared.degraded()),
+                "degraded": int(shared is not None and bool(shared.degraded())),
+            },
+            replica_divergence=shared.divergent if shared else 0,
+            replica_resyncs=dict(shared.resyncs) if shared else {},
+            replica_lag_seconds=self.replicas.lag_s(),
+            replica_unfindable=shared.unfindable if shared else 0,
             encoder_queue=embedder.queued,
             encoder_running=embedder.running,
             encoder_batches=encoded.batches,

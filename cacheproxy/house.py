@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cacheproxy.augment.constraint import NO_LIMIT, Limit
 from cacheproxy.explain import explain
+from cacheproxy.http.openapi import DEGRADED
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from cacheproxy.model import Scope
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.policy.adapt import LoadWatch
-    from cacheproxy.ports import EntryCatalogue, Heads
+    from cacheproxy.ports import EntryCatalogue, Heads, Replicas
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
     from cacheproxy.small import Small
@@ -43,13 +44,16 @@ class HasHealth(Protocol):
 class Readiness:
     """Every part's own word on whether it can serve."""
 
-    def __init__(self, parts: Mapping[str, HasHealth]) -> None:
+    def __init__(self, parts: Mapping[str, HasHealth], degraded: Mapping[str, Callable[[], str]] | None = None) -> None:
+        """`degraded` parts say what is wrong, too, and are not needed for the backend's answers."""
         self._parts = parts
+        self._degraded = dict(degraded or {})
         self.draining = False
 
     def __call__(self) -> dict[str, str]:
         """Return every part with "" or what is wrong with it."""
         state = {name: part.health() for name, part in self._parts.items()}
+        state |= {name: why and f"{DEGRADED}{why}" for name, told in self._degraded.items() for why in [told()]}
         state["listener"] = "draining" if self.draining else ""
         return state
 
@@ -87,6 +91,8 @@ class House:
     """What lets the small model answer; None without one."""
     heads: Heads
     """What changes similarity heads."""
+    replicas: Replicas
+    """Who shares the store."""
     rejoin: asyncio.Event | None = None
     """Set where this process must start anew to join other replicas; None where there are none."""
 

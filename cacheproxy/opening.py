@@ -60,9 +60,11 @@ from cacheproxy.query.scope import tenant_of as tenant_of_label
 from cacheproxy.recoding import Around as Recodes
 from cacheproxy.recoding import Layered
 from cacheproxy.replica import open_replica
+from cacheproxy.replicated import Findable, open_shared_store
 from cacheproxy.sharing import Sharing, SharingMeans
 from cacheproxy.small import Around, made_of, open_state
 from cacheproxy.store.open import open_store
+from cacheproxy.store.redis.store import RedisStore
 from cacheproxy.supervise import Supervisor
 from cacheproxy.telemetry import Telemetry
 from cacheproxy.upstream.keys import operators_own
@@ -75,11 +77,15 @@ from cacheproxy.verify.verifier import ThreadedVerifier
 from cacheproxy.verifying import open_verifier
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from contextlib import AsyncExitStack
 
+    from cacheproxy.model import Quota
     from cacheproxy.policy.pack import Pack
     from cacheproxy.ports import Clock, TokenCounter, Upstream
     from cacheproxy.settings import Settings
+    from cacheproxy.store.memory import MemoryStore
+    from cacheproxy.store.sqlite import SqliteStore
 
 log = structlog.get_logger()
 
@@ -116,10 +122,9 @@ async def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -
 
 async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     """Open what is kept, what finds it, and the policy in force. Raises ConfigError and StoreUnavailable."""
-    settings, data_dir, clock = ground.settings, ground.data_dir, ground.clock
+    settings, data_dir = ground.settings, ground.data_dir
     room = settings.store.max_entries, settings.store.max_bytes
-    store = open_store(settings.store, data_dir, clock, lambda: quotas(book().pack, *room))
-    await stack.enter_async_context(store)
+    store = await _store(ground, lambda: quotas(book().pack, *room), stack)
     encoder = await asyncio.to_thread(open_encoder, settings.encoder, settings.data.path())
     embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
     around = Recodes(
@@ -130,14 +135,44 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     serving = (heads.serving.epoch, heads.serving.head) if heads.serving and not heads.own else None
     spaces = Spaces(settings.index, dim=embedder.dim, base=embedder.epoch, head=serving, own=heads.own)
     index = await stack.enter_async_context(spaces)
-    await index.restore(ground.snapshots_dir, store.scan(embedder.epoch))
+    findable = await _restore(ground, store, index)
     verifier = await _verifier(settings, embedder.epoch, stack)
     records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
     book = _book(ground, records, PolicyMaker(_means(ground, embedder, verifier, heads)))
     await book.open()
     if settings.verifier.path == OFF:
         _warn_unverified(book().pack, embedder.epoch)
-    return Kept(store=store, embedder=embedder, heads=heads, layered=layered, index=index, verifier=verifier, book=book)
+    return Kept(
+        store=store,
+        embedder=embedder,
+        heads=heads,
+        layered=layered,
+        index=index,
+        verifier=verifier,
+        book=book,
+        findable=findable,
+    )
+
+
+async def _store(
+    ground: Ground, quotas: Callable[[], Mapping[str, Quota]], stack: AsyncExitStack
+) -> SqliteStore | MemoryStore | RedisStore:
+    settings, data_dir = ground.settings, ground.data_dir
+    if ground.replica is not None:
+        shared = open_shared_store(ground.replica, settings, ground.clock, data_dir, quotas)
+        return await stack.enter_async_context(shared)
+    return await stack.enter_async_context(open_store(settings.store, data_dir, ground.clock, quotas))
+
+
+async def _restore(ground: Ground, store: SqliteStore | MemoryStore | RedisStore, index: Spaces) -> Findable | None:
+    """Fill the index; of a shared store it hears of what comes and goes from then on."""
+    if not isinstance(store, RedisStore):
+        await index.restore(ground.snapshots_dir, store.scan(index.base))
+        return None
+    await index.restore(ground.snapshots_dir, store.rows(index.base))
+    findable = Findable(index)
+    store.listen(findable)
+    return findable
 
 
 def _book(ground: Ground, records: Records, maker: PolicyMaker) -> PolicyBook:

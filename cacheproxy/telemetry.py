@@ -171,6 +171,28 @@ class Figures:
     store_quarantined: Annotated[
         int, _Total("cacheproxy_store_quarantined_total", "Damaged store files moved aside at the start.")
     ]
+    store_foreign: Annotated[
+        int,
+        _Total("cacheproxy_store_foreign_total", "Values and messages of a shared store that were not understood."),
+    ]
+    store_mode: Annotated[
+        dict[str, int],
+        _Gauge("cacheproxy_store_mode", "1 for how entries are kept now: embedded, shared or degraded.", "mode"),
+    ]
+    replica_divergence: Annotated[
+        int,
+        _Gauge("cacheproxy_replica_divergence_entries", "Entries that differed from the engine at the last look."),
+    ]
+    replica_resyncs: Annotated[
+        dict[str, int],
+        _Total("cacheproxy_replica_resyncs_total", "Times that a log's entries were read again, by reason.", "reason"),
+    ]
+    replica_lag_seconds: Annotated[
+        float, _Gauge("cacheproxy_replica_lag_seconds", "How far this replica is behind the logs that it follows.")
+    ]
+    replica_unfindable: Annotated[
+        int, _Gauge("cacheproxy_replica_unfindable", "Entries of other replicas that are not in the index yet.")
+    ]
     encoder_queue: Annotated[int, _Gauge("cacheproxy_encoder_queue", "Texts waiting for an encoder worker.")]
     encoder_running: Annotated[int, _Gauge("cacheproxy_encoder_running", "Batches being encoded.")]
     encoder_batches: Annotated[int, _Total("cacheproxy_encoder_batches_total", "Batches encoded.")]

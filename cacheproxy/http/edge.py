@@ -11,6 +11,7 @@ from cacheproxy.errors import CacheProxyError, MethodNotAllowed, RouteNotFound
 from cacheproxy.http import passthrough, problems
 from cacheproxy.http.callers import look_through
 from cacheproxy.http.exchange import CallerGone, Exchange
+from cacheproxy.http.openapi import health_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -106,10 +107,9 @@ class Edge:
         exchange.caller.count_request()
 
     async def _health(self, exchange: Exchange, path: str) -> None:
-        parts = self._readiness() if path == "/readyz" else {}
-        broken = {name: why for name, why in parts.items() if why}
-        told: dict[str, object] = {"status": "unavailable" if broken else "ok"}
-        told["parts"] = {name: why or "ok" for name, why in parts.items()}
-        if path == "/readyz":
-            told["upstreams"] = self._upstreams()  # for information: without a backend the cache still answers
-        await exchange.send_whole(503 if broken else 200, [problems.JSON], msgspec.json.encode(told))
+        if path == "/healthz":
+            await exchange.send_whole(200, [problems.JSON], b'{"status":"ok","parts":{}}')
+            return
+        # Of backends for information: without one the cache still answers.
+        status, body = health_of(self._readiness(), self._upstreams())
+        await exchange.send_whole(status, [problems.JSON], msgspec.json.encode(body))

@@ -12,6 +12,8 @@ from cacheproxy.http import problems
 from cacheproxy.http.feedback import FeedbackRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cacheproxy.http.exchange import Exchange
 
 Schema = dict[str, Any]
@@ -40,9 +42,23 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the proxy can serve, and which part cannot."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok", "degraded", "unavailable"]
+    """`degraded`: requests are answered, by the backend alone."""
     parts: dict[str, str]
     upstreams: dict[str, str] = {}
+
+
+DEGRADED = "degraded: "
+"""Begins the word of a part without which the backend's answers flow all the same."""
+
+
+def health_of(parts: Mapping[str, str], upstreams: Mapping[str, str] | None = None) -> tuple[int, Health]:
+    """Return status and body for what every part says of itself, "" when it is well."""
+    wrong = [why for why in parts.values() if why]
+    broken = any(not why.startswith(DEGRADED) for why in wrong)
+    status: Literal["ok", "degraded", "unavailable"] = "unavailable" if broken else "degraded" if wrong else "ok"
+    told = {name: why or "ok" for name, why in parts.items()}
+    return 503 if broken else 200, Health(status=status, parts=told, upstreams=dict(upstreams or {}))
 
 
 _CONTROLS: dict[str, tuple[str, Schema]] = {

@@ -10,12 +10,14 @@ from cacheproxy.ports.dialect import Dialect, Fold
 from cacheproxy.ports.flights import Elsewhere, Turn
 from cacheproxy.ports.heads import Change, Heads, HeadTold, Progress
 from cacheproxy.ports.learning import Answered, Budget, Feedback, Learning, LookupLog, Sharing
+from cacheproxy.ports.replicas import Acknowledgement, Replicas, ReplicaState
 from cacheproxy.ports.similar import Embedder, VectorIndex, Verifier
 from cacheproxy.ports.store import EntryCatalogue, EntryStore, Page, PiiGate
 
 __all__ = [
     "HOP_BY_HOP",
     "OWN_PREFIX",
+    "Acknowledgement",
     "Answer",
     "Answered",
     "Budget",
@@ -36,6 +38,8 @@ __all__ = [
     "Page",
     "PiiGate",
     "Progress",
+    "ReplicaState",
+    "Replicas",
     "Sharing",
     "SmallModel",
     "TokenCounter",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cacheproxy.errors import PartUnavailable, SharedUnavailable
+from cacheproxy.shared.lease import Position
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -85,6 +86,9 @@ class Follower:
                 if (reason := self._members.gap(self.log)) is not None:
                     await self._catch_up(reason)
                 elif messages := await self._read():
+                    if await self._skipped():
+                        self._members.lose(self.log, "trimmed")
+                        continue
                     await self._apply(messages)
                 failures = 0
             except PartUnavailable as exc:
@@ -120,6 +124,16 @@ class Follower:
             for task in (reading, gapped):
                 task.cancel()
             await asyncio.gather(reading, gapped, return_exceptions=True)
+
+    async def _skipped(self) -> bool:
+        """Whether the log may have been cut between what was applied and what was just read.
+
+        XREAD goes on from the oldest message there is and says nothing of those that were cut away. A heartbeat would
+        not notice either, once the next ones are applied.
+        """
+        timeout_s = self._members.pause_s + _BEYOND_S
+        oldest = await self._link.slow("XRANGE", self._stream, "-", "+", "COUNT", 1, timeout_s=timeout_s)
+        return not oldest or Position.read(oldest[0][0]) > Position.read(self._at)
 
     def _messages(self, reply: Any) -> list[Message]:
         if not reply:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy import settings
 from cacheproxy.clock import SystemClock
+from cacheproxy.replicated import open_shared_store
+from cacheproxy.shared.control import Control
+from cacheproxy.shared.elect import Election
 from cacheproxy.shared.layout import Layout
 from cacheproxy.shared.link import Link
+from cacheproxy.shared.members import Members
 from cacheproxy.store.redis.store import RedisStore
+from cacheproxy.supervise import Supervisor
+from tests.support.polling import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -88,3 +95,36 @@ async def _follow(link: Link, stream: str, store: RedisStore, shard: int, at: st
             told = [Message(raw.decode(), dict(zip(parts[::2], parts[1::2], strict=True))) for raw, parts in entries]
             at = told[-1].id
             await store.follow(shard, told)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """One replica's end of an engine, as far as its store needs it."""
+
+    link: Link
+    layout: Layout
+    members: Members
+    election: Election
+    store: RedisStore
+
+
+@asynccontextmanager
+async def joined_store(
+    url: str, directory: Path, *, reconcile_s: float = 1000.0, lease_ms: int = 2000, **limits: Any
+) -> AsyncIterator[Joined]:
+    """Open a replica's store with all that it has in a proxy: leases, followers, an election."""
+    clock = SystemClock()
+    replicas = settings.Replicas(timeout_ms=2000, reconcile_s=reconcile_s, lease_ms=lease_ms)
+    chosen = settings.Settings(store=settings.Store(url=url, **limits), replicas=replicas)
+    directory.mkdir(exist_ok=True)  # noqa: ASYNC240 - a test
+    async with (
+        Link(chosen.store, replicas, clock) as link,
+        Members(link, layout := Layout(chosen.store.prefix, link.shards), replicas, clock) as members,
+        Election(link, layout, members.replica, clock) as election,
+        Supervisor() as tasks,
+    ):
+        tasks.spawn(Control(link, layout, members, log_messages=1000).run())
+        end: Any = SimpleNamespace(link=link, layout=layout, members=members, election=election)
+        async with open_shared_store(end, chosen, clock, directory, dict) as store:
+            await eventually(lambda: not store.degraded(), "the store serves", within_s=20)
+            yield Joined(link, layout, members, election, store)

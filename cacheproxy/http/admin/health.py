@@ -8,7 +8,7 @@ from litestar import Response, get
 from litestar.openapi import ResponseSpec
 
 from cacheproxy.http.admin.document import GUARDED, refusals
-from cacheproxy.http.openapi import Health
+from cacheproxy.http.openapi import Health, health_of
 
 if TYPE_CHECKING:
     from litestar.handlers import HTTPRouteHandler
@@ -25,12 +25,8 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
 
     @get("/readyz", sync_to_thread=False, responses={503: ResponseSpec(Health, generate_examples=False)})
     def readyz() -> Response[Health]:
-        parts = house.readiness()
-        broken = any(parts.values())
-        body = Health(
-            status="unavailable" if broken else "ok", parts={name: why or "ok" for name, why in parts.items()}
-        )
-        return Response(body, status_code=503 if broken else 200)
+        status, body = health_of(house.readiness())
+        return Response(body, status_code=status)
 
     @get(
         "/metrics",

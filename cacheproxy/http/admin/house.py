@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from cacheproxy.govern.book import PolicyBook
     from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.pipeline import Pipeline
-    from cacheproxy.ports import EntryCatalogue, Heads
+    from cacheproxy.ports import EntryCatalogue, Heads, Replicas
     from cacheproxy.settings import Settings
     from cacheproxy.sharing import Sharing
     from cacheproxy.small import Small
@@ -81,6 +81,11 @@ class Operated(Protocol):
     @property
     def heads(self) -> Heads:
         """What changes similarity heads."""
+        ...
+
+    @property
+    def replicas(self) -> Replicas:
+        """Who shares the store."""
         ...
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from litestar import Request, Response, post
 
-from cacheproxy.erasure import near
+from cacheproxy.erasure import ENTRIES, near
 from cacheproxy.errors import InvalidRequest, NotChanged, PartUnavailable
 from cacheproxy.http.admin.asked import actor_of, body_of, is_dry_run, refuse_unknown
 from cacheproxy.http.admin.document import GUARDED, refusals, told
@@ -84,6 +84,13 @@ class Purged(msgspec.Struct, frozen=True, kw_only=True):
     ids: list[str]
     dry_run: bool
     parts: list[Part] = []
+    acked: bool = True
+    """Whether no replica will serve them any more."""
+    laggards: list[str] = []
+    """Replicas that have not said so."""
+    until_s: float = 0.0
+    """When the last of the laggards has stopped serving them at the latest, in seconds since the epoch; 0 without any.
+    """
 
 
 def handlers(house: Operated) -> list[HTTPRouteHandler]:
@@ -150,7 +157,7 @@ async def _similar(house: Operated, asked: SimilarTo, selector: Selector) -> tup
 async def carry_out(
     house: Operated, selector: Selector, actor: str, *, everywhere: bool, descendants: bool = False
 ) -> Response[Purged]:
-    """Remove what is meant; 202 while a part of it is still to be done. It is audited before and after."""
+    """Remove what is meant; 202 while a part of it, or a replica, is behind. It is audited before and after."""
     action, meant = "erase" if everywhere else "purge", _meant(selector)
     if descendants:
         meant["descendants"] = True
@@ -167,8 +174,17 @@ async def carry_out(
     told = {one.part: one.removed for one in parts}
     with contextlib.suppress(NotChanged):  # it is done, and its line of before says what
         await house.audit.record(actor, action, "entries", before=meant, after=told, outcome=outcome)
-    body = Purged(purged=len(erased.ids), ids=list(erased.ids[:_SHOWN]), dry_run=False, parts=parts)
-    return _answer(body, status=202 if erased.pending else 200)
+    heard = await house.replicas.acknowledged()
+    body = Purged(
+        purged=len(erased.ids),
+        ids=list(erased.ids[:_SHOWN]),
+        dry_run=False,
+        parts=parts,
+        acked=heard.everybody and ENTRIES not in erased.pending,
+        laggards=list(heard.laggards),
+        until_s=house.pipeline.parts.clock.now() + heard.until_s if heard.laggards else 0.0,
+    )
+    return _answer(body, status=202 if erased.pending or not body.acked else 200)
 
 
 def previewed(ids: Sequence[str]) -> Response[Purged]:

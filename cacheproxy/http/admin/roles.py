@@ -61,6 +61,7 @@ ROLES: Mapping[str, Mapping[str, Role]] = {
     f"{_V1}/near-misses/{{}}/promote": _DO,
     f"{_V1}/examples": _READ,
     f"{_V1}/examples/{{}}": {**_READ, "PATCH": Role.OPERATOR},
+    f"{_V1}/replicas": _READ,
     f"{_V1}/routing": _READ,
     f"{_V1}/recommendations": _READ,
     f"{_V1}/recommendations/{{}}/apply": _DO,

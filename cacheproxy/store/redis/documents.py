@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from cacheproxy.model import Selector
     from cacheproxy.shared.layout import Layout
-    from cacheproxy.shared.link import Link, Script
+    from cacheproxy.shared.link import Link
+    from cacheproxy.shared.script import Script
     from cacheproxy.store.codec import Encoded
     from cacheproxy.store.meta import Meta
 

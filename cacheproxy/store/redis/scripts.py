@@ -10,7 +10,7 @@ Versions are microseconds of the engine's clock, each larger than the one before
 
 from __future__ import annotations
 
-from cacheproxy.shared.link import Script
+from cacheproxy.shared.script import Script
 
 _NEXT_VERSION = """
 local time = redis.call('TIME')
@@ -58,7 +58,8 @@ for i = 1, count do
     local doc = KEYS[5 + i]
     ids[i] = ARGV[4 + i]
     if bound then
-        local version = tonumber(redis.call('HGET', doc, 'ver') or '0') or 0
+        local held = redis.pcall('HGET', doc, 'ver')
+        local version = type(held) == 'string' and tonumber(held) or 0
         if version > 0 and version <= bound then
             removed = removed + redis.call('DEL', doc)
             redis.call('HDEL', dir, ids[i])
@@ -114,8 +115,8 @@ local count = (#ARGV - 2) / 2
 local ids, versions = {}, {}
 for i = 1, count do
     local id, version = ARGV[2 + i], ARGV[2 + count + i]
-    local held = redis.call('HGET', KEYS[3 + i], 'ver')
-    if not held or held == version then
+    local held = redis.pcall('HGET', KEYS[3 + i], 'ver')
+    if not held or held == version or type(held) == 'table' then
         redis.call('DEL', KEYS[3 + i])
         redis.call('HDEL', dir, id)
         ids[#ids + 1] = id
@@ -129,7 +130,7 @@ end
 return #ids
 """
 )
-"""Remove entries that are of these versions still, or whose document is gone: to make room. No fill is refused.
+"""Remove entries of these very versions, or whose document is gone or of no proxy: to make room. No fill is refused.
 
 KEYS log dir scratch doc...; ARGV log_length replica id... version... Returns how many went.
 """

@@ -1,0 +1,60 @@
+"""The other replicas of this proxy, where it has any: who has applied what, and who is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledgement:
+    """Whether every replica has removed what was removed here.
+
+    Each of the `laggards` may serve it for `until_s` seconds more, and none of them longer.
+    """
+
+    laggards: tuple[str, ...] = ()
+    until_s: float = 0.0
+
+    @property
+    def everybody(self) -> bool:
+        """Whether nobody serves it any more."""
+        return not self.laggards
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """One replica: `serving`, `syncing` or `gone`; when it was last heard of, and what it has applied of each log."""
+
+    replica: str
+    state: str
+    heard_s: float
+    applied: Mapping[str, str]
+
+
+class Replicas(Protocol):
+    """All replicas, this one among them."""
+
+    @property
+    def own(self) -> str:
+        """The name of this one; "" where nothing is shared."""
+        ...
+
+    async def acknowledged(self) -> Acknowledgement:
+        """Wait, but not long, until every replica has applied all removals that were asked for here."""
+        ...
+
+    async def listed(self) -> Sequence[ReplicaState]:
+        """Return those that were heard of of late. Raises SharedUnavailable."""
+        ...
+
+    def lag_s(self) -> float:
+        """Return how far this one is behind."""
+        ...
+
+    def lease_s(self) -> float:
+        """Return for how long this one may serve without hearing from the engine again; 0 while it may not."""
+        ...
