@@ -139,6 +139,7 @@ class Members:
         self._link = link
         self._layout = layout
         self._clock = clock
+        self._streams = {log_: layout.stream(log_) for log_ in layout.logs}
         self._held = {log_: _Held(Lease(self.lease_s)) for log_ in layout.logs}
         self._refused = ""
         self._first_s: dict[Log, float] = {}
@@ -164,7 +165,7 @@ class Members:
     def serving(self, log: Log) -> bool:
         """Whether what is known of this log may be served at this moment."""
         lease = self._held[log].lease
-        return lease.held(self._clock.monotonic(), self._link.identity(self._layout.stream(log)))
+        return lease.held(self._clock.monotonic(), self._link.identity(self._streams[log]))
 
     def epoch(self, log: Log) -> str | None:
         """Return the mark of the data in the engine, made anew when it was empty; None before the first answer."""
@@ -267,7 +268,7 @@ class Members:
     async def _beat_one(self, log_: Log, began_s: float, confirmed: asyncio.Future[Collection[Address]] | None) -> None:
         held = self._held[log_]
         async with held.lock:
-            stream = self._layout.stream(log_)
+            stream = self._streams[log_]
             before, sent = self._link.identity(stream), held.lease.send(began_s)
             state = "serving" if sent.serving else "syncing"
             keys = [self._live(log_), self._layout.key(log_, "scratch"), stream, self._layout.key(log_, "epoch")]
@@ -350,7 +351,7 @@ class Members:
         lease, now_s = self._held[log_].lease, self._clock.monotonic()
         whole_s = self.lease_s + margin_s(self.lease_s)
         seen, first_s = lease.seen, self._first_s.get(log_)
-        identity = self._link.identity(self._layout.stream(log_))
+        identity = self._link.identity(self._streams[log_])
         if seen is None or first_s is None or (identity, epoch) != (seen.identity, seen.epoch):
             return whole_s
         # One server that has been up for long was not replaced; of others that is not known.

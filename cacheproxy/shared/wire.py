@@ -17,6 +17,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from cacheproxy.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -64,9 +66,17 @@ class Login:
 
 
 def tls_context(ca_file: str) -> RedisSSLContext:
-    """Return what TLS is spoken with: certificates are required and checked, against `ca_file` where one is given."""
+    """Return what TLS is spoken with: certificates are required and checked, against `ca_file` where one is given.
+
+    Raises ConfigError for a file that is none of certificates.
+    """
     context = RedisSSLContext(cert_reqs="required", check_hostname=True, ca_certs=ca_file or None)
-    context.get()
+    try:
+        context.get()
+    except OSError as exc:  # a file without certificates is one, too
+        raise ConfigError(
+            f"replicas.ca_file: {ca_file} holds no certificates ({exc.strerror})"
+        ) from exc
     return context
 
 
