@@ -74,9 +74,7 @@ def tls_context(ca_file: str) -> RedisSSLContext:
     try:
         context.get()
     except OSError as exc:  # a file without certificates is one, too
-        raise ConfigError(
-            f"replicas.ca_file: {ca_file} holds no certificates ({exc.strerror})"
-        ) from exc
+        raise ConfigError(f"replicas.ca_file: {ca_file} holds no certificates ({exc.strerror})") from exc
     return context
 
 
