@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 
 from tests.support.polling import eventually
+from tests.support.races import race
 from tests.support.redis_groups import redis_cluster, sentinel_group
 from tests.support.seats import seated
 
@@ -184,3 +186,36 @@ async def test_a_master_without_most_of_the_others_grants_nothing_long_before_it
         for node in paused:
             node.resume()
         await eventually(one.serves, "all are served again", within_s=30)
+
+
+def racers() -> list[int]:
+    """Return the processes of a race that this one has begun."""
+    pids = [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    return [pid for pid in pids if b"replica_child" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+async def stopping(seconds: float) -> None:
+    """Stop one replica of a race after another, for less than its lease and for more."""
+    replicas = racers()
+    assert len(replicas) == 3
+    until_s, chance = time.monotonic() + seconds, random.Random(8)
+    while time.monotonic() < until_s:
+        pid = chance.choice(replicas)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(chance.choice((0.2, 0.5, 1.5, 2.6)))
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(chance.uniform(0.2, 0.8))
+
+
+@pytest.mark.slow
+async def test_stores_whose_processes_are_stopped_again_and_again_serve_nothing_that_was_purged(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    came = await race(redis.url, tmp_path, replicas=3, keys=300, seconds=25, quiet_s=4, trouble=lambda: stopping(20))
+    sys.stdout.write(f"{came.races} races, {came.soon_after} hits soon after, {came.serves} hits\n")
+    assert came.violations == ()
+    assert came.divergent == ()
+    assert came.races > 200
+    assert came.soon_after > 100
