@@ -27,7 +27,9 @@ log = structlog.get_logger()
 
 ROUND_S = 1.0
 _WATCHED_S = 600.0
-"""How long after its last use here a key's use elsewhere is still asked for."""
+"""How long after its last use here a key's use elsewhere is asked for in every round."""
+_ALL_S = 5.0
+"""How often that of all keys is."""
 _AT_ONCE = 200
 
 # No counter falls below what a replica knows of it: what a crash of the engine lost comes back with the next round.
@@ -71,6 +73,7 @@ class SharedUsage:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._away = False
+        self._all_s = float("-inf")
 
     async def tend(self) -> None:
         """Do one round: say what was used here, and charge what was used elsewhere.
@@ -92,17 +95,19 @@ class SharedUsage:
 
     async def _round(self) -> None:
         accounts, now_s, wall_s = self._accounts(), self._clock.monotonic(), self._clock.now()
-        ids: list[str] = []
+        ids, everybody = list[str](), now_s - self._all_s >= _ALL_S
         for key_id in accounts.ids():
             known = self._known.setdefault(key_id, _Known(used_s=-_WATCHED_S))
             if accounts.of(key_id).unsaid:
                 known.used_s = now_s
-            if now_s - known.used_s < _WATCHED_S:
+            if everybody or now_s - known.used_s < _WATCHED_S:
                 ids.append(key_id)
         for gone in self._known.keys() - set(accounts.ids()):
             del self._known[gone]
         for start in range(0, len(ids), _AT_ONCE):
             await self._say(ids[start : start + _AT_ONCE], wall_s)
+        if everybody:
+            self._all_s = now_s
 
     async def _say(self, ids: list[str], wall_s: float) -> None:
         accounts, day = self._accounts(), _day(wall_s)
@@ -127,8 +132,6 @@ class SharedUsage:
             others_requests = 0 if known.requests is None else requests - known.requests - use.requests
             others_tokens = 0 if known.tokens is None else tokens - known.tokens - use.tokens
             known.requests, known.tokens, known.day, known.spent = requests, tokens, day, spent
-            if others_requests or others_tokens:
-                known.used_s = now_s
             accounts.of(key_id).hear(others_requests, others_tokens, day, spent, now_s)
 
 

@@ -7,9 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import msgspec
 import pytest
 import pytest_asyncio
 
+from cacheproxy.access.keyring import KeyRecord, key_digest, new_key
+from cacheproxy.keydesk import KeyDesk
 from tests.support.openai_wire import completion, events
 from tests.support.operators import admin, tenant_of, told
 from tests.support.polling import eventually_true
@@ -33,10 +36,11 @@ async def replica(upstream_url: str, redis: RedisServer, folder: object, **secti
     given = {"store": {"url": redis.url}, "replicas": TERMS, **sections}
     async with started(proxy_settings(upstream_url, folder, **given)) as live:  # type: ignore[arg-type]  # sections
 
-        async def ready() -> bool:
-            return (await live.call("GET", "/readyz")).status == 200
+        async def keeps() -> bool:
+            asked = await live.ask(chat("How long does an egg boil?"), key="sk-cp-warm")
+            return asked.outcome == "hit" or asked.status == 401
 
-        await eventually_true(ready, "the replica is ready")
+        await eventually_true(keeps, "the replica keeps and serves", within_s=20.0)
         yield live
 
 
@@ -91,7 +95,7 @@ async def test_what_is_not_kept_is_waited_for_once(
 ) -> None:
     one, other = pair
     release = asyncio.Event()
-    upstream.play([Hold(release), *answer(completion("Cut", finish_reason="length"))])
+    upstream.play([Hold(release), *answer(completion("Cut", finish="length"))])
     upstream.always(answer(completion("Whole.")))
     first = asyncio.create_task(one.ask(chat(), key=key))
     await upstream.received(1)
@@ -174,7 +178,7 @@ async def test_an_erasure_reaches_every_replica_and_says_so(
     pair: tuple[Proxy, Proxy], upstream: ScriptedUpstream, key: str
 ) -> None:
     one, other = pair
-    text = f"Where is my parcel? {uuid4().hex}"
+    text = f"How do I peel a mango? {uuid4().hex}"
     await one.fill(chat(text), key=key)
     await cached_at(other, text, key)
     tenant = await tenant_of(one, key)
@@ -184,3 +188,60 @@ async def test_an_erasure_reaches_every_replica_and_says_so(
     parts = {part["part"]: part for part in erased.json()["parts"]}
     assert parts["replicas"]["removed"] == 1
     assert not await other.cached(chat(text), key=key)
+
+
+async def test_a_key_revoked_anywhere_is_refused_everywhere_and_tokens_are_counted_together(
+    upstream: ScriptedUpstream, engine: RedisServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folders = [tmp_path_factory.mktemp(name) for name in ("keys-one", "keys-other")]
+    keyed = {
+        "access": {"mode": "keys"},
+        "store": {"url": engine.url, "prefix": "keyed"},
+        "upstream": {"url": upstream.url, "api_key": "sk-backend"},
+    }
+    loaded = proxy_settings(upstream.url, folders[0], **keyed)
+    desk = await asyncio.to_thread(KeyDesk, loaded, folders[0])
+    made = new_key()
+    record = {"id": "k1", "name": "shop", "hash": key_digest(made.encode(), desk.secret).hex(), "tenant": "shop"}
+    limited = msgspec.convert({**record, "tokens_per_day": 30}, KeyRecord)
+    await asyncio.to_thread(desk.change, lambda _: [limited])
+    async with AsyncExitStack() as stack:
+        one, other = [
+            await stack.enter_async_context(replica(upstream.url, engine, folder, **keyed)) for folder in folders
+        ]
+        usage = {"prompt_tokens": 20, "completion_tokens": 11, "total_tokens": 31}
+        upstream.always(answer(completion("Ripe.", usage=usage)))
+        assert (await one.ask(chat("When is a mango ripe?"), key=made)).status == 200
+
+        async def spent() -> bool:
+            only = {"cache-control": "only-if-cached"}
+            hit = await other.ask(chat("When is a mango ripe?"), key=made, headers=only)
+            return hit.status == 200 and hit.get("x-ratelimit-remaining-tokens") == "0"
+
+        await eventually_true(spent, "the other replica knows what was spent at the first", within_s=20.0)
+        assert (await other.ask(chat(f"When is it {uuid4().hex}?"), key=made)).status == 429
+        assert (await asyncio.to_thread(desk.used)) == {"k1": 31}
+        await asyncio.to_thread(desk.change, lambda _: [msgspec.structs.replace(limited, revoked=True)])
+
+        async def refused() -> bool:
+            return {(await each.ask(chat(), key=made)).status for each in (one, other)} == {401}
+
+        await eventually_true(refused, "both refuse the key")
+
+
+async def test_without_the_engine_requests_are_answered_and_policy_stays(
+    upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory, key: str
+) -> None:
+    async with redis_server() as engine, replica(upstream.url, engine, tmp_path_factory.mktemp("alone")) as one:
+        await one.fill(chat(), key=key)
+        await engine.kill()
+        answered = await one.ask(chat(f"again {uuid4().hex}"), key=key)
+        assert (answered.status, answered.outcome) == (200, "miss")
+        refused = await admin(one, "PATCH", "policies/categories/default", {"ttl_s": 7.0})
+        assert refused.status == 503, refused.body
+        await engine.start()
+
+        async def back() -> bool:
+            return (await one.ask(chat(), key=key)).outcome == "hit" or await one.cached(chat(), key=key)
+
+        await eventually_true(back, "it keeps and serves again", within_s=30.0)
