@@ -25,9 +25,10 @@ from cacheproxy.policy.loader import find_pack, load_pack
 from tests.federated.fleet import BASE
 from tests.federated.test_apps import CANARY, write_pairs
 from tests.federated.topics import DIM
+from tests.integration.test_heads import written_pack
 from tests.support.admin import ask_admin
 from tests.support.polling import eventually
-from tests.support.proxy import ENCODERS, QUESTION, UNRELATED, chat, proxy_settings, started
+from tests.support.proxy import ENCODERS, PARAPHRASE, QUESTION, UNRELATED, chat, proxy_settings, started
 from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ ENCODER = next(
 )
 """Of the encoder that a proxy has by default on a CPU."""
 ENCODER_DIM = 384
+PLAIN = 0.45
+"""Threshold of the encoder alone, near the best one for the made-up pairs."""
 
 
 @asynccontextmanager
@@ -80,12 +83,27 @@ async def asked_without_end(live: Proxy, seen: list[int]) -> None:
             seen.append((await live.ask(chat(text), key="sk-load")).status)
 
 
-async def test_a_run_over_tls_survives_the_death_of_a_node_and_its_head_serves_under_load(tmp_path: Path) -> None:
+async def goes_on(seen: list[int]) -> None:
+    """Return once more requests were answered."""
+    before = len(seen)
+    await eventually(lambda: len(seen) > before + 20, "it goes on", within_s=60)
+
+
+async def head_of(live: Proxy) -> str:
+    """Return the epoch that answers; "" while a change is on its way."""
+    found = (await ask_admin(live, "GET", "/encoders")).json()
+    return str(found["in_use"]["searched"]) if found["progress"]["step"] == "" else ""
+
+
+async def test_a_run_over_tls_survives_the_death_of_a_node_and_its_head_passes_the_gate_of_a_proxy_under_load(
+    tmp_path: Path,
+) -> None:
+    """And serves there, and goes again, and no request fails for any of it. Nothing is forced."""
     keys, out, port = tmp_path / "keys", tmp_path / "out", str(free_port())
     make_keys(keys, ["localhost", "127.0.0.1"], NODES)
     for seed, name in enumerate(NODES, 1):
         (tmp_path / name).mkdir(mode=0o700)
-        await write_pairs(tmp_path / name / FILE, seed, base=ENCODER, dim=ENCODER_DIM, n=700 if name == "one" else 200)
+        await write_pairs(tmp_path / name / FILE, seed, base=ENCODER, dim=ENCODER_DIM, n=1500 if name == "one" else 300)
     served = ["serve", "--dir", str(out), "--port", port, "--certificates", str(keys), "--data-dir", str(tmp_path)]
     served += [word for name in NODES for word in ("--node", str(keys / f"{name}.pub"))]
     served += ["--key", str(keys / "signing.pem"), "--base", ENCODER, "--dim", str(ENCODER_DIM)]
@@ -96,7 +114,11 @@ async def test_a_run_over_tls_survives_the_death_of_a_node_and_its_head_serves_u
         upstream = await stack.enter_async_context(ScriptedUpstream())
         signer = public_half(keys / "signing.pem")
         chosen = proxy_settings(
-            upstream.url, tmp_path / "one", encoder={"cache_dir": str(ENCODERS), "head_keys": signer}
+            upstream.url,
+            tmp_path / "one",
+            encoder={"cache_dir": str(ENCODERS), "head_keys": signer},
+            policies={"pack": written_pack(tmp_path / "pack", threshold=PLAIN)},
+            verifier={"path": "off"},
         )
         live = await stack.enter_async_context(started(chosen))
         server = await stack.enter_async_context(cacheproxy(tmp_path / "serve.log", *served))
@@ -116,21 +138,29 @@ async def test_a_run_over_tls_survives_the_death_of_a_node_and_its_head_serves_u
             family |= set(descendants(one.pid)) if one.returncode is None else set()
         statuses: list[int] = []
         load = asyncio.create_task(asked_without_end(live, statuses))
-        told = ["promote", str(out / "final"), "--force", "--url", live.admin_url]
-        async with cacheproxy(tmp_path / "promote.log", *told) as promotion, asyncio.timeout(120):
-            assert await promotion.wait() == 0, (tmp_path / "promote.log").read_text()
-        before = len(statuses)
-        await eventually(lambda: len(statuses) > before + 20, "it goes on", within_s=30)
+        plain, artefact = await head_of(live), headfile.read(out / "final", [signer])
+        for command, serving, threshold in (
+            (["promote", str(out / "final")], artefact.epoch, artefact.manifest.thresholds["*"]),
+            (["rollback"], plain, PLAIN),
+        ):
+            log = tmp_path / f"{command[0]}.log"
+            async with cacheproxy(log, *command, "--url", live.admin_url) as change, asyncio.timeout(120):
+                assert await change.wait() == 0, log.read_text()
+            assert await head_of(live) == serving
+            await goes_on(statuses)
+            hit = await live.ask(chat(PARAPHRASE), key="sk-load")
+            assert hit.get("x-cacheproxy-threshold") == f"{threshold:.4f}"
         load.cancel()
         assert set(statuses) == {200}
-        in_use = (await ask_admin(live, "GET", "/encoders")).json()["in_use"]
-        assert (in_use["head"]["signed_by"], in_use["searched"]) == (signer, in_use["head"]["epoch"])
+        deeds = (await ask_admin(live, "GET", "/audit")).json()["deeds"]
+        [promoted] = [one["after"] for one in deeds if one["action"] == "encoders.promote"]
+        assert promoted == {"serving": artefact.epoch, "forced": False}
     said = (tmp_path / "serve.log").read_text()
     assert code == 0, said
     missed = [line["refused"] for kind in ("round", "refused", "no_quorum") for line in heard(out, kind)]
     assert [one for one in missed if one.get("silent")], "the node that died is told where it was missed first"
     assert all(set(one) <= {"silent"} for one in missed), missed
-    artefact = headfile.read(out / "final", [public_half(keys / "signing.pem")])
+    assert artefact.manifest.key == signer
     assert artefact.manifest.round == 2
     assert artefact.manifest.metrics["f05"] > heard(out, "begun")[0]["f05"]
     assert f"cacheproxy federated promote {out / 'final'}" in said

@@ -50,7 +50,7 @@ def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cacheproxy.logs.configure", lambda _: None)
 
 
-def written_pack(folder: Path, verify_from: float | None = None) -> str:
+def written_pack(folder: Path, verify_from: float | None = None, threshold: float = PLAIN) -> str:
     """Write a pack of one category that thresholds decide, or a verifier from some cosine on, and return where."""
     folder.mkdir(exist_ok=True)
     head = (
@@ -60,7 +60,7 @@ def written_pack(folder: Path, verify_from: float | None = None) -> str:
     verified = "" if verify_from is None else f"verify_from = {verify_from}\n"
     encoders = [
         f'[encoders.{name}]\nfingerprint = "{one.fingerprint}"\ncalibrated_on = "x"\n'
-        f"{verified}thresholds = {{ default = {PLAIN} }}\n"
+        f"{verified}thresholds = {{ default = {threshold} }}\n"
         for name, one in load_pack(find_pack("balanced")).encoders.items()
     ]
     (folder / POLICY_FILE).write_text(head + "".join(encoders), encoding="utf-8")
