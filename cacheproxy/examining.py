@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     Rows = NDArray[np.float32]
     Cosines = NDArray[np.float64]
 
+_AT_ONCE = 4096
+"""Pairs that are projected together: a file may hold 200,000."""
 
 MOST_TEXTS = 2000
 """Pairs, the latest ones, whose texts are encoded to examine an encoder with changed layers: half a minute."""
@@ -54,12 +56,15 @@ class Seen:
     own: Embeds | None = None
 
     def cosines(self, pairs: _Pairs) -> NDArray[np.float64]:
-        """Return the similarity of each pair, shape (n,)."""
+        """Return the similarity of each pair, shape (n,); a few megabytes at a time."""
         a, b = pairs.own.get(self.epoch, (pairs.a, pairs.b))
-        if self.head is not None:
-            a, b = self.head.project(a), self.head.project(b)
-        cosines: NDArray[np.float64] = np.einsum("ij,ij->i", a, b, dtype=np.float64)
-        return cosines
+        found = np.empty(len(a), dtype=np.float64)
+        for at in range(0, len(a), _AT_ONCE):
+            left, right = a[at : at + _AT_ONCE], b[at : at + _AT_ONCE]
+            if self.head is not None:
+                left, right = self.head.project(left), self.head.project(right)
+            found[at : at + _AT_ONCE] = np.einsum("ij,ij->i", left, right, dtype=np.float64)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +258,7 @@ def _usual(rows: PairRows, seen: Seen) -> float:
     free = ~rows.held
     if not free.any():
         return 1.0
-    pairs = _Pairs(a=rows.a[free], b=rows.b[free], right=rows.right[free], group=rows.group[free], category=())
-    best = best_f(curve(seen.cosines(pairs), pairs.right), BETA)
+    # All are compared: leaving out those held back first would copy the others.
+    pairs = _Pairs(a=rows.a, b=rows.b, right=rows.right, group=rows.group, category=())
+    best = best_f(curve(seen.cosines(pairs)[free], rows.right[free]), BETA)
     return 1.0 if best is None else best[1]
