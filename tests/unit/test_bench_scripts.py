@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cacheproxy.bench.questions import askings
+from tests.benchmarks.memory import COMPONENTS
 from tests.benchmarks.peers import SCENARIOS, render, requests_of, unlike
 from tests.benchmarks.scale_index import Case, grown, measure
 
@@ -73,3 +74,9 @@ def test_questions_that_repeat_come_in_peoples_own_words() -> None:
 @pytest.mark.parametrize("count", [5, 20])
 def test_fewer_entries_than_real_vectors_are_the_first_of_them(count: int) -> None:
     assert np.array_equal(grown(unit(20), count), unit(20)[:count])
+
+
+@pytest.mark.parametrize("name", ["index, flat, ten entries a scope", "store, memory://", "remembered embedding"])
+async def test_every_component_can_be_filled_and_weighed(name: str) -> None:
+    grown_bytes = await COMPONENTS[name](2000)
+    assert grown_bytes < 2000 * 20_000
