@@ -101,6 +101,8 @@ class Counted:
             replica_divergence=shared.divergent if shared else 0,
             replica_resyncs=dict(shared.resyncs) if shared else {},
             replica_lag_seconds=self.replicas.lag_s(),
+            replica_lease_seconds=self.replicas.lease_s(),
+            replica_engine_pauses=self.replicas.openings(),
             replica_unfindable=shared.unfindable if shared else 0,
             encoder_queue=embedder.queued,
             encoder_running=embedder.running,

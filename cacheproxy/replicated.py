@@ -140,6 +140,10 @@ class SharedReplicas:
         """Return for how long this one may serve without hearing from the engine again."""
         return min(map(self._members.left_s, self._logs))
 
+    def openings(self) -> int:
+        """Return how often the engine failed so that it was left alone for a moment."""
+        return self._members.openings
+
 
 class Alone:
     """`ports.Replicas` of a proxy that shares nothing."""
@@ -161,3 +165,7 @@ class Alone:
     def lease_s(self) -> float:
         """Return 0."""
         return 0.0
+
+    def openings(self) -> int:
+        """Return 0."""
+        return 0

@@ -190,6 +190,17 @@ class Figures:
     replica_lag_seconds: Annotated[
         float, _Gauge("cacheproxy_replica_lag_seconds", "How far this replica is behind the logs that it follows.")
     ]
+    replica_lease_seconds: Annotated[
+        float,
+        _Gauge(
+            "cacheproxy_replica_lease_seconds",
+            "For how long this replica may serve without hearing from the engine again; 0 while it may not.",
+        ),
+    ]
+    replica_engine_pauses: Annotated[
+        int,
+        _Total("cacheproxy_replica_engine_pauses_total", "Times that the engine failed and was left alone a moment."),
+    ]
     replica_unfindable: Annotated[
         int, _Gauge("cacheproxy_replica_unfindable", "Entries of other replicas that are not in the index yet.")
     ]

@@ -58,3 +58,7 @@ class Replicas(Protocol):
     def lease_s(self) -> float:
         """Return for how long this one may serve without hearing from the engine again; 0 while it may not."""
         ...
+
+    def openings(self) -> int:
+        """Return how often the engine failed so that it was left alone for a moment."""
+        ...

@@ -162,6 +162,11 @@ class Members:
         leaving = [self._link.slow("HDEL", self._live(log_), self.replica, timeout_s=_GOODBYE_S) for log_ in self._held]
         await asyncio.gather(*leaving, return_exceptions=True)
 
+    @property
+    def openings(self) -> int:
+        """How often the engine failed so that it was left alone for a moment."""
+        return self._link.breaker_openings
+
     def serving(self, log: Log) -> bool:
         """Whether what is known of this log may be served at this moment."""
         lease = self._held[log].lease
