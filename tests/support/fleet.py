@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from tests.support.redis import RedisServer
+    from tests.support.redis_groups import Cluster
 
 TERMS = Replicas(timeout_ms=2000)  # a busy machine is not what is tested
 
 
 @asynccontextmanager
-async def linked(redis: RedisServer, replicas: Replicas = TERMS) -> AsyncIterator[tuple[Link, Layout]]:
+async def linked(redis: RedisServer | Cluster, replicas: Replicas = TERMS) -> AsyncIterator[tuple[Link, Layout]]:
     """One replica's way to the engine, and the names of its keys."""
     async with Link(Store(url=redis.url), replicas, SystemClock()) as link:
         yield link, Layout("cacheproxy", link.shards)
