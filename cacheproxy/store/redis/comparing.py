@@ -142,7 +142,11 @@ class Comparing:
                 purged[entry_id] = noted[entry_id]
             elif self._directory.was_removed(entry_id, ver):
                 purged[entry_id] = ver
-        return purged
+        if not purged:
+            return purged
+        # What was listed may have gone since: only what is there still was lost.
+        there = [meta async for _, meta in self._documents.metas(shard, list(purged)) if meta is not None]
+        return {meta.id: purged[meta.id] for meta in there if meta.ver <= purged[meta.id]}
 
     async def _purge_again(self, shard: int, lost: dict[str, int]) -> None:
         by_ver = sorted(lost, key=lambda one: lost[one])

@@ -48,8 +48,12 @@ class PurgeJournal:
         """Close it."""
         await self._file.close()
 
-    async def note(self, entry_ids: Collection[str], ver: int, now_s: float) -> None:
-        """Write down purges before they are asked for; `ver` is a time in microseconds. Raises StoreUnavailable."""
+    async def note(self, entry_ids: Collection[str], ver: int, now_s: float, *, done: bool = False) -> None:
+        """Write down purges before they are asked for; `ver` is a time in microseconds. Raises StoreUnavailable.
+
+        Once they are `done` it is the engine's own, in place of what this machine's clock said.
+        """
+        known = "excluded.ver" if done else "max(ver, excluded.ver)"
         rows = [(entry_id, ver, now_s) for entry_id in entry_ids]
 
         def write(connection: sqlite3.Connection) -> None:
@@ -57,7 +61,7 @@ class PurgeJournal:
                 connection.execute("DELETE FROM purges WHERE asked < ?", (now_s - KEEP_S,))
                 connection.executemany(
                     "INSERT INTO purges VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET "
-                    "ver = max(ver, excluded.ver), asked = excluded.asked",
+                    f"ver = {known}, asked = excluded.asked",
                     rows,
                 )
 

@@ -147,7 +147,7 @@ class Removing:
         """Write purges down, up to a version: before they are asked for, up to now as far as this clock tells."""
         now_s = self._clock.now()
         try:
-            await self._journal.note(ids, ver or int(now_s * 1e6), now_s)
+            await self._journal.note(ids, ver or int(now_s * 1e6), now_s, done=bool(ver))
         except StoreUnavailable as exc:  # it is asked for nevertheless; only a failover could lose it now
             log.warning("purge_journal_failed", reason=exc.message)
 
