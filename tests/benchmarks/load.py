@@ -93,8 +93,8 @@ class _Client(asyncio.Protocol):
         length = _field(head, b"content-length")
         self._chunked = length is None
         self._end = end + 4 + int(length) if length is not None else -1
-        outcome = _field(head, b"x-cacheproxy-outcome") or b"none"
-        tier = _field(head, b"x-cacheproxy-tier") or b""
+        outcome = _field(head, b"x-cacheproxy-outcome") or _field(head, b"x-cache") or b"none"
+        tier = _field(head, b"x-cacheproxy-tier") or _field(head, b"x-cache-tier") or b""
         name = b" ".join([head[9:12], outcome, tier]).decode().strip()
         self._seen.outcomes[name] = self._seen.outcomes.get(name, 0) + 1
 
