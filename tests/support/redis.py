@@ -80,6 +80,11 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and not killed; it may be paused."""
+        return self._process is not None
+
     def command(self) -> list[str]:
         """Return what is run."""
         return [

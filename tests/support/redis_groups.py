@@ -50,6 +50,24 @@ class SentinelGroup:
         ports = [int(one[1]) for one in told if one]
         return next(one for one in self.servers if one.port == max(set(ports), key=ports.count))
 
+    async def settled(self) -> bool:
+        """Whether every Sentinel names the same master, which says of itself that it is one."""
+        told = [await _told(one, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE) for one in self.sentinels]
+        return (
+            None not in told
+            and len({tuple(one) for one in told}) == 1
+            and (_role(await _told(await self.master(), "ROLE")) == "master")
+        )
+
+    async def mended(self) -> None:
+        """Start, or wake, every server, and return once the Sentinels are content with all of them."""
+        for server in self.servers:
+            if server.runs:
+                server.resume()
+            else:
+                await server.start()
+        await eventually_true(lambda: _watched(self), "the Sentinels know each other", TOGETHER_S)
+
     async def failed_over(self, old: RedisServer, within_s: float = TOGETHER_S) -> RedisServer:
         """Return the new master once all Sentinels that live know it and it takes writes."""
 
@@ -175,11 +193,9 @@ async def _watched(group: SentinelGroup) -> bool:
             b"master",
         ):
             return False
-    for server in group.servers[1:]:
-        role = await _told(server, "ROLE")
-        if not role or role[0] != b"slave" or role[3] != b"connected":
-            return False
-    return True
+    roles = [await _told(server, "ROLE") for server in group.servers]
+    following = [role for role in roles if role and role[0] == b"slave" and role[3] == b"connected"]
+    return len(following) == 2 and await group.settled()
 
 
 async def _whole(cluster: Cluster) -> bool:

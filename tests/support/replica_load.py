@@ -24,7 +24,7 @@ class Asked:
     began_s: float
     took_ms: float
     outcome: str
-    """`hit`, `miss` or `bypass`; else the status, or how the connection failed."""
+    """`hit`, `miss` or `bypass`; else the status and what it said, or how the connection failed."""
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ async def asking(
             began_s = time.monotonic()
             try:
                 told = await replicas[turn % len(replicas)].ask(question(number))
-                outcome = (told.outcome or "none") if told.status == 200 else str(told.status)
+                outcome = (told.outcome or "none") if told.status == 200 else f"{told.status} {told.body[:200]!r}"
             except (OSError, Truncated, TimeoutError) as exc:
                 outcome = type(exc).__name__
             load.asked.append(Asked(began_s, (time.monotonic() - began_s) * 1000, outcome))

@@ -114,6 +114,12 @@ class Replica:
         self._fleet.history += [Purged(text, called_s, binding_s) for text in texts]
         return told
 
+    async def purge_for_good(self, *texts: str) -> None:
+        """Purge, and return once that binds every replica."""
+        told = await self.purge(*texts)
+        assert told.status in {200, 202}, told.body[:300]
+        await asyncio.sleep(max(0.0, told.json()["until_s"] - time.time()))
+
     def leave(self) -> None:
         """Close its callers' connections."""
         for caller in self._idle:
@@ -164,9 +170,9 @@ class Fleet:
         """Have these questions answered and kept, and return once every replica serves one version of each."""
 
         async def everywhere() -> bool:
-            await asyncio.gather(*(replica.ask(text) for text in texts for replica in self.replicas))
-            views = [[await replica.serves(text) for text in texts] for replica in self.replicas]
-            return None not in views[0] and all(view == views[0] for view in views)
+            await asyncio.gather(*(self.replicas[0].ask(text) for text in texts))
+            views = list((await self.views(texts)).values())
+            return None not in views[0].values() and all(view == views[0] for view in views)
 
         await eventually_true(everywhere, "every replica serves what one of them kept", within_s)
 
@@ -203,6 +209,7 @@ async def fleet(directory: Path, store_urls: Sequence[str], **environ: str) -> A
             for start in starts:  # all have ended, so that none is left behind
                 if isinstance(start, BaseException):
                     raise start
+            found.replicas.sort(key=lambda replica: replica.name)  # in the order of the URLs
             yield found
         finally:
             for replica in found.replicas:
