@@ -151,7 +151,7 @@ def simulate(
         vectors=loaded.data.path() / "vectors",
         key=key,
         resume=resume,
-        encoder="" if course["mode"] == "head" else loaded.encoder.name,
+        encoder="" if course["mode"] == "head" else _weights(loaded),
     )
     # A client of little data may stay out, but not where a defence must outnumber the hostile ones.
     quorum = max(2, clients // 2) if course["strategy"] in ("robust", "fedavg", "fedprox", "fedadam") else clients
@@ -271,7 +271,7 @@ def join(
         root_certificates=root_certificates,
         node_key=node_key,
         insecure=insecure,
-        encoder=loaded.encoder.name,
+        encoder=_weights(loaded),
         own={name: value for name, value in own.items() if value not in (None, False)},
     )
     with ended_by_signals():
@@ -306,6 +306,12 @@ def _parted(told: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     if "lr" in course and course["lr"] is None:
         course["lr"] = _LR[course["mode"]]
     return course, flags
+
+
+def _weights(loaded: Settings) -> str:
+    """Return what tells other processes, wherever they run, where the encoder's weights are."""
+    name = loaded.encoder.name
+    return str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name
 
 
 def _of_layers(course: dict[str, Any], loaded: Settings) -> dict[str, Any]:

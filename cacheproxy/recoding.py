@@ -46,7 +46,7 @@ BATCH_TEXTS = 8
 """Texts encoded at a time: some tens of milliseconds."""
 _MOST_YIELD_S = 0.2
 _POLL_S = 0.005
-_NICE = 19
+_NICE = 10
 
 log = structlog.get_logger()
 
@@ -62,7 +62,7 @@ class Around:
 
 
 class Slow:
-    """Runs an encoder on one thread of the lowest priority, with a pause after every batch. Close it."""
+    """Runs an encoder on one thread of low priority, with a pause after every batch. Close it."""
 
     def __init__(self, encoder: Encoder, busy: Callable[[], bool]) -> None:
         self._encoder = encoder

@@ -10,7 +10,7 @@ import argparse
 import json
 import platform
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +43,17 @@ ROOT = Path(__file__).parents[2]
 ENCODERS = ROOT / ".cacheproxy" / "encoders"
 MODEL = "all-MiniLM-L6-v2"
 DATA = "banking77"
-CLIENTS, ROUNDS, SEED = 4, 3, 0
-TRAINED, HELD, TESTED = 120, 60, 1500
-"""Most pairs of a client that are trained on and held back, and most that are measured."""
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much is spent: `pairs` of a client are trained on, half as many held back, and `tested` measured, at most."""
+
+    clients: int
+    rounds: int
+    pairs: int
+    tested: int
 
 
 class Texts:
@@ -73,15 +81,15 @@ class Texts:
         return replace(chosen_, texts=texts)
 
 
-def measured(directory: Path, cache: Path) -> dict[str, Any]:
+def measured(directory: Path, cache: Path, budget: Budget) -> dict[str, Any]:
     """Return the figures of all modes."""
     encoder = open_encoder(settings.Encoder(device="cpu", cache_dir=str(ENCODERS)), ENCODERS.parent)
     texts = Texts(encoder, cache)
     data = source(DATA, directory, texts.embed)
-    clients = deal(data, SEED, "even")[:CLIENTS]
-    train = [texts.told(one.train, TRAINED) for one in clients]
-    held = [texts.told(one.held, HELD) for one in clients]
-    test = texts.told(data.test, TESTED)
+    clients = deal(data, SEED, "even")[: budget.clients]
+    train = [texts.told(one.train, budget.pairs) for one in clients]
+    held = [texts.told(one.held, budget.pairs // 2) for one in clients]
+    test = texts.told(data.test, budget.tested)
     weights = resamples(test.group)
     found: dict[str, Any] = {}
     kept: dict[str, Any] = {}
@@ -100,10 +108,10 @@ def measured(directory: Path, cache: Path) -> dict[str, Any]:
     for form in (Form(mode="lora", layers=6, rank=8, **shape), Form(mode="top-layers", layers=2, **shape)):
         modes.append((form.mode, form.start(SEED), *_of_layers(Tuner(where, form), form)))
     identity = Head.identity(shape["dim"])
-    with progress("training", len(modes) * ROUNDS * CLIENTS) as advance:
+    with progress("training", len(modes) * budget.rounds * budget.clients) as advance:
         for name, start, round_, see in modes:
             flat, used = start, 0.0
-            for number in range(ROUNDS):
+            for number in range(budget.rounds):
                 made = []
                 for at, pairs in enumerate(train):
                     began = time.process_time()
@@ -119,7 +127,10 @@ def measured(directory: Path, cache: Path) -> dict[str, Any]:
                 near = (seen.a * seen.b).sum(axis=1).astype(np.float64)
                 kept[system] = scores(Ranked(near=near, threshold=level), test.right, weights)
                 found[system] = {"threshold": level}
-            found[name] |= {"message_bytes": int(start.nbytes), "cpu_s_a_round": used / (ROUNDS * CLIENTS)}
+            found[name] |= {
+                "message_bytes": int(start.nbytes),
+                "cpu_s_a_round": used / (budget.rounds * budget.clients),
+            }
     for name, told in kept.items():
         found[name] |= {
             "scores": {score: float(told[score][0]) for score in SCORES},
@@ -128,7 +139,7 @@ def measured(directory: Path, cache: Path) -> dict[str, Any]:
             "minus_head": difference(told, kept["head"]),
         }
     return {
-        "data": DATA, "clients": CLIENTS, "rounds": ROUNDS, "seed": SEED, "machine": platform.platform(),
+        "data": DATA, "clients": budget.clients, "rounds": budget.rounds, "seed": SEED, "machine": platform.platform(),
         "pairs": {"trained": [len(one) for one in train], "held": [len(one) for one in held], "measured": len(test)},
         "systems": found,
     }  # fmt: skip
@@ -172,8 +183,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    for name, default in (("clients", 4), ("rounds", 3), ("pairs", 120), ("tested", 1500)):
+        parser.add_argument(f"--{name}", type=int, default=default)
     told = parser.parse_args()
-    figures = measured(told.data, ROOT / ".cacheproxy" / "vectors")
+    budget = Budget(clients=told.clients, rounds=told.rounds, pairs=told.pairs, tested=told.tested)
+    figures = measured(told.data, ROOT / ".cacheproxy" / "vectors", budget)
     told.out.write_text(json.dumps(figures, indent=1) + "\n")
     print(table(figures))  # noqa: T201 - it is what the command is for
 

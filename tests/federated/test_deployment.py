@@ -21,14 +21,18 @@ from cacheproxy.federation.children import descendants
 from cacheproxy.federation.keys import make_keys, public_half
 from cacheproxy.federation.ports import free_port
 from cacheproxy.learn.pairfile import FILE
+from cacheproxy.learn.pairwriter import PairWriter
 from cacheproxy.policy.loader import find_pack, load_pack
 from tests.federated.fleet import BASE
 from tests.federated.test_apps import CANARY, write_pairs
+from tests.federated.test_layers import rows
 from tests.federated.topics import DIM
 from tests.integration.test_heads import written_pack
 from tests.support.admin import ask_admin
+from tests.support.pairs import row
 from tests.support.polling import eventually
 from tests.support.proxy import ENCODERS, PARAPHRASE, QUESTION, UNRELATED, chat, proxy_settings, started
+from tests.support.tiny import tiny_encoder, tiny_source
 from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
@@ -200,3 +204,42 @@ async def test_an_impossible_run_ends_with_the_reason(tmp_path: Path) -> None:
         async with cacheproxy(log, *served, *more) as run, asyncio.timeout(120):
             assert await run.wait() == code, log.read_text()
         assert why in log.read_text()
+
+
+async def written_texts(file: Path, seed: int) -> None:
+    """Write a proxy's own file of training pairs with their texts, by the tiny encoder."""
+    made = rows(seed, 160)
+    async with PairWriter(file, 10_000) as writer:
+        for at, (kept, asked) in enumerate(made.texts or ()):
+            pair = row(
+                f"{seed} k {at}",
+                f"{seed} a {at}",
+                right=bool(made.right[at]),
+                category="faq",
+                base=tiny_encoder().fingerprint,
+                a=made.a[at].tobytes(),
+                b=made.b[at].tobytes(),
+                a_text=kept,
+                b_text=asked,
+            )
+            await writer.record(pair, writer.fence)
+
+
+async def test_adapters_are_trained_by_nodes_of_their_own(tmp_path: Path) -> None:
+    out, port, encoder = tmp_path / "out", str(free_port()), str(tiny_source().directory)
+    for seed, name in enumerate(NODES[:2], 1):
+        (tmp_path / name).mkdir(mode=0o700)
+        await written_texts(tmp_path / name / FILE, seed)
+    served = ["serve", "--dir", str(out), "--port", port, "--data-dir", str(tmp_path), "--encoder", encoder]
+    served += ["--mode", "lora", "--rank", "4", "--rounds", "1", "--quorum", "2", "--deadline", "120"]
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(cacheproxy(tmp_path / "serve.log", *served))
+        for name in NODES[:2]:
+            joined = ["join", "--superlink", f"127.0.0.1:{port}", "--data-dir", str(tmp_path / name)]
+            await stack.enter_async_context(cacheproxy(tmp_path / f"{name}.log", *joined, "--encoder", encoder))
+        async with asyncio.timeout(360):
+            code = await server.wait()
+    assert code == 0, (tmp_path / "serve.log").read_text()
+    made = headfile.read(out / "final")
+    assert (made.manifest.mode, made.manifest.round, made.manifest.base) == ("lora", 1, tiny_encoder().fingerprint)
+    assert made.manifest.metrics["nodes"] == 2
