@@ -278,7 +278,7 @@ class Adopting:
         await asyncio.sleep(means.grace_s)
         await spaces.retire(before)
         if before.own is not None:
-            await means.layered.only([spaces.epoch])
+            await means.layered.only([spaces.epoch, self.progress.epoch])
 
     def _serve(self, space: Space, artefact: Artefact | None, way: State) -> Space:
         """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after."""

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from cacheproxy.adopting import learnt_of
 from cacheproxy.embed.headshelf import HeadShelf
-from cacheproxy.errors import ConfigError
+from cacheproxy.errors import ConfigError, IndexUnavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +54,10 @@ async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int, laye
     """
     shelf = HeadShelf(data_dir / FOLDER, base, dim, _keys(encoder.head_keys))
     state = await asyncio.to_thread(shelf.state)
+    try:  # what a crash left of those that serve no more
+        await layered.only([epoch for epoch in (state.serving, state.adopting) if epoch])
+    except IndexUnavailable as exc:
+        log.warning("side_vectors_unreadable", reason=exc.message)
     if not state.serving:
         return Heads(shelf=shelf, state=state, serving=None, own=None, learnt={})
     try:
