@@ -18,6 +18,7 @@ from cacheproxy.errors import InvalidRequest, StoreUnavailable, UpstreamBroken, 
 from cacheproxy.flight import Flights
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.joining import Flown
+from cacheproxy.learn.lookups import LookupLog
 from cacheproxy.model import Bypass, Controls, Hit, Miss, Scope, Tier, entry_id
 from cacheproxy.parts import Parts
 from cacheproxy.pipeline import Pipeline
@@ -199,6 +200,17 @@ async def test_a_miss_is_answered_by_the_backend_and_then_from_the_cache(house: 
     assert similar.evidence.similarity is not None
     assert 0.8 <= similar.evidence.similarity < 1.0
     assert len(house.backend.calls) == 1
+
+
+async def test_a_decision_is_noted_under_the_epoch_that_it_was_planned_for(house: House) -> None:
+    """Not under the one that serves by then: another head may have taken its place meanwhile."""
+    lookups = LookupLog(lambda: Policy.of(PACK), house.telemetry, house.clock, HashEncoder.fingerprint)
+    house.pipeline.parts = replace(house.pipeline.parts, lookups=lookups)
+    journey, outcome = await house.look_up()
+    journey.plan = replace(journey.plan, epoch="planned/for")
+    house.pipeline.note(journey, outcome)
+    assert journey.looked is not None
+    assert journey.looked.epoch == "planned/for" != house.pipeline.parts.epoch
 
 
 async def test_an_exact_hit_never_embeds(house: House) -> None:
