@@ -166,7 +166,7 @@ async def test_the_version_is_told(tmp_path: Path) -> None:
         (["--encoder", "nope"], "encoder.name: 'nope' is neither a directory nor a known model"),
         (["--encoder", "./empty"], "empty/config.json: cannot be read"),
         (["--encoder", "./cut"], "cut/model.safetensors"),
-        (["--store", "redis://127.0.0.1:6379/0"], "store.url: this version keeps entries in sqlite:///FILE"),
+        (["--store", "redis://127.0.0.1:6379/x"], "store.url: the address must have the number of a database"),
         pytest.param(
             ["--upstream", "example.org"], "upstream.url must look like https://host/v1", marks=pytest.mark.slow
         ),

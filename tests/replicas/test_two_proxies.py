@@ -142,7 +142,7 @@ async def test_policy_is_the_same_at_both_and_changed_by_one_at_a_time(pair: tup
     async def follows() -> bool:
         return (await admin(other, "GET", "policies")).get("etag") == changed.get("etag")
 
-    await eventually_true(follows, "the other replica follows")
+    await eventually_true(follows, "the other replica follows", within_s=20.0)
     late = await admin(
         other, "PATCH", "policies/categories/default", {"ttl_s": 5.0}, headers={"if-match": before.get("etag") or ""}
     )
@@ -154,7 +154,7 @@ async def test_policy_is_the_same_at_both_and_changed_by_one_at_a_time(pair: tup
     async def rolled_back() -> bool:
         return (await admin(one, "GET", "policies")).get("etag") == rolled.get("etag")
 
-    await eventually_true(rolled_back, "the first replica follows, too")
+    await eventually_true(rolled_back, "the first replica follows, too", within_s=20.0)
 
 
 async def test_a_bad_word_at_one_replica_quarantines_at_the_other(
@@ -171,7 +171,7 @@ async def test_a_bad_word_at_one_replica_quarantines_at_the_other(
     async def quarantined() -> bool:
         return not await other.cached(chat(text), key=key)
 
-    await eventually_true(quarantined, "the other replica serves it no more")
+    await eventually_true(quarantined, "the other replica serves it no more", within_s=20.0)
 
 
 async def test_an_erasure_reaches_every_replica_and_says_so(
@@ -226,7 +226,7 @@ async def test_a_key_revoked_anywhere_is_refused_everywhere_and_tokens_are_count
         async def refused() -> bool:
             return {(await each.ask(chat(), key=made)).status for each in (one, other)} == {401}
 
-        await eventually_true(refused, "both refuse the key")
+        await eventually_true(refused, "both refuse the key", within_s=20.0)
 
 
 async def test_without_the_engine_requests_are_answered_and_policy_stays(
