@@ -164,10 +164,7 @@ class Wire:
         self._waiters.append(future)
         full = len(self._busy) + len(self._openers) >= self._most
         if not full:
-            # Made beside its first user: where that takes longer than a deadline, the next one finds it ready.
-            task = asyncio.create_task(self._open())
-            self._openers.add(task)
-            task.add_done_callback(self._openers.discard)
+            self._begin_opening()
         try:
             return await future
         except asyncio.CancelledError:
@@ -176,6 +173,12 @@ class Wire:
             if full and not self._openers and loop.time() >= until:
                 raise PoolExhausted from None
             raise
+
+    def _begin_opening(self) -> None:
+        """Make a connection beside its first user: where that takes longer than a deadline, the next finds it ready."""
+        task = asyncio.create_task(self._open())
+        self._openers.add(task)
+        task.add_done_callback(self._openers.discard)
 
     async def _open(self) -> None:
         connection = self._connection()
@@ -199,6 +202,9 @@ class Wire:
         self._busy.discard(connection)
         if not whole or self._closed or not connection.is_connected:
             connection.abort()
+            waiting = sum(not waiter.done() for waiter in self._waiters)
+            if not self._closed and waiting > len(self._openers):
+                self._begin_opening()  # whoever waits for this one's return would wait in vain
         elif (waiter := self._next_waiter()) is not None:
             self._busy.add(connection)
             waiter.set_result(connection)

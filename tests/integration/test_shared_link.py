@@ -152,6 +152,41 @@ async def test_a_cancelled_command_leaves_no_reply_to_the_next(redis: RedisServe
             assert await link.call("GET", "b") == b"reply of b"
 
 
+async def test_who_waits_for_a_connection_gets_one_when_another_is_given_back_or_lost(redis: RedisServer) -> None:
+    async with link_to(redis.url, timeout_ms=3000, max_connections=1) as link:
+        for lost in (True, False):
+            first = asyncio.create_task(link.call("BLPOP", "nothing", "0.2"))
+            await asyncio.sleep(0.1)
+            waiting = [asyncio.create_task(link.call("PING")) for _ in range(5)]
+            await asyncio.sleep(0.01)
+            if lost:
+                first.cancel()
+            began_s = time.monotonic()
+            assert await asyncio.gather(*waiting) == [b"PONG"] * 5
+            assert time.monotonic() - began_s < 1.0
+            await asyncio.gather(first, return_exceptions=True)
+
+
+async def test_no_free_connection_is_a_miss_and_says_nothing_of_the_engine(redis: RedisServer) -> None:
+    async with link_to(redis.url, timeout_ms=200, max_connections=1) as link:
+        first = asyncio.create_task(link.slow("PING", timeout_s=1))  # connections apart
+        assert await first == b"PONG"
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_refused(link, "timeout", "BLPOP", "nothing", "1"))
+            await asyncio.sleep(0.05)
+            with pytest.raises(SharedUnavailable) as full:
+                async with asyncio.timeout(5):
+                    await link._ask([("PING",)], 0.1)
+        assert full.value.fault == "pool"
+        assert not link.breaker_open
+
+
+async def _refused(link: Link, fault: str, *command: str) -> None:
+    with pytest.raises(SharedUnavailable) as refused:
+        await link.call(*command)
+    assert refused.value.fault == fault
+
+
 async def test_a_server_that_became_a_replica_is_left(redis: RedisServer) -> None:
     async with redis_server() as master, link_to(redis.url) as link:
         await link.call("SET", "a", "1")
