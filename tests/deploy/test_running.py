@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from tests.support.markdown import ROOT
 from tests.support.markdown import read as read_document
 from tests.support.polling import eventually_true
 from tests.support.process import OURS, serving
-from tests.support.proxy import ENCODERS, chat
+from tests.support.proxy import ENCODERS, Proxy, chat
 from tests.support.rawhttp import Connection, Response, request_bytes
 from tests.support.redis import free_port
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SERVICES = read()["services"]
+EXACT = {"x-cacheproxy-tier": "exact"}
 PROGRAM = Path(sys.executable).parent / "cacheproxy"
 
 
@@ -66,6 +67,14 @@ async def healthy(port: int) -> tuple[int, str]:
     return await ended(PROGRAM, *words, environ=environ | {"PATH": os.environ["PATH"]})
 
 
+async def kept(proxy: Proxy) -> bool:
+    return (await proxy.ask(chat(), key="sk-caller", headers=EXACT)).outcome == "hit"
+
+
+async def is_healthy(port: int) -> bool:
+    return (await healthy(port))[0] == 0
+
+
 async def test_the_health_check_fails_where_nothing_listens() -> None:
     code, said = await healthy(free_port())
     assert code == 1
@@ -93,11 +102,15 @@ async def test_a_proxy_with_the_images_and_the_files_settings_is_healthy_and_scr
     told = {**stages()[-1].environment, **SERVICES["proxy"]["environment"]}
     ours = {name: value for name, value in told.items() if name.startswith("CACHEPROXY_")}
     ours = {name: value.replace("/run/secrets", str(secrets)) for name, value in ours.items()}
-    # A shared directory, as there; the store that one process has to itself, so that no Redis is needed.
-    del ours["CACHEPROXY_DATA__DIR"], ours["CACHEPROXY_STORE__URL"], ours["CACHEPROXY_STORE__PASSWORD_FILE"]
-    ours["CACHEPROXY_ADMIN__HOSTS"] = "proxy"
-    async with serving(tmp_path / "data", upstream.url, environ={**ours, **only_ours()}) as server:
+    del ours["CACHEPROXY_DATA__DIR"]
+    async with AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(engine(tmp_path, secrets))
+        there = ours["CACHEPROXY_STORE__URL"]
+        ours["CACHEPROXY_STORE__URL"] = there.replace("redis:6379", f"127.0.0.1:{redis['REDIS_PORT']}")
+        environ = {**ours, **only_ours()}
+        server = await stack.enter_async_context(serving(tmp_path / "data", upstream.url, environ=environ))
         port = int(server.proxy.url.rpartition(":")[2])
+        await eventually_true(lambda: is_healthy(port), "it has joined", within_s=30)
         assert await healthy(port) == (0, f"http://127.0.0.1:{port}/readyz: ready\n")
         assert (tmp_path / "data/replica-1/proxy.lock").exists()
         assert (tmp_path / "data/install.key").exists()
@@ -108,6 +121,9 @@ async def test_a_proxy_with_the_images_and_the_files_settings_is_healthy_and_scr
             assert b"cacheproxy_requests_total" in scraped.body
         assert (await get(server.proxy.admin_url, "/metrics", "proxy:8081", "wrong")).status == 401
         assert (await get(server.proxy.admin_url, "/metrics", "elsewhere", token)).status == 421
+        told = await server.proxy.ask(chat(), key="sk-caller", headers=EXACT)
+        assert told.status == 200
+        await eventually_true(lambda: kept(server.proxy), "its answer is kept", within_s=20)
         environ = {**ours, "CACHEPROXY_DATA__DIR": str(tmp_path / "data")}
         code, said = await ended(PROGRAM, "stats", "--json", environ=environ)
         assert code == 0, said
@@ -136,9 +152,9 @@ async def engine(tmp_path: Path, secrets: Path) -> AsyncIterator[dict[str, str]]
     mounted = {target: ROOT / source for source, target, _ in (v.split(":") for v in service["volumes"] if v[0] == ".")}
     shell, script = service["entrypoint"]
     [config] = service["command"]
-    (tmp_path / "data").mkdir()
+    (tmp_path / "redis").mkdir()
     own = tmp_path / "redis.conf"  # /data is the volume's place, which is not on this machine
-    own.write_text(mounted[config].read_text().replace("\ndir /data\n", f"\ndir {tmp_path / 'data'}\n"))
+    own.write_text(mounted[config].read_text().replace("\ndir /data\n", f"\ndir {tmp_path / 'redis'}\n"))
     environ = {
         "PATH": os.environ["PATH"],
         "REDIS_PASSWORD_FILE": str(secrets / "redis_password"),
