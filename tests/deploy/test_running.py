@@ -121,8 +121,7 @@ async def test_a_proxy_with_the_images_and_the_files_settings_is_healthy_and_scr
             assert b"cacheproxy_requests_total" in scraped.body
         assert (await get(server.proxy.admin_url, "/metrics", "proxy:8081", "wrong")).status == 401
         assert (await get(server.proxy.admin_url, "/metrics", "elsewhere", token)).status == 421
-        told = await server.proxy.ask(chat(), key="sk-caller", headers=EXACT)
-        assert told.status == 200
+        assert (await server.proxy.ask(chat(), key="sk-caller", headers=EXACT)).status == 200
         await eventually_true(lambda: kept(server.proxy), "its answer is kept", within_s=20)
         environ = {**ours, "CACHEPROXY_DATA__DIR": str(tmp_path / "data")}
         code, said = await ended(PROGRAM, "stats", "--json", environ=environ)
