@@ -32,6 +32,8 @@ def open_store(
     - `sqlite:////var/lib/cacheproxy/entries.db`: an absolute path (four slashes)
     - `memory://`: nothing outlives the process
 
+    What replicas share is opened elsewhere (`replicated.py`).
+
     Raises ConfigError for anything else.
     """
     url = limits.url
@@ -45,6 +47,6 @@ def open_store(
         scheme = url.partition(":")[0]
         raise ConfigError(
             f"store.url: this version keeps entries in sqlite:///FILE (sqlite:////FILE for an absolute path) or "
-            f"memory://, without parameters; got an address that begins with {scheme!r}"
+            f"memory://, without parameters, or shares them in redis://HOST; got an address that begins with {scheme!r}"
         )
     return SqliteStore(Path(file), limits, clock, quotas=quotas)

@@ -167,6 +167,7 @@ async def test_the_version_is_told(tmp_path: Path) -> None:
         (["--encoder", "./empty"], "empty/config.json: cannot be read"),
         (["--encoder", "./cut"], "cut/model.safetensors"),
         (["--store", "redis://127.0.0.1:6379/x"], "store.url: the address must have the number of a database"),
+        (["--store", "postgres://127.0.0.1/cache"], "store.url: this version keeps entries in sqlite:///FILE"),
         pytest.param(
             ["--upstream", "example.org"], "upstream.url must look like https://host/v1", marks=pytest.mark.slow
         ),
