@@ -140,6 +140,7 @@ class RedisStore:
         )
         self._sweeping = Sweeping(self._directory, self._documents, clock, self._caps, quotas)
         self._uses: dict[str, Uses] = {}
+        self._ahead: dict[str, int] = {}
         self._synced: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._open = False
@@ -170,6 +171,7 @@ class RedisStore:
     async def resync(self, shard: int, reason: str) -> str:
         """Read again what a shard holds; return where in its log to go on. Raises StoreUnavailable."""
         at = await self._comparing.resync(shard, reason)
+        self._ahead.clear()  # all that the engine holds is known now, be it older
         self._synced.add(shard)
         return at
 
@@ -246,7 +248,7 @@ class RedisStore:
             meta, now_s = self._directory.get(entry_id), self._clock.now()
             if meta is None or self._removing.hides(entry_id) or now_s >= meta.gone_s:
                 return None
-            entry = self._hot.get(entry_id)
+            entry = None if self._is_ahead(meta) else self._hot.get(entry_id)
             if entry is None:
                 entry = await self._read(meta)
                 self._may_serve(entry_id)
@@ -363,9 +365,18 @@ class RedisStore:
             log.error("record_dropped", store="redis", entry=meta.id)  # noqa: TRY400 - it says it all
             self._repair(meta, missing=True)
             return None
-        if document.ver == meta.ver and self._directory.get(meta.id) is meta:
+        if document.ver > meta.ver:
+            self._ahead[meta.id] = max(document.ver, self._ahead.get(meta.id, 0))
+        elif self._directory.get(meta.id) is meta and not self._is_ahead(meta):
             self._hot.put(decoded.entry, decoded.footprint_bytes)
         return decoded.entry
+
+    def _is_ahead(self, meta: Meta) -> bool:
+        """Whether a later version was served here than the log has told of yet: then memory holds an older one."""
+        if meta.ver >= self._ahead.get(meta.id, 0):
+            self._ahead.pop(meta.id, None)
+            return False
+        return True
 
     async def _shown(self, meta: Meta) -> Entry | None:
         if self._removing.hides(meta.id):
