@@ -138,7 +138,7 @@ def test_in_doubt_the_strictest_terms_of_both_hold() -> None:
         ({"category": "short"}, 10.0),
         ({"load": 1.0}, 60.0),
     ],
-    ids=repr,
+    ids=["as planned", "asked for less", "asked for more", "a short category", "under load"],
 )
 def test_a_small_models_answer_lives_no_longer_than_another_one_would(given: dict[str, Any], ttl_s: float) -> None:
     found = planned(**given)
@@ -179,7 +179,7 @@ def kept(origin: str) -> Entry:
         ({"controls": Controls(augment=False)}, "augmented"),
         ({"second": "quiet"}, "augmented"),
     ],
-    ids=repr,
+    ids=["as planned", "unseen", "exact only", "not wanted", "a second category that is off"],
 )
 def test_what_a_small_model_answered_is_served_only_where_one_may_answer(given: dict[str, Any], reason: str) -> None:
     asked = planned(**given)
