@@ -32,9 +32,9 @@ def _lines(report: dict[str, Any]) -> Iterator[str]:
             f"50 ms after a purge of their key |"
         )
         yield f"| replicas agree when all is quiet | {races['divergent_keys']} keys | every key after each round |"
-    if seen:
+    if seen and races:
         yield f"| the same over HTTP | {seen['broken_promises']} | {seen['purge_acknowledged_ms']['count']} purges |"
-    if cut := report.get("divergence"):
+    if (cut := report.get("divergence")) and races:
         yield (
             f"| a replica cut off while {cut['changed_meanwhile']} of {cut['entries']} entries changed agrees after "
             f"one reconcile | {cut['divergent']} entries | {cut['entries']} |"
