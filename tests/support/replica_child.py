@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ from cacheproxy.shared.members import Members
 from cacheproxy.store.redis.store import RedisStore
 from tests.support.entries import entry_id, make_entry
 from tests.support.histories import NEVER_S, Event, Kept, Made, Purged, Served, write_history
-from tests.support.polling import eventually
+from tests.support.polling import eventually, eventually_true
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -166,9 +167,17 @@ async def main(url: str, directory: Path, number: int, keys: int, seconds: float
         _say(str(racer.refused))
         await asyncio.to_thread(sys.stdin.readline)
         view: dict[str, int | None] = {}
-        for key in (f"key {one}" for one in range(keys)):
-            entry = await replica.store.get(entry_id(key))
+
+        async def looked(key: str) -> bool:
+            try:
+                entry = await replica.store.get(entry_id(key))
+            except PartUnavailable:
+                return False  # no lease at this moment: a busy machine
             view[key] = None if entry is None else int(entry.reply.body["version"])
+            return True
+
+        for key in (f"key {one}" for one in range(keys)):
+            await eventually_true(partial(looked, key), "the replica serves", 30)
         out.with_suffix(".view").write_bytes(msgspec.json.encode(view))
 
 
