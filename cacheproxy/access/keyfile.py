@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _VERSION = 1
 
 
+class _Numbered(msgspec.Struct, frozen=True):
+    number: int = 0
+
+
 def read_keys(path: Path, secret: bytes) -> list[KeyRecord]:
     """Return every record. Raises ConfigError naming file, entry and key; what an entry holds is never quoted."""
     try:
@@ -46,8 +50,8 @@ def parse_keys(data: bytes, path: Path | str, secret: bytes) -> list[KeyRecord]:
             f"{path}: made under another install.key, so none of its keys could be known; restore that install.key "
             "beside the data, or remove this file and make new keys"
         )
-    if unknown := sorted(document.keys() - {"version", "install", "keys"}):
-        raise ConfigError(f"{path}: unknown key {unknown[0]!r}; known: version, install, keys")
+    if unknown := sorted(document.keys() - {"version", "install", "number", "keys"}):
+        raise ConfigError(f"{path}: unknown key {unknown[0]!r}; known: version, install, number, keys")
     records = [_record(path, number, entry) for number, entry in enumerate(document["keys"])]
     _check_distinct(path, records)
     return records
@@ -71,6 +75,23 @@ def format_keys(records: list[KeyRecord], secret: bytes) -> bytes:
     """Return the document that holds these records."""
     document = {"version": _VERSION, "install": install_mark(secret), "keys": records}
     return msgspec.json.format(msgspec.json.encode(document, enc_hook=_reveal), indent=2) + b"\n"
+
+
+def numbered(document: bytes, number: int) -> bytes:
+    """Return a document with its number among those that replicas share. Raises ConfigError for what is none."""
+    try:
+        found = msgspec.json.decode(document, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
+        raise ConfigError(f"the keys that replicas share: not valid JSON ({type(exc).__name__})") from exc
+    return msgspec.json.format(msgspec.json.encode({**found, "number": number}), indent=2) + b"\n"
+
+
+def number_of(document: bytes) -> int:
+    """Return the number of a document; 0 where it has none, since replicas never shared it."""
+    try:
+        return max(0, msgspec.json.decode(document, type=_Numbered).number)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return 0
 
 
 def replace_file(path: Path, data: bytes) -> None:

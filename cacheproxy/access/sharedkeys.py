@@ -1,7 +1,8 @@
 """The virtual keys that replicas share: one document in the engine, changed as the successor of what was read.
 
-Each replica keeps a copy as its file of keys, so that it knows its callers while the engine is away. The engine's
-document wins: where replicas share keys they are changed by `cacheproxy keys`, not in the file.
+Each replica keeps a copy as its file of keys, with the document's number, so that it knows its callers while the engine
+is away. The engine's document wins: where replicas share keys they are changed by `cacheproxy keys`, not in the file.
+What an emptied or failed-over engine lost, the copy with the highest number brings back.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cacheproxy.access.keyfile import format_keys, parse_keys, replace_file
+from cacheproxy.access.keyfile import format_keys, number_of, numbered, parse_keys, replace_file
 from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.shared.script import Script
 from cacheproxy.shared.topics import APPEND
@@ -33,13 +34,13 @@ _MOST_TRIES = 16
 _REPLACE = Script(
     APPEND
     + """
-if (redis.call('HGET', KEYS[1], 'rev') or '0') ~= ARGV[1] then
+local rev = tonumber(redis.call('HGET', KEYS[1], 'rev') or '0')
+if tonumber(ARGV[2]) <= rev or (ARGV[1] ~= '' and tonumber(ARGV[1]) ~= rev) then
   return 0
 end
-local rev = redis.call('HINCRBY', KEYS[1], 'rev', 1)
-redis.call('HSET', KEYS[1], 'keys', ARGV[2])
-tell(KEYS[2], ARGV[3], 'keys', tostring(rev))
-return rev
+redis.call('HSET', KEYS[1], 'rev', ARGV[2], 'keys', ARGV[3])
+tell(KEYS[2], ARGV[4], 'keys', ARGV[2])
+return 1
 """
 )
 
@@ -73,13 +74,16 @@ class SharedKeys:
             rev, document = await self.read()
             before = parse_keys(document, "the keys that replicas share", self._secret) if document else []
             records = change(before)
-            if await self.put(format_keys(records, self._secret), after=rev):
+            if await self.put(format_keys(records, self._secret), rev + 1, after=rev):
                 return records
         raise ConfigError("the keys that replicas share are changed all the time; try again")
 
-    async def put(self, document: bytes, *, after: int) -> bool:
-        """Let a document follow document `after`; return whether that was the newest. Raises SharedUnavailable."""
-        args: list[bytes | str | int] = [str(after), document, self._log_messages]
+    async def put(self, document: bytes, number: int, *, after: int | None = None) -> bool:
+        """Let document `number` take the place of `after`, or else of any with a lower number; return whether it did.
+
+        Raises SharedUnavailable.
+        """
+        args: list[bytes | str | int] = ["" if after is None else after, number, document, self._log_messages]
         return bool(await self._link.slow_run(_REPLACE, [self._key, self._log], args, _TIMEOUT_S))
 
 
@@ -89,21 +93,23 @@ class KeyCopy:
     def __init__(self, shared: SharedKeys, path: Path, changed: Callable[[], None] | None = None) -> None:
         self._shared = shared
         self._path = path
-        self._rev = -1
+        self._taken = (0, b"")
         self.changed = changed
 
     async def hear(self, _: bytes = b"") -> None:
-        """Take what is new. Raises SharedUnavailable."""
-        rev, document = await self._shared.read()
-        if not document:
-            await self._publish()
-        elif rev != self._rev:
+        """Take what is new, or bring back what the engine lost. Raises SharedUnavailable."""
+        found = rev, document = await self._shared.read()
+        own = await asyncio.to_thread(_read, self._path)
+        if rev < max(1, number_of(own)):
+            if own:
+                await self._shared.put(own, max(1, number_of(own)))
+        elif found != self._taken:
             try:
-                await asyncio.to_thread(replace_file, self._path, document)
+                await asyncio.to_thread(replace_file, self._path, numbered(document, rev))
             except OSError as exc:
                 log.warning("keys_not_copied", path=str(self._path), reason=exc.strerror)
                 return
-            self._rev = rev
+            self._taken = found
             if self.changed is not None:
                 self.changed()
 
@@ -116,10 +122,9 @@ class KeyCopy:
         except SharedUnavailable:
             return
 
-    async def _publish(self) -> None:
-        """Let the replicas have this one's keys where they have none: the first one's, or what a crash lost."""
-        try:
-            document = await asyncio.to_thread(self._path.read_bytes)
-        except OSError:
-            return
-        await self._shared.put(document, after=0)
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

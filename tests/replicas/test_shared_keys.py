@@ -76,6 +76,47 @@ async def test_the_first_replicas_keys_become_those_of_all_and_come_back_after_a
             await redis.ask("FLUSHALL")
 
 
+async def test_a_key_that_was_revoked_stays_so_after_a_failover_to_an_older_engine(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    async with linked(redis) as (link, layout):
+        keys = shared(link, layout)
+        await keys.change(lambda _: [record("k1"), record("k2")])
+        name = layout.key("c", "keys")
+        older = await redis.ask("DUMP", name)
+        copy = KeyCopy(keys, path)
+        await copy.hear()
+        await keys.change(lambda _: [record("k1")])
+        await copy.hear()
+        for heir in (copy, KeyCopy(keys, path)):  # also one that was started anew
+            await redis.ask("RESTORE", name, 0, older, "REPLACE")
+            await heir.hear()
+            await heir.hear()
+            assert [one.id for one in read_keys(path, SECRET)] == ["k1"]
+            assert [one.id for one in await keys.records()] == ["k1"]
+
+
+async def test_of_the_copies_that_an_emptied_engine_is_given_the_highest_number_wins(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with linked(redis) as (link, layout):
+        keys = shared(link, layout)
+        late, newest = (KeyCopy(keys, tmp_path / name) for name in ("late.json", "newest.json"))
+        await keys.change(lambda _: [record("k1"), record("k2")])
+        await late.hear()
+        await keys.change(lambda _: [record("k1")])
+        await newest.hear()
+        await redis.ask("FLUSHALL")
+        for copy in (late, newest, late):
+            await copy.hear()
+        assert [one.id for one in await keys.records()] == ["k1"]
+        assert [one.id for one in read_keys(tmp_path / "late.json", SECRET)] == ["k1"]
+        await keys.change(lambda known: [*known, record("k3")])
+        await late.hear()
+        assert [one.id for one in read_keys(tmp_path / "late.json", SECRET)] == ["k1", "k3"]
+
+
 async def test_keys_of_another_install_are_refused(redis: RedisServer) -> None:
     async with linked(redis) as (link, layout):
         await shared(link, layout).change(lambda _: [record("k1")])
