@@ -39,6 +39,13 @@ class Position(NamedTuple):
 BEGINNING = Position(0, 0)
 
 
+class Data(NamedTuple):
+    """Which data a lease was granted on: its mark, and its history, which a restart or a failover changes."""
+
+    epoch: str
+    replication_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What a heartbeat brought back."""

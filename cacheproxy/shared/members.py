@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cacheproxy.errors import ConfigError, SharedUnavailable
-from cacheproxy.shared.lease import SCHEMA, Lease, Position, Seen, margin_s, schema_of
+from cacheproxy.shared.lease import SCHEMA, Data, Lease, Position, Seen, margin_s, schema_of
 from cacheproxy.shared.link import Script
 
 if TYPE_CHECKING:
@@ -176,6 +176,11 @@ class Members:
         """Return the mark of the data in the engine, made anew when it was empty; None before the first answer."""
         seen = self._held[log].lease.seen
         return seen.epoch if seen else None
+
+    def data(self, log: Log) -> Data | None:
+        """Return which data the engine had at the last heartbeat; None before the first answer."""
+        seen = self._held[log].lease.seen
+        return Data(seen.epoch, seen.replication_id) if seen else None
 
     def lag_s(self, log: Log) -> float:
         """Return how old what was applied is against the head of the log; 0 when nothing is behind."""

@@ -21,7 +21,7 @@ from tests.support.redis import redis_server
 from tests.support.shared_store import joined_store
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator, Collection, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -237,6 +237,35 @@ async def test_a_purge_that_the_engine_lost_is_applied_again(redis: RedisServer,
     async with joined_store(redis.url, tmp_path / "a") as again:
         assert not await has(again, "paris")
         assert await redis.ask("EXISTS", document) == 0
+
+
+async def test_an_engine_that_lost_a_purge_takes_no_fill_from_before_it(
+    redis: RedisServer, pair: tuple[Joined, Joined], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is back, as it was saved before the purge, while a replica still holds its lease and has a fill in the air."""
+    one, other = pair
+    following = other.store._following
+    began, held, handle = other.store.fence, asyncio.Event(), following.handle
+
+    async def late(shard: int, messages: Sequence[Any]) -> None:
+        await held.wait()
+        await handle(shard, messages)
+
+    monkeypatch.setattr(following, "handle", late)  # the purge has not reached it when the engine ends
+    await redis.ask("SAVE")
+    await one.store.purge([entry_id("paris")])
+    await redis.kill()
+    await redis.start()
+    assert other.members.serving(0)
+    with contextlib.suppress(StoreUnavailable):
+        assert not await other.store.put(fresh("paris"), began)
+    held.set()
+    for joined in pair:
+        await eventually(lambda joined=joined: sum(joined.store.resyncs.values()) >= 2, "noticed", within_s=5)  # type: ignore[misc]  # bound now
+        await eventually(lambda joined=joined: not joined.store.degraded(), "it serves", within_s=5)  # type: ignore[misc]  # bound now
+        assert not await has(joined, "paris")
+    assert not await other.store.put(fresh("paris"), began)
+    assert await keep(other, fresh("paris"))
 
 
 async def test_a_reconcile_mends_what_differs_and_counts_it(redis: RedisServer, pair: tuple[Joined, Joined]) -> None:

@@ -14,6 +14,7 @@ from cacheproxy.replicated import open_shared_store
 from cacheproxy.shared.control import Control
 from cacheproxy.shared.elect import Election
 from cacheproxy.shared.layout import Layout
+from cacheproxy.shared.lease import Data
 from cacheproxy.shared.link import Link
 from cacheproxy.shared.members import Members
 from cacheproxy.store.redis.store import RedisStore
@@ -41,10 +42,10 @@ class HeldLease:
         del log
         return self.holds
 
-    def epoch(self, log: Log) -> str:
-        """Return no mark: any engine will do."""
+    def data(self, log: Log) -> Data:
+        """Return no mark and no history: any engine will do."""
         del log
-        return ""
+        return Data("", "")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.model import Selector
     from cacheproxy.shared.layout import Layout
+    from cacheproxy.shared.lease import Data
     from cacheproxy.shared.link import Link
     from cacheproxy.shared.script import Script
     from cacheproxy.store.codec import Encoded
@@ -95,11 +96,11 @@ class Documents:
         return Document(ver, reply[1], reply[2])
 
     async def put(
-        self, encoded: Encoded, meta: bytes, generation: int, *, life_ms: int, gone_ms: int, mark: str
+        self, encoded: Encoded, meta: bytes, generation: int, *, life_ms: int, gone_ms: int, data: Data
     ) -> Raised | None:
         """Keep an entry; None where its fill began before a purge of it. Raises StoreUnavailable.
 
-        `mark` is the engine's as it is known; one that bears another mark takes nothing.
+        An engine whose data is not `data` any more takes nothing.
         """
         if encoded.size_bytes > self.most_bytes or len(meta) > MOST_BYTES:
             raise StoreUnavailable(f"entry {encoded.entry.id} is too long to be shared")
@@ -111,7 +112,7 @@ class Documents:
             *self._keys(shard, "floor", "ver", "epoch"),
         ]
         args: list[bytes | str | int] = [generation, entry_id, encoded.record, encoded.vector or b"", meta]
-        args += [max(1, life_ms), gone_ms, self._log_length, self._replica, mark]
+        args += [max(1, life_ms), gone_ms, self._log_length, self._replica, data.epoch, data.replication_id]
         with _translated():
             reply = await self._link.run(scripts.PUT, keys, args)
         if reply[0] < 0:

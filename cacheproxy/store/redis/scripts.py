@@ -25,6 +25,9 @@ PUT = Script(
     """
 local doc, dir, log, tomb, floor, version_key, epoch = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 if ARGV[10] ~= '' and redis.call('GET', epoch) ~= ARGV[10] then return {-1} end
+if ARGV[11] ~= '' and string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)') ~= ARGV[11] then
+    return {-1}
+end
 local fence = tonumber(ARGV[1])
 if fence < (tonumber(redis.call('GET', floor) or '0') or 0) then return {0} end
 if fence < (tonumber(redis.call('GET', tomb) or '0') or 0) then return {0} end
@@ -43,9 +46,10 @@ return {1, told, at}
 )
 """Keep an entry, unless its fill began before a purge of it.
 
-KEYS doc dir log tomb floor version epoch; ARGV fence id record vector meta life_ms gone_ms log_length replica mark.
-Returns {1, version, id of the message}, {0} where it is refused, {-1} where the engine does not bear the mark any more
-that this replica knows it by (it was emptied, or is another one).
+KEYS doc dir log tomb floor version epoch; ARGV fence id record vector meta life_ms gone_ms log_length replica mark
+history. Returns {1, version, id of the message}, {0} where it is refused, {-1} where the engine does not bear the mark
+any more that this replica knows it by (it was emptied, or is another one), or its data has another history: it was
+started again or replaced, and may have lost the very purge that would refuse this fill. INFO costs 1 us of its time.
 """
 
 PURGE = Script(

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from cacheproxy.policy.evict import Cause
     from cacheproxy.ports import Clock, Page
     from cacheproxy.shared.layout import Layout, Log
+    from cacheproxy.shared.lease import Data
     from cacheproxy.shared.link import Link
     from cacheproxy.store.meta import Meta
     from cacheproxy.store.redis.following import Listener, Told
@@ -68,8 +69,8 @@ class Lease(Protocol):
         """Whether what a log is about may be served and changed now."""
         ...
 
-    def epoch(self, log: Log) -> str | None:
-        """Return the mark of the engine's data; None where it is not known."""
+    def data(self, log: Log) -> Data | None:
+        """Return which data of the engine it was granted on; None where that is not known."""
         ...
 
 
@@ -263,7 +264,9 @@ class RedisStore:
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry for all replicas; return once the engine has it. Its own settings say what a crash loses."""
         self._may_serve(entry.id)
-        if not self._following.fences.admits(entry.id, fence):
+        # Taken before anything is waited for: the fence means something to these very data alone.
+        data = self._lease.data(self._documents.shard_of(entry.id))
+        if data is None or not self._following.fences.admits(entry.id, fence):
             return False
         if self._caps.full(*self._directory.tally.totals):
             raise StoreUnavailable("the shared store is too far above its caps; nothing is taken until a sweep")
@@ -280,7 +283,7 @@ class RedisStore:
                 self._following.fences.generation(shard, fence),
                 life_ms=int((kept.gone_s - now_s) * 1000),
                 gone_ms=int(kept.gone_s * 1000),
-                mark=self._lease.epoch(shard) or "",
+                data=data,
             )
         finally:
             self._following.putting.discard(entry.id)
