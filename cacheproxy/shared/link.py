@@ -287,10 +287,10 @@ class Link:
         if self.kind != "cluster" and told.get("cluster_enabled") == "1":
             raise ConfigError(f"store.url: the engine at {address} {faults.IS_CLUSTER.says}")
         policy = told.get("maxmemory_policy", "noeviction")
-        if policy.startswith("allkeys-") and not self._replicas.allow_eviction:
+        if policy != "noeviction" and not self._replicas.allow_eviction:
             raise ConfigError(
-                f"store.url: the engine at {address} may evict any key (maxmemory-policy {policy}), also those that "
-                "replicas agree by; set noeviction or volatile-ttl, or replicas.allow_eviction = true"
+                f"store.url: the engine at {address} may evict what replicas agree by, purges among it "
+                f"(maxmemory-policy {policy}); set noeviction, or replicas.allow_eviction = true"
             )
 
     def _place_at(self, address: Address) -> _Place:

@@ -92,6 +92,7 @@ async def test_entering_waits_for_no_engine_and_joins_when_it_comes() -> None:
         (("--requirepass", "right-word"), ":wrong-word@", "does not take this user and password"),
         ((), ":wrong-word@", "has no password"),
         (("--maxmemory", "20mb", "--maxmemory-policy", "allkeys-lru"), "", "maxmemory-policy allkeys-lru"),
+        (("--maxmemory-policy", "volatile-ttl"), "", "set noeviction"),
         (("--cluster-enabled", "yes"), "", "is a Cluster"),
     ],
 )
