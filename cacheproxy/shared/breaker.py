@@ -29,11 +29,9 @@ class Breaker:
         """Whether the last word was a failure: open, or with a trial under way."""
         return self._open_until is not None
 
-    def admits(self, now: float, trial_s: float) -> bool:
-        """Whether an attempt may begin. A trial that says nothing (its caller left) gives way after `trial_s`."""
-        if self._open_until is None:
-            return True
-        if now < self._open_until or now < self._trial_until:
+    def tries(self, now: float, trial_s: float) -> bool:
+        """Whether a trial begins now. One that says nothing gives way to another after `trial_s`."""
+        if self._open_until is None or now < self._open_until or now < self._trial_until:
             return False
         self._trial_until = now + trial_s
         return True

@@ -25,7 +25,7 @@ from cacheproxy.shared.slots import key_of
 from cacheproxy.shared.wire import Login, Wire, read_info, tls_context
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Coroutine, Sequence
 
     from cacheproxy.ports import Clock
     from cacheproxy.settings import Replicas, Store
@@ -37,6 +37,8 @@ log = structlog.get_logger()
 CLUSTER_SHARDS = 16
 CHECK_S = 2.0
 _REDIRECTS = 4
+_NODES_ASKED = 3
+"""How many nodes a new map can be asked of, one after the other."""
 _REMEMBERED_S = 2.0
 _ELSEWHERE = (AskError, TryAgainError)  # MovedError is an AskError
 _OLDEST = (6, 2)
@@ -91,6 +93,8 @@ class Link:
         self._askers: dict[Address, Wire] = {}
         if target.kind == "cluster":
             self._route = Cluster(target, self._asker, clock)
+        self._beside: set[asyncio.Task[Any]] = set()
+        self._looking: asyncio.Task[Any] | None = None
         self._fault: faults.Fault | None = faults.UNREACHABLE
         self._fault_at = clock.monotonic()
         self._told = ""
@@ -166,11 +170,6 @@ class Link:
         return "ok" if self._fault is None else f"the engine {self._fault.says}"
 
     @property
-    def breaker_open(self) -> bool:
-        """Whether any server is left alone for a moment."""
-        return any(place.breaker.open for place in self._places.values()) or self._breaker.open
-
-    @property
     def breaker_openings(self) -> int:
         """How often a server was left alone."""
         own = {id(place.breaker): place.breaker for place in self._places.values()}
@@ -193,13 +192,16 @@ class Link:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         key = key_of(commands[0])
+        self._admit(None, slow=slow)
         place = await self._find(key, timeout_s, slow=slow)
+        self._admit(place, slow=slow)
         replies = await self._exchange(place, commands, until - loop.time(), slow=slow)
         for _ in range(_REDIRECTS if self.kind == "cluster" else 0):
             again = [at for at, reply in enumerate(replies) if isinstance(reply, _ELSEWHERE)]
             if not again or loop.time() >= until:
                 break
             place, asking = await self._follow(place, key, replies[again[0]], until - loop.time(), slow=slow)
+            self._admit(place, slow=slow)
             sent: list[Command] = []
             for at in again:
                 sent += [("ASKING",), commands[at]] if asking else [commands[at]]
@@ -209,10 +211,12 @@ class Link:
         return [self._refused(place, reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def _find(self, key: str | bytes | None, timeout_s: float, *, slow: bool) -> _Place:
-        now = self._clock.monotonic()
-        if self.kind != "cluster" and not slow and not self._breaker.admits(now, self.timeout_s):
-            raise self._unavailable(faults.OPEN)
-        address = self._route.known(key) if key is not None and not self._route.stale else None
+        address = self._route.known(key) if key is not None else None
+        if address is not None and self._route.stale:
+            if self.kind == "cluster" and not slow:
+                self._look()  # a slot that is elsewhere by now is told by the node that had it
+            else:
+                address = None
         if address is None:
             try:
                 address = await self._route.address(key, timeout_s)
@@ -225,6 +229,41 @@ class Link:
             fault = faults.fault_of(trouble) if trouble else faults.NO_MASTER
             raise self._unavailable(fault if fault.remedy is faults.Remedy.CONFIG else faults.NO_MASTER)
         return self._place_at(address)
+
+    def _admit(self, place: _Place | None, *, slow: bool) -> None:
+        """Let a request go on, or raise SharedUnavailable: it never waits for the trial that ends this."""
+        if not slow and (place.breaker if place else self._breaker).open:
+            self._try(place)
+            raise self._unavailable(faults.OPEN, place)
+
+    def _try(self, place: _Place | None) -> None:
+        """Begin a trial beside the requests, where it is time for one."""
+        breaker = place.breaker if place else self._breaker
+        if breaker.tries(self._clock.monotonic(), self.timeout_s):
+            self._start(self._trial(place))
+
+    async def _trial(self, place: _Place | None) -> None:
+        until = asyncio.get_running_loop().time() + self.timeout_s
+        if place is None or self.kind != "cluster":  # another server may be the master now
+            place = await self._find(None, self.timeout_s, slow=False)
+        await self._exchange(place, [("PING",)], until - asyncio.get_running_loop().time(), slow=False)
+
+    def _look(self) -> None:
+        """Ask for a new map beside the requests."""
+        if self._looking is None or self._looking.done():
+            self._looking = self._start(self._route.masters(_NODES_ASKED * self.timeout_s))
+
+    def _start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._beside.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, (SharedUnavailable, *FAILURES)):  # those were noted already
+            log.error("shared_failed", kind=self.kind, exc_info=error)
 
     async def _follow(
         self, place: _Place, key: str | bytes | None, reply: Exception, left_s: float, *, slow: bool
@@ -240,8 +279,6 @@ class Link:
         return await self._find(key, left_s, slow=slow), False
 
     async def _exchange(self, place: _Place, commands: Sequence[Command], left_s: float, *, slow: bool) -> list[Any]:
-        if self.kind == "cluster" and not slow and not place.breaker.admits(self._clock.monotonic(), self.timeout_s):
-            raise self._unavailable(faults.OPEN, place)
         wire = place.slow if slow else place.hot
         try:
             replies = await wire.exchange(commands, max(left_s, 0.001))
@@ -255,6 +292,8 @@ class Link:
                 self._note(fault)
         if not slow:
             place.breaker.succeeded()
+        elif place.breaker.open:
+            self._try(place)
         if not told:
             self._note(None)
         return replies
@@ -338,6 +377,9 @@ class Link:
             log.warning("shared_unavailable", kind=self.kind, fault=fault.code, reason=f"the engine {fault.says}")
 
     async def _close(self) -> None:
+        for task in self._beside:
+            task.cancel()
+        await asyncio.gather(*self._beside, return_exceptions=True)
         wires = [place.close() for place in self._places.values()]
         await asyncio.gather(self._route.close(), *wires, *(wire.close() for wire in self._askers.values()))
 

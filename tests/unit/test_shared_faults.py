@@ -74,26 +74,26 @@ def test_failures_of_the_connection_are_told_apart(error: Exception, code: str) 
 def test_the_breaker_opens_after_three_failures_within_a_second_and_one_trial_decides() -> None:
     breaker = Breaker(chance=lambda: 1.0)
     for at in (0.0, 0.6, 1.2, 1.8):  # never three within a second
-        assert breaker.admits(at, 0.1)
+        assert not breaker.open
         breaker.failed(at)
     assert breaker.opened == 0
     breaker.failed(2.0)
     assert breaker.opened == 1
-    assert not breaker.admits(2.0 + LONGEST_S - 0.01, 0.1)
-    assert breaker.admits(3.1, 0.1)
-    assert not breaker.admits(3.1, 0.1), "one trial at a time"
+    assert not breaker.tries(2.0 + LONGEST_S - 0.01, 0.1)
+    assert breaker.tries(3.1, 0.1)
+    assert not breaker.tries(3.1, 0.1), "one trial at a time"
     breaker.failed(3.15)
-    assert not breaker.admits(3.2, 0.1)
-    assert breaker.admits(4.3, 0.1)
+    assert not breaker.tries(3.2, 0.1)
+    assert breaker.tries(4.3, 0.1)
     breaker.succeeded()
     assert not breaker.open
-    assert breaker.admits(4.3, 0.1)
+    assert not breaker.tries(4.3, 0.1), "nothing to try"
 
 
-def test_a_trial_whose_caller_left_gives_way_to_another() -> None:
+def test_a_trial_that_says_nothing_gives_way_to_another() -> None:
     breaker = Breaker(chance=lambda: 0.0)
     for _ in range(3):
         breaker.failed(0.0)
-    assert breaker.admits(0.6, 0.1)
-    assert not breaker.admits(0.65, 0.1)
-    assert breaker.admits(0.71, 0.1)
+    assert breaker.tries(0.6, 0.1)
+    assert not breaker.tries(0.65, 0.1)
+    assert breaker.tries(0.71, 0.1)
