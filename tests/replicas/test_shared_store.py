@@ -73,6 +73,16 @@ class Index:
             self.held.pop(one, None)
 
 
+class _Failing(Index):
+    fails = True
+
+    def went(self, entry_ids: Collection[str]) -> None:
+        """Fail when something goes."""
+        if self.fails and entry_ids:
+            raise RuntimeError("told to")
+        super().went(entry_ids)
+
+
 async def test_what_one_kept_the_other_reads_whole_and_finds(pair: tuple[Joined, Joined]) -> None:
     one, other = pair
     index = Index()
@@ -383,6 +393,38 @@ async def test_a_purge_while_the_engine_is_away_hides_here_and_is_done_when_it_i
 
     await eventually_true(swept, "it was tried again", within_s=10)
     await eventually(lambda: len(other.store) == 0, "all followed", within_s=5)
+
+
+async def test_a_purge_whose_listener_failed_is_owed_and_holds_up_nobody(redis: RedisServer, tmp_path: Path) -> None:
+    async with joined_store(redis.url, tmp_path / "a") as one:
+        await keep(one, fresh("paris"))
+        index = _Failing()
+        one.store.listen(index)
+        with pytest.raises(RuntimeError):
+            await one.store.purge([entry_id("paris")])
+        assert not await has(one, "paris")
+        index.fails = False
+        async with asyncio.timeout(2):
+            assert await keep(one, fresh("paris", version=2))
+        assert await has(one, "paris")
+
+
+async def test_two_replicas_that_erase_the_same_hide_it_each_by_itself(
+    redis: RedisServer, pair: tuple[Joined, Joined], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = set[str]()
+    for joined in pair:
+        documents = joined.store._documents
+        hide = documents.hide
+
+        async def noted(shard: int, name: str, selector: Selector, hide: Any = hide) -> Any:
+            names.add(name)
+            return await hide(shard, name, selector)
+
+        monkeypatch.setattr(documents, "hide", noted)
+    await asyncio.gather(*(joined.store.erase(Selector(category="default")) for joined in pair))
+    assert len(names) == 2
+    assert await redis.ask("HLEN", KEYS.key(0, "hidden")) == 0
 
 
 async def test_a_full_engine_takes_purges_and_no_entries(tmp_path: Path) -> None:

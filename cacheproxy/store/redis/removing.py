@@ -48,6 +48,7 @@ class Removing:
         clock: Clock,
         *,
         shards: int,
+        replica: str,
         by_words: Callable[[Selector], Awaitable[list[Meta]]],
     ) -> None:
         """`by_words` reads documents to tell which a selector means."""
@@ -59,6 +60,7 @@ class Removing:
         self._journal = journal
         self._clock = clock
         self._shards = shards
+        self._replica = replica
         self._by_words = by_words
         self._tombstones = Tombstones()
         self._running: dict[str, asyncio.Future[None]] = {}
@@ -73,6 +75,8 @@ class Removing:
             running = self._running.get(entry_id)
             if running is None:
                 await self.retry()
+                if entry_id in self._tombstones and entry_id not in self._running:
+                    raise StoreUnavailable(f"entry {entry_id} was purged, and that is neither done nor owed")
             else:
                 await asyncio.wait([running])
 
@@ -107,14 +111,14 @@ class Removing:
         if not ids:
             return 0
         fence = self._following.fences.current
-        self._tombstones.bury(ids, fence)
-        self._following.forget(ids)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running.update(dict.fromkeys(ids, done))
         by_shard: dict[int, list[str]] = {}
         for entry_id in ids:
             by_shard.setdefault(self._documents.shard_of(entry_id), []).append(entry_id)
         try:
+            self._tombstones.bury(ids, fence)
+            self._following.forget(ids)
             await self._note(ids, 0)
             counts = await asyncio.gather(*(self._of_shard(one, some, fence) for one, some in by_shard.items()))
         except BaseException:
@@ -164,7 +168,8 @@ class Removing:
         """Hide what is meant on every replica first: from then on its removal may take its time."""
         apart = bool(selector.text) or len(selector.ids) + len(selector.parents) > MOST_IDS_TOLD
         told = _NONE_OF_THEM if apart else selector
-        name = hashlib.blake2b(encode_selector(told), digest_size=16).hexdigest()
+        # Its own: another replica that erases the same, and is done first, must not end what this one hides.
+        name = hashlib.blake2b(self._replica.encode() + encode_selector(told), digest_size=16).hexdigest()
         fence, positions = self._following.fences.current, dict[int, str]()
         for shard in range(self._shards):
             raised = await self._documents.hide(shard, name, told)

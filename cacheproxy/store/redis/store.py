@@ -127,6 +127,7 @@ class RedisStore:
             self._journal,
             clock,
             shards=layout.shards,
+            replica=lease.replica,
             by_words=lambda selector: self._looking.with_words(selector, self._read),
         )
         self._comparing = Comparing(
