@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+import structlog
+
 from cacheproxy.errors import SharedUnavailable
 from cacheproxy.shared.lease import margin_s
 from cacheproxy.shared.link import Script
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from cacheproxy.ports import Clock
     from cacheproxy.shared.layout import Layout
     from cacheproxy.shared.link import Link
+
+log = structlog.get_logger()
 
 TERM_S = 6.0
 _PART = 3
@@ -70,7 +74,10 @@ class Election:
 
     async def _run(self) -> None:
         while True:
-            await self._stand()
+            try:
+                await self._stand()
+            except Exception:  # a border: a bug must not end the election for good
+                log.exception("background_failed", work="election")
             await asyncio.sleep(self._term_s / _PART)
 
     async def _stand(self) -> None:

@@ -259,11 +259,14 @@ class Members:
         pruned_s = self._clock.monotonic()
         while True:
             began_s = self._clock.monotonic()
-            await self._beat()
-            if began_s - pruned_s > _PRUNE_S:
-                pruned_s = began_s
-                with contextlib.suppress(SharedUnavailable):
-                    await self._prune()
+            try:
+                await self._beat()
+                if began_s - pruned_s > _PRUNE_S:
+                    pruned_s = began_s
+                    with contextlib.suppress(SharedUnavailable):
+                        await self._prune()
+            except Exception:  # a border: a bug must not end the heartbeats for good
+                log.exception("background_failed", work="heartbeat")
             await asyncio.sleep(max(0.01, began_s + self.pause_s - self._clock.monotonic()))
 
     async def _beat(self) -> None:
