@@ -110,15 +110,24 @@ class Forgetting:
             self._spawn(self.tend())
 
     async def reload(self) -> None:
-        """Write down what was told while this replica was away, and begin to do it. Raises SharedUnavailable."""
-        owed = [await self._owe(asked) for asked in await self._erasures.missed()]
+        """Write down what was told while this replica was away, and do it, also what it owes itself.
+
+        It comes first: what is erased must be gone before this replica tells what it knows. Raises SharedUnavailable.
+        """
+        for asked in await self._erasures.missed():
+            await self._owe(asked)
         await self._erasures.saw()
-        if any(owed):
-            self._spawn(self.tend())
+        await self._do()
 
     async def tend(self) -> None:
         """Do what is owed to others, and tell what is done by now; to be called again and again."""
-        if self.erasure is None or not self._owed:
+        if self._owed:
+            await self._do()
+
+    # Within
+
+    async def _do(self) -> None:
+        if self.erasure is None:
             return
         await self.erasure.retry()
         for token in [token for token in self._owed if not self.erasure.owes(token)]:
@@ -127,8 +136,6 @@ class Forgetting:
             except SharedUnavailable:
                 return
             self._owed.discard(token)
-
-    # Within
 
     async def _owe(self, asked: Asked) -> bool:
         if asked.by == self._replica or self.erasure is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TOPIC = "erasures"
 KEPT_S = 7 * 86_400
 _READ_TIMEOUT_S = 5.0
-_AT_ONCE = 200
+_MARGIN_MS = 1000
 
 _ASK = Script(
     APPEND
@@ -60,6 +60,7 @@ class Erasures:
         self._log_messages = log_messages
         self._replica = replica
         self._seen = seen
+        self._read_at_ms = 0
 
     async def ask(self, asked: Asked) -> None:
         """Have every replica do it. Raises SharedUnavailable."""
@@ -81,7 +82,7 @@ class Erasures:
 
         Raises SharedUnavailable.
         """
-        now_ms = _ms(await self._link.call("TIME"))
+        now_ms = self._read_at_ms = _ms(await self._link.call("TIME"))
         since_ms = await asyncio.to_thread(_read_ms, self._seen)
         if since_ms is None:
             await self._note(now_ms)
@@ -92,8 +93,8 @@ class Erasures:
         return [asked for raw in found if (asked := read_asked(raw)) is not None]
 
     async def saw(self) -> None:
-        """Note that all that `missed` returned is written down here. Raises SharedUnavailable."""
-        await self._note(_ms(await self._link.call("TIME")) - 1000)
+        """Note that all that `missed` returned is written down here; what was asked since is missed next time."""
+        await self._note(self._read_at_ms - _MARGIN_MS)
 
     async def _note(self, ms: int) -> None:
         await asyncio.to_thread(_write_ms, self._seen, ms)

@@ -13,13 +13,14 @@ from cacheproxy.forgetting import Forgetting
 from cacheproxy.model import Selector
 from cacheproxy.settings import Replicas, Store
 from cacheproxy.shared.control import Control
-from cacheproxy.shared.erasures import TOPIC, Erasures
+from cacheproxy.shared.erasures import TOPIC, Asked, Erasures
 from cacheproxy.shared.layout import Layout
 from cacheproxy.shared.link import Link
 from cacheproxy.shared.members import Members
 from cacheproxy.store.memory import MemoryStore
 from cacheproxy.supervise import Supervisor
 from tests.support.entries import make_entry
+from tests.support.fleet import linked
 from tests.support.polling import eventually_true
 
 if TYPE_CHECKING:
@@ -154,6 +155,36 @@ async def test_one_that_was_down_does_it_when_it_comes_back(redis: RedisServer, 
             await eventually_true(done, "it has done what it missed")
         async with started(redis, tmp_path / "new") as new:
             assert new.notes.told == []  # nothing is in a new data directory
+
+
+async def test_what_is_asked_while_a_replica_joins_is_missed_and_done_next_time(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with linked(redis) as (link, layout):
+        kept = [Erasures(link, layout, log_messages=10, replica=name, seen=tmp_path / "seen") for name in "ab"]
+        assert await kept[0].missed() == []
+        await kept[0].saw()
+        assert await kept[0].missed() == []
+        asked = Asked(token="t", by="c", asked_s=1.0, purges=False, ids=(), meant={"tenant": TENANT})
+        await kept[0].ask(asked)
+        await asyncio.sleep(1.2)  # longer than what is read twice in any case
+        await kept[0].saw()
+        assert await kept[1].missed() == [asked]
+
+
+async def test_one_that_joins_has_erased_what_it_owes_before_it_tells_what_it_knows(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "late", follows=False) as late:
+        await late.forgetting.reload()
+        await one.erasure.erase(Selector(tenant=TENANT))
+        await late.forgetting.reload()
+        assert [tenant for tenant, _ in late.notes.told] == [TENANT]
+        late.notes.failures = 1
+        assert "notes" in (await late.erasure.erase(Selector(tenant="own"), told=False)).pending
+        await late.forgetting.reload()
+        assert "own" in [tenant for tenant, _ in late.notes.told]
+        assert late.erasure.owed == 0
 
 
 async def test_what_could_not_be_told_is_told_once_the_engine_is_back(redis: RedisServer, tmp_path: Path) -> None:
