@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from cacheproxy.errors import SharedUnavailable
 from cacheproxy.ports import Turn
+from cacheproxy.shared import faults
 from cacheproxy.shared.script import Script
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ _WORD_MS = 500
 _STEP_S = 0.02
 _LONGEST_STEP_S = 0.1
 _KEPT, _ALONE = b"kept", b"alone"
+_UNKNOWN = frozenset({faults.TIMEOUT.code, faults.UNREACHABLE.code})
+"""After these a command may have been done all the same."""
 
 _RENEW = Script("""
 if redis.call('GET', KEYS[1]) == ARGV[1] then
@@ -42,6 +45,8 @@ end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
 """)
+_DROP = Script("if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0")
+_DROP_S = 1.0
 
 
 class SharedFlights:
@@ -52,11 +57,17 @@ class SharedFlights:
         self._layout = layout
         self._clock = clock
         self._held: dict[bytes, tuple[bytes, float]] = {}
+        self._drops: set[asyncio.Task[None]] = set()
         self.waited = 0
         """Flights that ended with another replica's answer to look for."""
 
     async def turn(self, key: bytes, wait_s: float) -> Turn:
-        """Lead, or wait up to `wait_s` for whoever leads. Without the engine everybody is alone, at once."""
+        """Lead, or wait up to `wait_s` for whoever leads. Without the engine everybody is alone, at once.
+
+        So is a second flight of this replica, which would wait for the first one's lease: they share one key.
+        """
+        if key in self._held:
+            return Turn.ALONE
         name, token = self._name(key), secrets.token_bytes(12)
         try:
             if await self._takes(key, name, token):
@@ -81,10 +92,29 @@ class SharedFlights:
                     await self._link.run(_RENEW, [self._name(key)], [token, LEASE_MS])
 
     async def _takes(self, key: bytes, name: str, token: bytes) -> bool:
-        if await self._link.call("SET", name, token, "NX", "PX", LEASE_MS) is None:
-            return False
+        try:
+            if await self._link.call("SET", name, token, "NX", "PX", LEASE_MS) is None:
+                return False
+        except asyncio.CancelledError:
+            self._drop(name, token)
+            raise
+        except SharedUnavailable as exc:
+            if exc.fault in _UNKNOWN:
+                self._drop(name, token)
+            raise
         self._held[key] = token, self._clock.monotonic()
         return True
+
+    def _drop(self, name: str, token: bytes) -> None:
+        """Give back, beside the line, a lease that may have been taken by a command whose reply nobody has."""
+
+        async def drop() -> None:
+            with contextlib.suppress(SharedUnavailable):  # it ends by itself
+                await self._link.slow_run(_DROP, [name], [token], _DROP_S)
+
+        task = asyncio.create_task(drop())
+        self._drops.add(task)
+        task.add_done_callback(self._drops.discard)
 
     async def _wait(self, key: bytes, name: str, token: bytes, wait_s: float) -> Turn:
         deadline_s, step_s = self._clock.monotonic() + wait_s, _STEP_S

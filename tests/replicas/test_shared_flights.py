@@ -69,6 +69,28 @@ async def test_a_lease_is_renewed_while_its_exchange_goes_on(redis: RedisServer)
         assert before_ms <= LEASE_MS - 900 < after_ms
 
 
+async def test_a_second_flight_of_a_replica_does_not_wait_for_the_first(redis: RedisServer) -> None:
+    async with linked(redis) as (link, layout):
+        one = flights(link, layout)
+        assert await one.turn(KEY, 5.0) is Turn.LEAD
+        assert await asyncio.wait_for(one.turn(KEY, 5.0), 1.0) is Turn.ALONE
+        await one.release(KEY, kept=True)
+
+
+async def test_a_lease_whose_caller_left_before_the_reply_is_given_back(redis: RedisServer) -> None:
+    async with linked(redis) as (link, layout):
+        one, other = flights(link, layout), flights(link, layout)
+        await one.turn(OTHER, 1.0)  # connected
+        redis.pause()
+        leaving = asyncio.create_task(one.turn(KEY, 5.0))
+        await asyncio.sleep(0.02)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        await asyncio.sleep(0.02)
+        redis.resume()
+        assert await other.turn(KEY, 1.0) is Turn.LEAD  # long before the lease ends by itself
+
+
 async def test_a_wait_ends_when_it_was_long_enough(redis: RedisServer) -> None:
     async with linked(redis) as (link, layout):
         leader, follower = flights(link, layout), flights(link, layout)
