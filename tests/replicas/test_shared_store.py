@@ -337,18 +337,40 @@ async def test_what_no_proxy_wrote_is_never_served_and_counted(
         assert await keep(one, fresh("rome"))
 
 
-async def test_a_message_of_a_later_version_is_ignored_and_everything_is_compared(
-    redis: RedisServer, pair: tuple[Joined, Joined]
+@pytest.mark.parametrize("unknown", [("wither",), ("purge", "ids"), ("hide", "sel", "gone")])
+async def test_a_message_of_a_later_version_has_everything_read_again(
+    redis: RedisServer, pair: tuple[Joined, Joined], unknown: tuple[str, ...]
 ) -> None:
-    """Row 101 of reliability: what it did to the documents is found by looking."""
+    """Row 101 of reliability: what it did to the documents is found by looking, and nothing is served before."""
     one, other = pair
     await keep(one, fresh("paris"))
     await eventually_true(lambda: has(other, "paris"), "it is there")
     await redis.ask("DEL", KEYS.key(0, "doc", entry_id("paris")))
     await redis.ask("HDEL", KEYS.key(0, "dir"), entry_id("paris"))
-    await redis.ask("XADD", KEYS.stream(0), "*", "op", "wither", "id", entry_id("paris"))
+    op, field, value = (*unknown, "id", "x")[:3]
+    await redis.ask("XADD", KEYS.stream(0), "*", "op", op, field, value)
     await eventually(lambda: len(one.store) == len(other.store) == 0, "both looked", within_s=5)
     assert other.store.foreign == 1
+    for joined in pair:
+        assert joined.store.resyncs["failed"] == 1
+        await eventually(lambda joined=joined: not joined.store.degraded(), "it serves", within_s=5)  # type: ignore[misc]  # bound now
+    assert await keep(one, fresh("rome"))
+    await eventually_true(lambda: has(other, "rome"), "they go on")
+    assert other.store.resyncs["failed"] == 1
+
+
+async def test_a_shard_with_an_erasure_that_cannot_be_read_is_not_served_before_that_is_gone(
+    redis: RedisServer, pair: tuple[Joined, Joined]
+) -> None:
+    one, _ = pair
+    await keep(one, fresh("paris"))
+    await redis.ask("HSET", KEYS.key(0, "hidden"), "of a later version", b"9|\xc1")
+    one.members.lose(0, "failed")
+    await asyncio.sleep(1.0)
+    assert one.store.degraded()
+    assert not await has(one, "paris")
+    await redis.ask("HDEL", KEYS.key(0, "hidden"), "of a later version")
+    await eventually_true(lambda: has(one, "paris"), "it is served again", within_s=10)
 
 
 async def test_without_a_lease_nothing_is_served_or_kept_and_nothing_waits(redis: RedisServer, tmp_path: Path) -> None:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from cacheproxy.errors import SharedUnavailable, StoreUnavailable
 from cacheproxy.store.meta import MOST_BYTES, MetaError, decode_meta
 from cacheproxy.store.redis import scripts
@@ -35,8 +33,6 @@ SCAN_COUNT = 1000
 SLOW_S = 5.0
 """Deadline of what no request waits for."""
 _OVERHEAD_BYTES = 256 * 1024
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +159,10 @@ class Documents:
             )
 
     async def head(self, shard: int) -> Head:
-        """Return where a shard stands. Raises StoreUnavailable."""
+        """Return where a shard stands. Raises StoreUnavailable, also where something hidden cannot be read."""
         with _translated():
             last, generation, hidden = await self._slowly(scripts.HEAD, self._keys(shard, "log", "gen", "hidden"), [])
-        return Head(_text(last), max(0, _number(generation)), dict(self._hidden(hidden)))
+        return Head(_text(last), max(0, _number(generation)), dict(self._hidden(shard, hidden)))
 
     async def listed(self, shard: int) -> dict[str, tuple[int, int]]:
         """Return all ids of a shard, each with its version and when it is gone, in ms. Raises StoreUnavailable.
@@ -224,14 +220,18 @@ class Documents:
                     self.foreign += 1
                 yield entry_id, max(0, ver), reply[1] if len(reply) > 1 else None
 
-    def _hidden(self, flat: list[bytes]) -> Iterator[tuple[str, tuple[Selector, int]]]:
+    def _hidden(self, shard: int, flat: list[bytes]) -> Iterator[tuple[str, tuple[Selector, int]]]:
         for name, value in zip(flat[::2], flat[1::2], strict=True):
             ver, _, sealed = value.partition(b"|")
             try:
                 yield _text(name), (decode_selector(sealed), int(ver))
-            except (MessageError, ValueError):
+            except (MessageError, ValueError) as exc:
                 self.foreign += 1
-                log.error("hidden_selector_unreadable", prefix=self._layout.prefix)  # noqa: TRY400 - it says it all
+                key = self._layout.key(shard, "hidden")
+                raise StoreUnavailable(
+                    f"{key} names an erasure that this version cannot read, so nothing of this shard is served; where "
+                    "no replica of a later version is to end it, remove that field"
+                ) from exc
 
     async def _slowly(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Any:
         return await self._link.slow_run(script, keys, args, SLOW_S)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from cacheproxy.store.redis.messages import Change
 
 _AT_ONCE = 256
+_MENDED = frozenset({b"put", b"evict", b"used"})
+"""Kinds of messages that remove nothing for good: one that is not understood may be made good later."""
 
 log = structlog.get_logger()
 
@@ -60,7 +62,7 @@ class Told(Protocol):
 class Following:
     """Applies changes, one replica's own and all others', in the order of each log.
 
-    `misread` counts messages that were not understood; `look_again` is set by them: a reconcile makes them good.
+    `misread` counts messages that were not understood; `look_again` is set by those that a reconcile makes good.
     """
 
     def __init__(
@@ -93,12 +95,17 @@ class Following:
     # Messages
 
     async def handle(self, shard: int, messages: Sequence[Told]) -> None:
-        """Apply messages of one log, in their order."""
+        """Apply messages of one log, in their order.
+
+        Raises MessageError where one may have removed what is known here: then everything is to be read again.
+        """
         for message in messages:
             try:
                 self.apply(shard, read_change(message.fields))
             except MessageError as exc:
                 self.misread += 1
+                if message.fields.get(b"op") not in _MENDED:
+                    raise
                 self.look_again.set()
                 log.warning("message_ignored", shard=shard, reason=exc.message)
         if messages:
