@@ -41,7 +41,8 @@ LABEL org.opencontainers.image.title="cacheproxy" \
   org.opencontainers.image.licenses="Apache-2.0" \
   org.opencontainers.image.version="${VERSION}"
 RUN groupadd --gid 10001 cacheproxy \
-  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cacheproxy
+  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cacheproxy \
+  && install -d -o 10001 -g 10001 /var/lib/federated
 COPY --from=builder /opt/cacheproxy /opt/cacheproxy
 COPY --from=builder --chown=10001:10001 /var/lib/cacheproxy /var/lib/cacheproxy
 # Nothing is written but in the data directory and /tmp: the root may be mounted read-only.

@@ -33,7 +33,13 @@ _SERVE_FLAGS = (
     ("--host", "server", "host", "ADDRESS", "Address of the data port.  [default: 127.0.0.1]"),
     ("--port", "server", "port", "PORT", "Data port: OpenAI's API.  [default: 8080]"),
     ("--admin-port", "server", "admin_port", "PORT", "Admin port: metrics, health, the admin API.  [default: 8081]"),
-    ("--store", "store", "url", "URL", "sqlite:///FILE or memory://.  [default: a file in the data directory]"),
+    (
+        "--store",
+        "store",
+        "url",
+        "URL",
+        "sqlite:///FILE, memory:// or redis://HOST.  [default: a file in the data directory]",
+    ),
 )
 
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from cacheproxy.shared.link import Link
     from cacheproxy.shared.members import Members
 
+PATIENCE_S = 10.0
+"""How long a replica that is apart leaves it to others, who know the secret, to say so to an engine that was emptied."""
+
 log = structlog.get_logger()
 
 
@@ -48,6 +51,8 @@ class Joined:
     apart: bool = False
     """Whether the secret is this replica's own, since it does not know that of the others."""
     rejoin: asyncio.Event = field(default_factory=asyncio.Event)
+    patience_s: float = PATIENCE_S
+    _asked_s: float | None = None
 
     async def agree(self) -> None:
         """Make sure that this replica has the secret of all: a topic's `reload`, before anything is served.
@@ -55,7 +60,7 @@ class Joined:
         Raises SharedUnavailable where it has not, as long as it has not.
         """
         try:
-            agreed = await self.installs.agree(self.secret, ours=not self.apart)
+            agreed = await self.installs.agree(self.secret, ours=not self.apart, publish=self._may_publish())
         except ConfigError as exc:  # the engine was emptied, and another install was first to come back
             log.error("install_mismatch", reason=exc.message)  # noqa: TRY400 - its message says it all
             raise SharedUnavailable(exc.message, fault="install") from exc
@@ -68,6 +73,15 @@ class Joined:
         log.warning("install_joined", what="this replica starts anew, with the secret that the others have")
         self.rejoin.set()
         raise SharedUnavailable("this replica starts anew to join the others", fault="install")
+
+    def _may_publish(self) -> bool:
+        """Whether to make this secret that of all: who is apart knows none that was used, and lets others go first."""
+        if not self.apart:
+            return True
+        now_s = asyncio.get_running_loop().time()
+        if self._asked_s is None:
+            self._asked_s = now_s
+        return now_s - self._asked_s >= self.patience_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,12 +153,16 @@ async def join(link: Link, layout: Layout, settings: Settings, data_dir: Path) -
             f"replicas.secret_file: {data_dir} was used with another secret; give this replica a --data-dir of its "
             "own, empty at first"
         )
+    from cacheproxy.shared.faults import must_be_mended  # here, since it loads the engine's client
+
     secret = given or known or secrets.token_bytes(SECRET_BYTES)
     installs = Installs(link, layout, by_file=given is not None)
     apart = False
     try:
         secret = await installs.agree(secret, ours=bool(given or known))
     except SharedUnavailable as exc:
+        if must_be_mended(exc.fault):
+            raise ConfigError(f"store.url: {exc.message}") from exc
         apart = not (given or known)
         if apart and settings.access.mode == "keys":
             raise ConfigError(

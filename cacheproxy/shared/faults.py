@@ -92,6 +92,8 @@ _BY_WORDS: tuple[tuple[str, Fault], ...] = (
     ("cluster support disabled", _fault("cluster", _C, "is not a Cluster: give redis:// as store.url", counts=True)),
     ("without any password configured", _NO_PASSWORD),
     ("no password is set", _NO_PASSWORD),
+    ("ACL failure in script", _BY_CODE["NOPERM"]),
+    ("The user executing the script", _BY_CODE["NOPERM"]),
 )
 
 _BY_CLASS: tuple[tuple[type[Exception], Fault], ...] = (

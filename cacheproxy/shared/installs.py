@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING
 
-from cacheproxy.errors import ConfigError
+from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.shared.script import Script
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ _AGREE = Script("""
 local mark = redis.call('HGET', KEYS[1], 'mark')
 if mark then
   return {mark, redis.call('HGET', KEYS[1], 'secret') or ''}
+end
+if ARGV[3] == '' then
+  return {'', ''}
 end
 redis.call('HSET', KEYS[1], 'mark', ARGV[1], 'secret', ARGV[2])
 return {ARGV[1], ARGV[2]}
@@ -65,14 +68,17 @@ class Installs:
         self._prefix = layout.prefix
         self._by_file = by_file
 
-    async def agree(self, secret: bytes, *, ours: bool) -> bytes:
+    async def agree(self, secret: bytes, *, ours: bool, publish: bool = True) -> bytes:
         """Return the secret that all replicas have: `secret` where they have none yet, and then it is theirs.
 
         With `ours` it is the one this data directory was used with. Raises ConfigError where another install has this
-        prefix, and SharedUnavailable.
+        prefix, and SharedUnavailable, also where there is none yet and this one is not to `publish` its own.
         """
         own = fingerprint(secret)
-        mark, told = await self._link.run(_AGREE, [self._key], [own, b"" if self._by_file else secret])
+        given = [own, b"" if self._by_file else secret, "publish" if publish else ""]
+        mark, told = await self._link.run(_AGREE, [self._key], given)
+        if not mark:
+            raise SharedUnavailable("no replica has said yet which install this engine is of", fault="install")
         if mark.decode() == own:
             return secret
         if self._by_file:

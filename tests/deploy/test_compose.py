@@ -155,6 +155,15 @@ def test_every_volume_is_used() -> None:
     assert read()["volumes"].keys() <= used
 
 
+@pytest.mark.parametrize("name", OURS)
+def test_what_our_image_writes_to_is_its_users_folder(name: str) -> None:
+    recipe = (ROOT / "Dockerfile").read_text(encoding="utf-8").partition(" AS runtime")[2]
+    for volume in SERVICES[name].get("volumes", []):
+        source, target, *mode = volume.split(":")
+        if not source.startswith("./") and mode != ["ro"]:  # else a new volume belongs to root, and it cannot write
+            assert f"-o 10001 -g 10001 {target}\n" in recipe or f"--chown=10001:10001 {target} {target}\n" in recipe
+
+
 # Secrets.
 
 

@@ -86,6 +86,10 @@ async def test_one_that_was_apart_gives_its_secret_where_there_is_none(redis: Re
     async with linked(redis) as (link, layout):
         alone = await join(link, layout, settings(redis), tmp_path)
         await redis.start()
+        with pytest.raises(SharedUnavailable, match="which install"):
+            await retried(alone)
+        assert alone.apart
+        alone.patience_s = 0.0
         await retried(alone)
         assert not alone.apart
         assert not alone.rejoin.is_set()
@@ -108,6 +112,35 @@ async def test_one_that_was_apart_starts_anew_where_the_others_have_another_secr
         assert known_secret(tmp_path / "late") == first.secret
         again = await joined(redis, tmp_path / "late")
         assert (again.secret, again.apart) == (first.secret, False)
+
+
+async def test_one_that_was_apart_lets_those_go_first_who_know_the_secret_of_an_emptied_engine(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    for name in ("old", "newborn"):
+        (tmp_path / name).mkdir()
+    async with linked(redis) as (link, layout):
+        old = await join(link, layout, settings(redis), tmp_path / "old")
+        await redis.kill()
+        newborn = await join(link, layout, settings(redis), tmp_path / "newborn")
+        await redis.start()
+        await redis.ask("FLUSHALL")
+        with pytest.raises(SharedUnavailable, match="which install"):
+            await retried(newborn)
+        await retried(old)
+        with pytest.raises(SharedUnavailable, match="starts anew"):
+            await retried(newborn)
+        assert known_secret(tmp_path / "newborn") == old.secret
+
+
+@pytest.mark.parametrize("rights", ["~other:* +@all", "~* +@all -@write"])
+async def test_a_user_who_lacks_rights_is_told_at_the_start(redis: RedisServer, tmp_path: Path, rights: str) -> None:
+    await redis.ask("ACL", "SETUSER", "proxy", "on", ">secret", *rights.split())
+    as_user = load(None, environ={}, flags={"store": {"url": redis.url.replace("redis://", "redis://proxy:secret@")}})
+    async with AsyncExitStack() as stack:
+        with pytest.raises(ConfigError, match="this user") as told:
+            await open_replica(as_user, tmp_path, tmp_path, SystemClock(), stack)
+    assert "secret" not in told.value.message
 
 
 async def test_a_replica_serves_nothing_once_another_install_took_its_place(redis: RedisServer, tmp_path: Path) -> None:
