@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from cacheproxy.shared.members import Members
 
 PATIENCE_S = 10.0
-"""How long a replica that is apart leaves it to others, who know the secret, to say so to an engine that was emptied."""
+"""How long a replica that is apart leaves it to those who know the secret to tell an engine that was emptied."""
 
 log = structlog.get_logger()
 
