@@ -75,7 +75,7 @@ class Installs:
         prefix, and SharedUnavailable, also where there is none yet and this one is not to `publish` its own.
         """
         own = fingerprint(secret)
-        given = [own, b"" if self._by_file else secret, "publish" if publish else ""]
+        given: list[bytes | str | int] = [own, b"" if self._by_file else secret, "publish" if publish else ""]
         mark, told = await self._link.run(_AGREE, [self._key], given)
         if not mark:
             raise SharedUnavailable("no replica has said yet which install this engine is of", fault="install")
