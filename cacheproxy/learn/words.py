@@ -13,7 +13,7 @@ from cacheproxy.shared.script import Script
 from cacheproxy.shared.topics import APPEND
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable
+    from collections.abc import AsyncIterator, Iterable
 
     from cacheproxy.learn.ledger import Pair
     from cacheproxy.shared.layout import Layout
@@ -118,12 +118,6 @@ class Words:
             keys = [*self._keys(tenant), self._tenants]
             for start in range(0, len(fields), _AT_ONCE):
                 await self._link.run(_UNSAY, keys, [tenant, *fields[start : start + _AT_ONCE]])
-
-    async def unsay_all(self, tenants: Collection[str]) -> None:
-        """Forget every word of tenants. Raises SharedUnavailable."""
-        for tenant in tenants:
-            await self._link.call("DEL", *self._keys(tenant))
-            await self._link.call("SREM", self._tenants, tenant)
 
     async def all(self) -> AsyncIterator[SharedWord]:
         """Yield every word. Raises SharedUnavailable."""

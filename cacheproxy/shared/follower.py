@@ -84,7 +84,10 @@ class Follower:
         while True:
             try:
                 if (reason := self._members.gap(self.log)) is not None:
-                    await self._catch_up(reason)
+                    if not await self._catch_up(reason):
+                        failures += 1
+                        await asyncio.sleep(pause_s(failures, random.random()))
+                        continue
                 elif messages := await self._read():
                     if await self._skipped():
                         self._members.lose(self.log, "trimmed")
@@ -103,13 +106,16 @@ class Follower:
                 self._members.lose(self.log, "failed")
                 await asyncio.sleep(pause_s(failures, random.random()))
 
-    async def _catch_up(self, reason: str) -> None:
+    async def _catch_up(self, reason: str) -> bool:
+        """Read everything again; False where another gap opened in the meantime."""
         await self._members.contact(self.log)
         turn = self._members.begin(self.log)
         position = await self._resync(reason)
         self._at = position
-        if await self._members.synced(self.log, turn, position):
-            log.info("replica_synced", log=str(self.log), reason=reason)
+        if not await self._members.synced(self.log, turn, position):
+            return False
+        log.info("replica_synced", log=str(self.log), reason=reason)
+        return True
 
     async def _read(self) -> list[Message]:
         """Return what follows, after waiting for it a while; nothing where there is nothing, or a gap opened."""

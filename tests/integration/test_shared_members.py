@@ -11,14 +11,14 @@ import pytest
 from cacheproxy.clock import SystemClock
 from cacheproxy.errors import ConfigError, StoreUnavailable
 from cacheproxy.shared.elect import Election
+from cacheproxy.shared.follower import Follower, head
 from cacheproxy.shared.members import BEFORE
 from tests.support.polling import eventually
 from tests.support.redis import RedisServer, free_port, redis_server
-from tests.support.seats import seated
+from tests.support.seats import Seat, seated
 
 if TYPE_CHECKING:
     from cacheproxy.shared.members import Acknowledged
-    from tests.support.seats import Seat
 
 
 async def settled(seat: Seat) -> None:
@@ -67,6 +67,28 @@ async def test_a_lease_is_not_extended_while_something_is_not_applied(redis: Red
         assert two.serves("c"), "the other log is not behind"
         two.slow_s = 0.0
         await eventually(lambda: two.serves(0), "it caught up", within_s=5)
+
+
+async def test_gaps_that_open_while_all_is_read_again_are_met_with_pauses(redis: RedisServer) -> None:
+    seat = Seat(redis.url)
+    begun_s: list[float] = []
+
+    async def resync(reason: str) -> str:
+        begun_s.append(time.monotonic())
+        if len(begun_s) < 6:
+            await seat.link.slow("DEL", seat.layout.key(0, "epoch"), timeout_s=1.0)
+            await seat.members.applied(0, "0-0", tell=True)  # asks, and hears of another engine
+        return await head(seat.link, seat.layout, 0, 1.0)
+
+    async def handle(messages: object) -> None:
+        pass
+
+    async with seat.link, seat.members:
+        follower = Follower(seat.link, seat.layout, 0, seat.members, handle, resync)
+        task = asyncio.create_task(follower.run())
+        await eventually(lambda: seat.serves(0), "it serves", within_s=10)
+        task.cancel()
+    assert begun_s[5] - begun_s[0] > 0.5  # 0.78 to 1.55
 
 
 async def test_a_replica_that_left_is_not_waited_for(redis: RedisServer) -> None:

@@ -14,7 +14,7 @@ from cacheproxy.store.selection import meaning
 from cacheproxy.store.shelves import Shelves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from cacheproxy.model import Entry, Holding, Selector
     from cacheproxy.policy.evict import Resident
@@ -159,10 +159,6 @@ class Directory:
     def sample(self, category: str, tenant: str | None, limit: int, now_s: float) -> list[Resident]:
         """Return the longest unused of a category, or of one tenant of it."""
         return self._shelves.sample(category, tenant, limit, now_s)
-
-    def named(self, entry_ids: Iterable[str]) -> list[Meta]:
-        """Return what is known of these, in their order; those unknown are left out."""
-        return [meta for meta in map(self.get, entry_ids) if meta is not None]
 
     def restore(self, meta: Meta, now_s: float) -> None:
         """Note again what was taken out in vain."""

@@ -26,7 +26,6 @@ STEP_ROWS = 5_000
 """Entries that one step looks through."""
 STEP_TEXTS = 256
 _READS = 16
-_VECTORS = 2048
 
 Found = tuple["Partition", str, "NDArray[np.float32]"]
 

@@ -182,5 +182,3 @@ return {last, redis.call('GET', KEYS[2]) or '0', redis.call('HGETALL', KEYS[3])}
 """
 )
 """Return where the log ends, the generation, and what is hidden. KEYS log gen hidden."""
-
-EVERY = (PUT, PURGE, HIDE, EVICT, READ, FETCH, HEAD)
