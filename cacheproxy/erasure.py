@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import os
+import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -38,16 +39,25 @@ _PARENTS_AT_ONCE = 10_000
 log = structlog.get_logger()
 
 
+def _none(_: Selector, __: Collection[str]) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """Something that remembers. `forget` is told the selector and the ids of the entries that went, and counts."""
 
     name: str
-    forget: Callable[[Selector, Collection[str]], Awaitable[int] | int] = field(repr=False)
+    forget: Callable[[Selector, Collection[str]], Awaitable[int] | int] = field(default=_none, repr=False)
     purged: bool = False
     """Whether it is told of purges in place of erasures."""
-    elsewhere: bool = False
-    """Whether it tells other replicas: what they tell is not told again."""
+    tell: Callable[[Owed, Collection[str]], Awaitable[None]] | None = field(default=None, repr=False)
+    """In place of `forget`, what tells other replicas, who do not tell it again. Called again with the same `token`."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it tells other replicas."""
+        return self.tell is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +107,7 @@ class Owed(msgspec.Struct, frozen=True, kw_only=True):
     meant: dict[str, str | float | tuple[str, ...] | None]
     descendants: bool = False
     token: str = ""
-    """What another replica calls it that began it."""
+    """What the replica calls it that began it."""
 
     def selector(self) -> Selector:
         """Return what it means: of what is new since it was asked for, nothing."""
@@ -116,11 +126,11 @@ class Erasure:
         parts: Sequence[Part],
         clock: Clock,
         journal: Path,
-        answers: Callable[[], Awaitable[tuple[int, tuple[str, ...]]]] | None = None,
+        answers: Callable[[str], Awaitable[tuple[int, tuple[str, ...]]]] | None = None,
     ) -> None:
         """`parts` go after the entries, in this order. The `journal` is read, and what it owes is done by `retry`.
 
-        `answers` waits for other replicas: how many have done it, and the names of those that have not yet.
+        `answers` waits for other replicas, by the token: how many have done it, and the names of those that have not.
         """
         self._catalogue = catalogue
         self._unindex = unindex
@@ -149,15 +159,16 @@ class Erasure:
         refused. Raises as `erase`.
         """
         parts = tuple(part.name for part in self._parts.values() if part.purged)
+        token = new_token()
         if selector and not descendants and selector == Selector(ids=selector.ids):
             try:
-                purged = await self._purge(selector, parts)
+                purged = await self._purge(selector, parts, token)
             except StoreUnavailable as exc:
                 log.warning("purge_failed", reason=exc.message)  # so it is owed
             else:
                 if not purged.pending:
                     return purged
-        return await self._begin(selector, parts, descendants=descendants)
+        return await self._begin(selector, parts, token, descendants=descendants)
 
     async def erase(self, selector: Selector, *, told: bool = True) -> Erased:
         """Remove the entries that are meant, what was made of them, and all else that is remembered of them.
@@ -167,11 +178,12 @@ class Erasure:
         finished.
         """
         meant = [part for part in self._parts.values() if not part.purged and (told or not part.elsewhere)]
-        erased = await self._begin(selector, tuple(part.name for part in meant), descendants=True)
+        token = new_token()
+        erased = await self._begin(selector, tuple(part.name for part in meant), token, descendants=True)
         elsewhere = {part.name for part in meant if part.elsewhere}
         if self._answers is None or not any(done.part in elsewhere and not done.failed for done in erased.parts):
             return erased
-        count, missing = await self._answers()
+        count, missing = await self._answers(token)
         failed = f"not done yet: {', '.join(missing)}" if missing else ""
         parts = (replace(one, removed=count, failed=failed) if one.part in elsewhere else one for one in erased.parts)
         return replace(erased, parts=tuple(parts))
@@ -197,13 +209,12 @@ class Erasure:
             async with self._lock:
                 if owed not in self._owed:  # done meanwhile, or some of it
                     continue
-                selector = owed.selector()
-                erased = await self._run(selector, owed.parts, owed.ids, descendants=owed.descendants)
+                erased = await self._run(owed, owed.selector())
                 await self._settle(owed, erased)
             if not erased.pending:
                 log.info("erasure_finished", parts=owed.parts, asked_s=owed.asked_s)
 
-    async def _purge(self, selector: Selector, parts: Sequence[str]) -> Erased:
+    async def _purge(self, selector: Selector, parts: tuple[str, ...], token: str) -> Erased:
         found: list[str] = []
         try:
             found = await self.preview(selector)
@@ -212,10 +223,11 @@ class Erasure:
                 await self._catalogue.purge(selector.ids)
             finally:
                 self._unindex(selector.ids, scrub=False)
-        beside = [await self._do(self._parts[name], selector, selector.ids) for name in parts]
+        owed = _owed(selector, parts, selector.ids, asked_s=self._clock.now(), token=token)
+        beside = [await self._do(self._parts[name], owed, selector, selector.ids) for name in parts]
         return Erased(ids=tuple(found), parts=(Removed(part=ENTRIES, removed=len(found)), *beside))
 
-    async def _begin(self, selector: Selector, parts: tuple[str, ...], *, descendants: bool) -> Erased:
+    async def _begin(self, selector: Selector, parts: tuple[str, ...], token: str, *, descendants: bool) -> Erased:
         if not selector:
             return Erased(ids=())
         if selector.text:
@@ -228,26 +240,25 @@ class Erasure:
                 raise PartUnavailable(
                     f"{count} erasures are not finished, none is begun: see erasure_part_failed in the log"
                 )
-            owed = _owed(selector, (ENTRIES, *parts), selector.ids, asked_s=self._clock.now(), descendants=descendants)
+            asked_s, names = self._clock.now(), (ENTRIES, *parts)
+            owed = _owed(selector, names, selector.ids, asked_s=asked_s, descendants=descendants, token=token)
             self._owed.append(owed)
             await self._write()
-            erased = await self._run(selector, owed.parts, (), descendants=descendants)
+            erased = await self._run(msgspec.structs.replace(owed, ids=()), selector)
             await self._settle(owed, erased)
             return erased
 
-    async def _run(
-        self, selector: Selector, parts: Sequence[str], known: Sequence[str], *, descendants: bool
-    ) -> Erased:
-        """Do these parts. What is done is not done again, unless the entries were not: the others go by their ids."""
-        ids, done = list(known), list[Removed]()
+    async def _run(self, owed: Owed, selector: Selector) -> Erased:
+        """Do its parts. What is done is not done again, unless the entries were not: the others go by their ids."""
+        parts, ids, done = owed.parts, list(owed.ids), list[Removed]()
         if ENTRIES in parts:
             scrub = any(not part.purged for name, part in self._parts.items() if name in parts)
-            found, failed = await self._remove(selector, scrub=scrub, descendants=descendants)
+            found, failed = await self._remove(selector, scrub=scrub, descendants=owed.descendants)
             ids = list(dict.fromkeys((*ids, *found)))
             done.append(Removed(part=ENTRIES, removed=len(found), failed=failed))
         for name in parts:
             if name in self._parts:
-                done.append(await self._do(self._parts[name], selector, ids))
+                done.append(await self._do(self._parts[name], owed, selector, ids))
         if done and done[0].part == ENTRIES and done[0].failed:
             why = "the entries come first"
             done[1:] = [replace(one, failed=one.failed or why) for one in done[1:]]
@@ -292,9 +303,12 @@ class Erasure:
             ahead += new
         return made
 
-    async def _do(self, part: Part, selector: Selector, ids: Collection[str]) -> Removed:
+    async def _do(self, part: Part, owed: Owed, selector: Selector, ids: Collection[str]) -> Removed:
         try:
             async with asyncio.timeout(_PART_TIMEOUT_S):
+                if part.tell is not None:
+                    await part.tell(owed, ids)
+                    return Removed(part=part.name, removed=0)
                 count = part.forget(selector, ids)
                 removed = await count if inspect.isawaitable(count) else count
         except (PartUnavailable, TimeoutError) as exc:
@@ -346,6 +360,11 @@ async def near(store: EntryStore, embedder: Embedder, text: str, radius: float) 
     if rows:
         compare()
     return found
+
+
+def new_token() -> str:
+    """Return a new name for an erasure."""
+    return secrets.token_hex(8)
 
 
 def _owed(

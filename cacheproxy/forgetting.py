@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import structlog
 
-from cacheproxy.erasure import Part
+from cacheproxy.erasure import Part, new_token
 from cacheproxy.errors import PartUnavailable, SharedUnavailable
 from cacheproxy.model import Selector
-from cacheproxy.shared.erasures import Asked, Erasures, new_token, read_asked
+from cacheproxy.shared.erasures import Asked, Erasures, read_asked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
 
+    from cacheproxy.erasure import Owed
     from cacheproxy.ports import Clock
 
 log = structlog.get_logger()
@@ -28,6 +29,8 @@ REPLICAS = "replicas"
 _WAIT_S = 2.0
 _STEP_S = 0.02
 _LONGEST_STEP_S = 0.2
+_IDS_AT_ONCE = 5000
+_MOST_OPEN = 100
 
 
 class Owes(Protocol):
@@ -66,40 +69,41 @@ class Forgetting:
         self._spawn = spawn
         self._clock = clock
         self._wait_s = wait_s
-        self._open: set[str] = set()  # what this replica asked, and not all have answered
+        self._open: dict[str, tuple[str, ...]] = {}  # the pieces of what this replica asked, until it looks for answers
         self._owed: set[str] = set()  # what it is to answer, once it is done
         self.erasure: Owes | None = None
 
     def parts(self, *, purges: bool) -> list[Part]:
         """Return the parts that tell the others: the last ones of an erasure, and of purges where asked for."""
-        told = [Part(name=REPLICAS, forget=self._tell_erasure, elsewhere=True)]
+        told = [Part(name=REPLICAS, tell=self._tell_erasure)]
         if purges:
-            told.append(Part(name="other_replicas", forget=self._tell_purge, purged=True, elsewhere=True))
+            told.append(Part(name="other_replicas", tell=self._tell_purge, purged=True))
         return told
 
-    async def answers(self) -> tuple[int, tuple[str, ...]]:
-        """Wait a moment for all replicas to have done what was asked; return how many have, and who has not."""
-        asked, done, missing = set(self._open), frozenset[str](), set[str]()
+    async def answers(self, token: str) -> tuple[int, tuple[str, ...]]:
+        """Wait a moment for all replicas to have done one erasure; return how many have, and who has not."""
+        pieces = self._open.pop(token, ())
+        waiting, done = set(pieces), dict[str, frozenset[str]]()
+        missing = set[str]()
         deadline_s, step_s = self._clock.monotonic() + self._wait_s, _STEP_S
-        while asked:
+        while waiting:
             missing = set()
             try:
                 alive = set(await self._alive()) - {self._replica}
-                for one in sorted(asked):
-                    done = await self._erasures.done_by(one)
-                    if alive <= done:
-                        self._open.discard(one)
-                    missing |= alive - done
-                asked &= self._open
+                for one in sorted(waiting):
+                    done[one] = await self._erasures.done_by(one) - {self._replica}
+                    if alive <= done[one]:
+                        waiting.discard(one)
+                    missing |= alive - done[one]
             except SharedUnavailable as exc:
                 return 0, (f"unknown ({exc.message})",)
             if self._clock.monotonic() >= deadline_s:
                 break
-            if asked:
+            if waiting:
                 await asyncio.sleep(step_s)
                 step_s = min(_LONGEST_STEP_S, step_s * 2)
-        self._open.clear()
-        return len(done - {self._replica}), tuple(sorted(missing))
+        of_all = frozenset.intersection(*done.values()) if done else frozenset[str]()
+        return len(of_all), tuple(sorted(missing))
 
     # As a topic of the control log
 
@@ -149,25 +153,31 @@ class Forgetting:
         await self.erasure.owe(selector, asked.ids, asked_s=asked.asked_s, purges=asked.purges, token=asked.token)
         return True
 
-    async def _tell_erasure(self, selector: Selector, ids: Collection[str]) -> int:
-        return await self._tell(selector, ids, purges=False)
+    async def _tell_erasure(self, owed: Owed, ids: Collection[str]) -> None:
+        told = await self._tell(owed, ids, purges=False)
+        self._open[owed.token] = told
+        if len(self._open) > _MOST_OPEN:  # nobody looks for the answers to what was told later than at once
+            del self._open[next(iter(self._open))]
 
-    async def _tell_purge(self, selector: Selector, ids: Collection[str]) -> int:
-        return await self._tell(selector, ids, purges=True)
+    async def _tell_purge(self, owed: Owed, ids: Collection[str]) -> None:
+        await self._tell(owed, ids, purges=True)
 
-    async def _tell(self, selector: Selector, ids: Collection[str], *, purges: bool) -> int:
-        asked = Asked(
-            token=new_token(),
-            by=self._replica,
-            asked_s=self._clock.now(),
-            purges=purges,
-            ids=tuple(ids),
-            meant={name: getattr(selector, name) for name in Selector.__slots__ if name != "text"},
-        )
-        try:
-            await self._erasures.ask(asked)
-        except SharedUnavailable as exc:
-            raise PartUnavailable(f"the other replicas could not be told: {exc.message}") from exc
-        if not purges:
-            self._open.add(asked.token)
-        return 0
+    async def _tell(self, owed: Owed, ids: Collection[str], *, purges: bool) -> tuple[str, ...]:
+        """Tell piece by piece, each under a name that is the same when it is told again; return the names."""
+        token, rest, told = owed.token or new_token(), tuple(ids), list[str]()
+        for start in range(0, max(1, len(rest)), _IDS_AT_ONCE):
+            piece = rest[start : start + _IDS_AT_ONCE]
+            asked = Asked(
+                token=f"{token}.{start + len(piece)}",
+                by=self._replica,
+                asked_s=owed.asked_s,
+                purges=purges,
+                ids=piece,
+                meant=owed.meant,
+            )
+            try:
+                await self._erasures.ask(asked)
+            except SharedUnavailable as exc:
+                raise PartUnavailable(f"the other replicas could not be told: {exc.message}") from exc
+            told.append(asked.token)
+        return tuple(told)

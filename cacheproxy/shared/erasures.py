@@ -22,23 +22,32 @@ if TYPE_CHECKING:
 TOPIC = "erasures"
 KEPT_S = 7 * 86_400
 _READ_TIMEOUT_S = 5.0
+_ASK_TIMEOUT_S = 5.0
 _MARGIN_MS = 1000
 
 _ASK = Script(
     APPEND
     + """
+redis.call('DEL', KEYS[3])
 local now = redis.call('TIME')
 local ms = now[1] * 1000 + math.floor(now[2] / 1000)
-redis.call('ZADD', KEYS[1], ms, ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', ms - tonumber(ARGV[2]))
-tell(KEYS[2], ARGV[3], 'erasures', ARGV[1])
+if redis.call('ZADD', KEYS[1], 'NX', ms, ARGV[1]) == 1 then
+  tell(KEYS[2], ARGV[3], 'erasures', ARGV[1])
+end
 return ms
 """
 )
+_DID = Script("""
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[1], ARGV[1], '1')
+return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+""")
+# A script whose first write frees memory may write when there is none left.
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One erasure. `meant` is the selector by its fields, `ids` the entries that went, `by` the replica that began."""
+    """One erasure, or a piece. `meant` is the selector by its fields, `ids` the entries that went, `by` who began."""
 
     token: str
     by: str
@@ -56,6 +65,7 @@ class Erasures:
         self._link = link
         self._layout = layout
         self._all = layout.key("c", "erasures")
+        self._scratch = layout.key("c", "scratch")
         self._log = layout.stream("c")
         self._log_messages = log_messages
         self._replica = replica
@@ -63,14 +73,15 @@ class Erasures:
         self._read_at_ms = 0
 
     async def ask(self, asked: Asked) -> None:
-        """Have every replica do it. Raises SharedUnavailable."""
-        raw = msgspec.msgpack.encode(asked)
-        await self._link.run(_ASK, [self._all, self._log], [raw, str(KEPT_S * 1000), self._log_messages])
+        """Have every replica do it; the same again changes nothing. Raises SharedUnavailable."""
+        keys = [self._all, self._log, self._scratch]
+        args: list[bytes | str | int] = [msgspec.msgpack.encode(asked), KEPT_S * 1000, self._log_messages]
+        await self._link.slow_run(_ASK, keys, args, _ASK_TIMEOUT_S)
 
     async def did(self, token: str) -> None:
         """Tell that this replica has done one. Raises SharedUnavailable."""
         key = self._layout.key("c", "erased", token)
-        await self._link.pipe([("HSET", key, self._replica, b"1"), ("PEXPIRE", key, KEPT_S * 1000)])
+        await self._link.run(_DID, [key, self._scratch], [self._replica, KEPT_S * 1000])
 
     async def done_by(self, token: str) -> frozenset[str]:
         """Return the replicas that have done one. Raises SharedUnavailable."""
@@ -98,11 +109,6 @@ class Erasures:
 
     async def _note(self, ms: int) -> None:
         await asyncio.to_thread(_write_ms, self._seen, ms)
-
-
-def new_token() -> str:
-    """Return a new name for an erasure."""
-    return secrets.token_hex(8)
 
 
 def read_asked(raw: bytes) -> Asked | None:

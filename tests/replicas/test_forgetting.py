@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from cacheproxy.clock import SystemClock
-from cacheproxy.erasure import Erasure, Part
+from cacheproxy.erasure import Erasure, Owed, Part
 from cacheproxy.errors import FeedbackUnavailable
 from cacheproxy.forgetting import Forgetting
 from cacheproxy.model import Selector
@@ -155,6 +155,44 @@ async def test_one_that_was_down_does_it_when_it_comes_back(redis: RedisServer, 
             await eventually_true(done, "it has done what it missed")
         async with started(redis, tmp_path / "new") as new:
             assert new.notes.told == []  # nothing is in a new data directory
+
+
+async def test_who_has_not_done_one_erasure_is_named_after_the_answers_to_another(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
+        other.notes.failures = 10**6
+        told = one.forgetting.parts(purges=False)[0].tell
+        assert told is not None
+        for token in ("first", "second"):
+            await told(Owed(asked_s=1.0, parts=(), ids=(), meant={"tenant": token}, token=token), ())
+        assert await one.forgetting.answers("first") == (0, (other.name,))
+        assert await one.forgetting.answers("second") == (0, (other.name,))
+
+
+async def test_a_large_erasure_is_told_in_pieces_and_each_is_kept_once(redis: RedisServer, tmp_path: Path) -> None:
+    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
+        ids = tuple(f"{number:032x}" for number in range(12_000))
+        owed = Owed(asked_s=1.0, parts=("replicas",), ids=ids, meant={"tenant": TENANT}, token="t")
+        told = one.forgetting.parts(purges=False)[0].tell
+        assert told is not None
+        for _ in range(3):  # as when its reply was late
+            await told(owed, ids)
+        assert await redis.ask("ZCARD", "{cacheproxy:c}:erasures") == 3
+        assert await one.forgetting.answers("t") == (1, ())
+        assert set(ids) <= set(other.unindexed)
+        assert len(other.unindexed) == len(ids)
+
+
+async def test_an_engine_without_memory_takes_erasures_and_their_answers(redis: RedisServer, tmp_path: Path) -> None:
+    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
+        await redis.fill()
+        try:
+            erased = await one.erasure.erase(Selector(tenant=TENANT))
+            assert erased.pending == ()
+            assert other.notes.told
+        finally:
+            await redis.drain()
 
 
 async def test_what_is_asked_while_a_replica_joins_is_missed_and_done_next_time(
