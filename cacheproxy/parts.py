@@ -34,6 +34,26 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+SAID_AGAIN_S = 10.0
+"""Pause between two lines on the same failure of a part: an outage fails with every request."""
+
+
+class Failures:
+    """What was said of failures lately. Each is said at once, and again after a pause, with how often it was since."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[float, int]] = {}
+
+    def say(self, exc: PartUnavailable, times: int, now_s: float) -> None:
+        """Log a failure, `times` alike, at this monotonic time; or count it for the next line on its part."""
+        said_s, unsaid = self._said.get(exc.part, (float("-inf"), 0))
+        times += unsaid
+        if now_s - said_s < SAID_AGAIN_S:
+            self._said[exc.part] = said_s, times
+            return
+        self._said[exc.part] = now_s, 0
+        log.warning("part_failed", part=exc.part, reason=exc.message, **({"times": times} if times > 1 else {}))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -69,6 +89,7 @@ class Parts:
     """How loaded the backend of a model is, 0 to 1."""
     resolve: Callable[[str], Destination] = field(default=lambda model: Destination(model=model))
     """Where requests for a model go."""
+    failures: Failures = field(default_factory=Failures)
 
     @property
     def epoch(self) -> str | None:
@@ -78,7 +99,7 @@ class Parts:
     def failed(self, exc: PartUnavailable, times: int = 1) -> str:
         """Count a part's failure, or several that are alike; return the reason that a caller reads."""
         self.telemetry.part_failures.labels(exc.part).inc(times)
-        log.warning("part_failed", part=exc.part, reason=exc.message, **({"times": times} if times > 1 else {}))
+        self.failures.say(exc, times, self.clock.monotonic())
         return f"{exc.part}_unavailable"
 
     def count_violation(self, reason: str) -> None:
