@@ -7,6 +7,7 @@ engine when it joins. The answer to an operator names the replicas that have not
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -15,7 +16,7 @@ import structlog
 from cacheproxy.erasure import Part, new_token
 from cacheproxy.errors import PartUnavailable, SharedUnavailable
 from cacheproxy.model import Selector
-from cacheproxy.shared.erasures import Asked, Erasures, read_asked
+from cacheproxy.shared.erasures import KEPT_S, Asked, Erasures, read_asked
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine
@@ -31,6 +32,7 @@ _STEP_S = 0.02
 _LONGEST_STEP_S = 0.2
 _IDS_AT_ONCE = 5000
 _MOST_OPEN = 100
+_MOST_TOLD = 200
 
 
 class Owes(Protocol):
@@ -70,6 +72,7 @@ class Forgetting:
         self._clock = clock
         self._wait_s = wait_s
         self._open: dict[str, tuple[str, ...]] = {}  # the pieces of what this replica asked, until it looks for answers
+        self._told: deque[Asked] = deque(maxlen=_MOST_TOLD)  # the engine may lose it
         self._owed: set[str] = set()  # what it is to answer, once it is done
         self.erasure: Owes | None = None
 
@@ -116,11 +119,15 @@ class Forgetting:
     async def reload(self) -> None:
         """Write down what was told while this replica was away, and do it, also what it owes itself.
 
-        It comes first: what is erased must be gone before this replica tells what it knows. Raises SharedUnavailable.
+        What it told itself is told again, in case the engine lost it. All this comes first: what is erased must be gone
+        before this replica tells what it knows. Raises SharedUnavailable.
         """
         for asked in await self._erasures.missed():
             await self._owe(asked)
         await self._erasures.saw()
+        for asked in list(self._told):
+            if self._clock.now() - asked.asked_s < KEPT_S:
+                await self._erasures.ask(asked)
         await self._do()
 
     async def tend(self) -> None:
@@ -180,4 +187,5 @@ class Forgetting:
             except SharedUnavailable as exc:
                 raise PartUnavailable(f"the other replicas could not be told: {exc.message}") from exc
             told.append(asked.token)
+            self._told.append(asked)
         return tuple(told)

@@ -157,6 +157,27 @@ async def test_one_that_was_down_does_it_when_it_comes_back(redis: RedisServer, 
             assert new.notes.told == []  # nothing is in a new data directory
 
 
+async def test_one_that_was_down_does_it_also_where_the_engine_was_emptied_meanwhile(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    async with started(redis, tmp_path / "late"):
+        pass
+    async with started(redis, tmp_path / "one") as one:
+        await one.erasure.erase(Selector(tenant=TENANT))
+        await redis.ask("FLUSHALL")
+
+        async def kept() -> bool:
+            return bool(await redis.ask("ZCARD", "{cacheproxy:c}:erasures"))
+
+        await eventually_true(kept, "it was told again")
+        async with started(redis, tmp_path / "late") as late:
+
+            async def done() -> bool:
+                return bool(late.notes.told)
+
+            await eventually_true(done, "it has done what it missed")
+
+
 async def test_who_has_not_done_one_erasure_is_named_after_the_answers_to_another(
     redis: RedisServer, tmp_path: Path
 ) -> None:
