@@ -5,6 +5,7 @@ The rules are pure (policy/decide.py); here documents are read, and the verifier
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -66,9 +67,11 @@ class Judging:
 
         Raises StoreUnavailable, EmbedderUnavailable and VerifierUnavailable.
         """
+        # Together: a store that hangs costs one deadline, not one for each.
+        entries = await asyncio.gather(*(self._document(journey, candidate) for candidate, _ in candidates))
         found = [
-            _Found(candidate=candidate, partition=partition, entry=await self._document(journey, candidate))
-            for candidate, partition in candidates
+            _Found(candidate=candidate, partition=partition, entry=entry)
+            for (candidate, partition), entry in zip(candidates, entries, strict=True)
         ]
         if journey.query.chain and not journey.plan.verify:
             found = [await self._plainly(journey, one) for one in found]

@@ -89,10 +89,6 @@ class SharedUsage:
         else:
             self._away = False
 
-    async def spent(self) -> dict[str, int]:
-        """Return the tokens of the day by key, of all replicas. Raises SharedUnavailable."""
-        return await spent_today(self._link, self._layout, self._clock.now())
-
     async def _round(self) -> None:
         accounts, now_s, wall_s = self._accounts(), self._clock.monotonic(), self._clock.now()
         ids, everybody = list[str](), now_s - self._all_s >= _ALL_S

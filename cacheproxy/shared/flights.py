@@ -58,8 +58,6 @@ class SharedFlights:
         self._clock = clock
         self._held: dict[bytes, tuple[bytes, float]] = {}
         self._drops: set[asyncio.Task[None]] = set()
-        self.waited = 0
-        """Flights that ended with another replica's answer to look for."""
 
     async def turn(self, key: bytes, wait_s: float) -> Turn:
         """Lead, or wait up to `wait_s` for whoever leads. Without the engine everybody is alone, at once.
@@ -128,7 +126,6 @@ class SharedFlights:
             if holder == _ALONE:
                 return Turn.ALONE
             if holder == _KEPT:
-                self.waited += 1
                 return Turn.LOOK
             if holder is None and await self._takes(key, name, token):
                 return Turn.LEAD

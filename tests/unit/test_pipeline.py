@@ -65,15 +65,22 @@ class SlowStore(MemoryStore):
     """A store that fails or waits when told to; otherwise a MemoryStore."""
 
     broken = False
+    watched = False
 
     def __init__(self, clock: FakeClock) -> None:
         super().__init__(settings.Store(max_entries=10), clock)
         self.gate = asyncio.Event()
         self.gate.set()
+        self.reading = self.most_reading = 0
 
     async def get(self, entry_id: str) -> Entry | None:
         if self.broken:
             raise StoreUnavailable("told to")
+        if self.watched:
+            self.reading += 1
+            self.most_reading = max(self.most_reading, self.reading)
+            await asyncio.sleep(0)
+            self.reading -= 1
         return await super().get(entry_id)
 
     async def put(self, entry: Entry, fence: int) -> bool:
@@ -227,6 +234,16 @@ async def test_an_unrelated_question_tells_how_near_it_came(house: House) -> Non
     assert outcome.reason == "below_threshold"
     assert outcome.evidence.similarity is not None
     assert [judgement.served for judgement in outcome.evidence.judgements] == [False]
+
+
+async def test_candidates_are_read_together(house: House) -> None:
+    """A store that hangs costs one deadline then, not one for each."""
+    await house.answer()
+    await house.answer(REPHRASED, controls=Controls(no_cache=True))
+    house.store.watched = True
+    _, similar = await house.look_up(REPHRASED + " Now.")
+    assert isinstance(similar, Hit)
+    assert house.store.most_reading == 2
 
 
 async def test_an_empty_cache_has_no_candidate(house: House) -> None:
