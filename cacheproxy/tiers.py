@@ -133,7 +133,8 @@ class Tiers:
         if approved is None:
             return None
         entry, stale = approved
-        return self._hit(journey, entry, Tier.SEMANTIC, "judged", miss.evidence, stale)
+        hit = self._hit(journey, entry, Tier.SEMANTIC, "judged", miss.evidence, stale)
+        return hit if isinstance(hit, Hit) else None
 
     async def shared(self, journey: Journey, found: Miss) -> Hit | Miss:
         """Look for what tenants share, where there is nothing of the caller's own; `found` tells why there is not.
@@ -272,7 +273,12 @@ class Tiers:
         told = (journey.query.text, journey.query.chain if journey.plan.embed else (), kept.reply.body)
         return await private(self._parts, told, journey.plan.check_pii)
 
-    def _hit(self, journey: Journey, entry: Entry, tier: Tier, reason: str, evidence: Lookup, stale: Stale) -> Hit:
+    def _hit(
+        self, journey: Journey, entry: Entry, tier: Tier, reason: str, evidence: Lookup, stale: Stale
+    ) -> Hit | Miss:
+        """Return a hit, unless its entry was removed while others had their say: verifiers take their time."""
+        if not self._parts.store.still_holds(entry):
+            return self.miss(journey, "no_entry", evidence)
         return Hit(
             entry=entry,
             tier=tier,

@@ -36,6 +36,10 @@ class EntryStore(Protocol):
         """
         ...
 
+    def still_holds(self, entry: Entry) -> bool:
+        """Whether an entry that `get` returned a moment ago may still be served, as far as is known without waiting."""
+        ...
+
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry, replacing one of the same id; return once a crash of this process cannot lose it.
 

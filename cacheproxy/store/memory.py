@@ -98,6 +98,10 @@ class MemoryStore:
         self._shelves.use(entry_id, now_s)
         return entry
 
+    def still_holds(self, entry: Entry) -> bool:
+        """Whether it was not removed since it was read."""
+        return self._shelves.get(entry.id) is not None and not self._erasures.hide(entry)
+
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry. It and its body are the store's from here on."""
         if not self._fences.admits(entry.id, fence):

@@ -169,6 +169,10 @@ class SqliteStore:
             self._flush_uses()
         return entry
 
+    def still_holds(self, entry: Entry) -> bool:
+        """Whether it is not being removed right now."""
+        return entry.id not in self._tombstones and not self._erasures.hide(entry)
+
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry; return once it is committed. The entry and its body are the store's from here on."""
         self._opened()

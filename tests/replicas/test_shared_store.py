@@ -111,6 +111,20 @@ async def test_an_acknowledged_purge_is_of_nothing_that_any_replica_serves(pair:
         assert not await has(other, "paris")
 
 
+async def test_what_was_read_before_a_purge_was_acknowledged_is_not_held_after_it(pair: tuple[Joined, Joined]) -> None:
+    one, other = pair
+    await keep(one, fresh("paris"))
+    await eventually_true(lambda: has(other, "paris"), "it is there")
+    read = await other.store.get(entry_id("paris"))
+    assert read is not None
+    assert other.store.still_holds(read)
+    await one.store.purge([entry_id("paris")])
+    await one.members.acknowledged({0: one.store.positions[0]}, 5.0)
+    assert not other.store.still_holds(read)
+    assert await keep(other, fresh("paris", version=2))
+    assert not other.store.still_holds(read)
+
+
 async def test_a_fill_that_began_before_a_purge_at_another_replica_is_refused(pair: tuple[Joined, Joined]) -> None:
     one, other = pair
     began = one.store.fence

@@ -220,6 +220,24 @@ async def test_a_decision_is_noted_under_the_epoch_that_it_was_planned_for(house
     assert journey.looked.epoch == "planned/for" != house.pipeline.parts.epoch
 
 
+@pytest.mark.parametrize("text", [QUESTION, REPHRASED])
+async def test_what_is_purged_after_it_was_read_and_before_it_is_served_is_a_miss(house: House, text: str) -> None:
+    await house.answer()
+    kept, get = house.store, house.store.get
+    _, before = await house.look_up(text)
+    assert isinstance(before, Hit)
+
+    async def read_and_purged(entry_id: str) -> Entry | None:
+        entry = await get(entry_id)
+        await kept.purge([entry_id])
+        return entry
+
+    kept.get = read_and_purged  # type: ignore[method-assign]  # the purge comes right after the read
+    _, outcome = await house.look_up(text)
+    assert isinstance(outcome, Miss)
+    assert outcome.reason in {"no_entry", "document_missing"}  # where the search finds it still
+
+
 async def test_an_exact_hit_never_embeds(house: House) -> None:
     await house.answer()
     before = len(house.encoder.calls)

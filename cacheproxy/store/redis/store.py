@@ -262,6 +262,14 @@ class RedisStore:
             return entry
         return None
 
+    def still_holds(self, entry: Entry) -> bool:
+        """Whether it was not removed since it was read, by any replica, and the lease holds that says so."""
+        leased = self._open and self._lease.serving(self._documents.shard_of(entry.id)) and self._lease.serving("c")
+        known = self._directory.get(entry.id)
+        if not leased or known is None or known.created_s > entry.created_s:  # another one took its place
+            return False
+        return not (self._removing.hides(entry.id) or self._removing.erasures.hide(entry))
+
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry for all replicas; return once the engine has it. Its own settings say what a crash loses."""
         self._may_serve(entry.id)
