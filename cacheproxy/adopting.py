@@ -8,6 +8,7 @@ answered from two spaces. Going back is the same way, without being examined.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +17,7 @@ from msgspec.structs import replace as replaced
 
 from cacheproxy.embed.headfile import ANY, told
 from cacheproxy.embed.headshelf import State
-from cacheproxy.errors import CacheProxyError, ConfigError, InvalidRequest, NotFound, VersionConflict
+from cacheproxy.errors import CacheProxyError, ConfigError, IndexUnavailable, InvalidRequest, NotFound, VersionConflict
 from cacheproxy.examining import Seen
 from cacheproxy.policy.bound import share
 from cacheproxy.policy.learnt import Learnt
@@ -246,6 +247,8 @@ class Adopting:
         except CacheProxyError as exc:
             self._failed(progress, exc.message)
             await asyncio.to_thread(self._means.shelf.note, self._state)
+            with contextlib.suppress(IndexUnavailable):  # what was made of texts for a head that does not serve
+                await self._means.layered.only([self._means.spaces.epoch])
         finally:
             if self.progress is progress:  # a bug, or the end of the proxy: the next start goes on
                 self.progress = replace(progress, step="failed", problem="it was cut short; see the log")

@@ -46,13 +46,13 @@ from cacheproxy.upkeep import Snapshots, Upkeep, catch_up
 from cacheproxy.warming import Warming
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
     from litestar import Litestar
 
     from cacheproxy.http.exchange import Receive, Send
     from cacheproxy.learn.pairlog import PairLog
-    from cacheproxy.model import Controls, Query, Scope
+    from cacheproxy.model import Controls, Query, Scope, Selector
     from cacheproxy.ports import Clock, Dialect, Replicas
     from cacheproxy.settings import Settings
 
@@ -223,7 +223,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         Part(name="questions", forget=lambda *_: line.pipeline.forget_questions()),
         Part(name="embeddings", forget=lambda *_: kept.embedder.forget() + kept.index.forget_embeddings()),
         Part(name="verifier", forget=lambda *_: kept.verifier.forget() if kept.verifier else 0),
-        Part(name="side_vectors", forget=lambda *_: kept.index.scrub_aside()),
+        Part(name="side_vectors", forget=partial(_aside, kept)),
         Part(name="snapshots", forget=lambda *_: snapshots.scrub()),
     ]
     forgetting = forgetting_of(ground, line)
@@ -269,6 +269,13 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
     converge(ground, kept, line, forgetting, erasure)
     stack.push_async_callback(snapshots.save_last)
     return erasure
+
+
+async def _aside(kept: Kept, _: Selector, ids: Collection[str]) -> int:
+    """Forget entries' vectors beside the store: what open spaces still have to write first, then by id in the file."""
+    await kept.index.scrub_aside()
+    await kept.layered.erase(ids)
+    return 0
 
 
 def _of_pairs(pairs: PairLog | None) -> list[Part]:

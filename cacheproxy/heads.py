@@ -54,10 +54,7 @@ async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int, laye
     """
     shelf = HeadShelf(data_dir / FOLDER, base, dim, _keys(encoder.head_keys))
     state = await asyncio.to_thread(shelf.state)
-    try:  # what a crash left of those that serve no more
-        await layered.only([epoch for epoch in (state.serving, state.adopting) if epoch])
-    except IndexUnavailable as exc:
-        log.warning("side_vectors_unreadable", reason=exc.message)
+    await _only(layered, state.serving, state.adopting)  # what a crash left of those that serve no more
     if not state.serving:
         return Heads(shelf=shelf, state=state, serving=None, own=None, learnt={})
     try:
@@ -65,10 +62,19 @@ async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int, laye
         own = await layered.open(artefact) if artefact.layers else None
     except ConfigError as exc:
         log.warning("head_left_out", reason=exc.message)
+        await _only(layered, state.adopting)
         before = tuple(epoch for epoch in state.before if epoch)
         state = replace(state, serving="", before=before, watched=None)
         return Heads(shelf=shelf, state=state, serving=None, own=None, learnt={})
     return Heads(shelf=shelf, state=state, serving=artefact, own=own, learnt={artefact.epoch: learnt_of(artefact)})
+
+
+async def _only(layered: Opens, *epochs: str | None) -> None:
+    """Forget what was made of texts for any other epoch."""
+    try:
+        await layered.only([epoch for epoch in epochs if epoch])
+    except IndexUnavailable as exc:
+        log.warning("side_vectors_unreadable", reason=exc.message)
 
 
 def _keys(told: str) -> list[str]:

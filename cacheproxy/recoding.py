@@ -146,7 +146,7 @@ class Recoding:
             missing = [one for one in ids if one not in found]
             made = await self._made(missing) if missing else {}
         finally:
-            self._watched.remove(gone)
+            self._watched = [one for one in self._watched if one is not gone]
         for one, vector in made.items():
             if one not in gone:
                 self.keep(one, vector)
@@ -266,6 +266,16 @@ class Layered:
         """
         if self._path.exists():
             await (await self._file()).only(epochs)
+
+    async def erase(self, ids: Collection[str]) -> None:
+        """Forget entries in every epoch, whoever made their vectors, and leave nothing of them in the file.
+
+        Raises ConfigError and IndexUnavailable.
+        """
+        if ids and self._path.exists():
+            side = await self._file()
+            await side.change("", {}, ids)
+            await side.scrub()
 
     async def _encoder(self, artefact: Artefact) -> Encoder:
         around = self._around
