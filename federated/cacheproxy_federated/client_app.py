@@ -198,7 +198,7 @@ def _train(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
     if clip:
         found = private(matrix, found, clip, noise, np.random.default_rng())
     # Under differential privacy all nodes weigh the same: how many pairs one has would tell of them without noise.
-    examples = 1 if _private(config) else min(len(pairs), _int(config, "most-pairs"))
+    examples = 1 if noise or _private(config) else min(len(pairs), _int(config, "most-pairs"))
     return RecordDict({wire.HEAD: wire.head_record(found), wire.NUMBERS: wire.numbers(examples)})
 
 

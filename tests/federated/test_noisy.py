@@ -92,8 +92,10 @@ def test_numbers_without_meaning_have_no_composed_epsilon(bad: tuple[float, int,
 
 
 def test_a_node_with_noise_of_its_own_counts_nothing_in_a_run_without(tmp_path: Path) -> None:
+    fleet = Fleet(config={"dp-clip": 0.05, "dp-noise": 1.0})
     with pytest.raises(RunEnded, match=r"3 node\(s\): has a dp-noise of its own, and counts nothing in a run without"):
-        Fleet(config={"dp-clip": 0.05, "dp-noise": 1.0}).run(tmp_path, course(retries=0))
+        fleet.run(tmp_path, course(retries=0))
+    assert {wire.examples_of(content) for content in told(fleet, wire.HEAD)} == {1}
 
 
 def test_counts_of_few_nodes_make_no_threshold_and_nothing_is_served(tmp_path: Path) -> None:
