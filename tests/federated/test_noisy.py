@@ -32,7 +32,7 @@ MOST = 100
 
 def told(fleet: Fleet, record: str) -> list[RecordDict]:
     """Return the replies that hold a record."""
-    return [reply.content for reply in fleet.passed[1::2] if record in reply.content]
+    return [reply.content for reply in fleet.passed[1::2] if reply.has_content() and record in reply.content]
 
 
 def test_a_histogram_holds_each_of_the_first_pairs_once() -> None:
