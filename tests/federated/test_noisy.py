@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from cacheproxy_federated import wire
+from cacheproxy_federated import client_app, local, wire
 from cacheproxy_federated.client_app import Node
 from cacheproxy_federated.exchange import RunEnded
 from cacheproxy_federated.guard import Asked, Guard
@@ -92,10 +92,20 @@ def test_numbers_without_meaning_have_no_composed_epsilon(bad: tuple[float, int,
 
 
 def test_a_node_with_noise_of_its_own_counts_nothing_in_a_run_without(tmp_path: Path) -> None:
-    fleet = Fleet(config={"dp-clip": 0.05, "dp-noise": 1.0})
     with pytest.raises(RunEnded, match=r"3 node\(s\): has a dp-noise of its own, and counts nothing in a run without"):
-        fleet.run(tmp_path, course(retries=0))
-    assert {wire.examples_of(content) for content in told(fleet, wire.HEAD)} == {1}
+        Fleet(config={"dp-clip": 0.05, "dp-noise": 1.0}).run(tmp_path, course(retries=0))
+
+
+@pytest.mark.parametrize(("own", "alone"), [({}, False), ({"dp-clip": 0.05, "dp-noise": 1.0}, True)])
+def test_a_node_with_noise_of_its_own_never_tells_how_many_pairs_it_trained_on(
+    tmp_path: Path, own: dict[str, float], *, alone: bool
+) -> None:
+    fleet = Fleet()
+    fleet.run(tmp_path, course(rounds=1))
+    asked = next(one for one in fleet.passed[0::2] if one.metadata.message_type == "train")
+    reply = local.node(client_app.made(lambda *_: rows(1)), asked.metadata.dst_node_id, own)(asked)
+    assert reply is not None
+    assert (wire.examples_of(reply.content) == 1) is alone
 
 
 def test_counts_of_few_nodes_make_no_threshold_and_nothing_is_served(tmp_path: Path) -> None:
