@@ -55,8 +55,8 @@ format: $(INSTALLED) ## apply the style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## measure the hot path and write docs/benchmarks.json (ten minutes, a quiet machine)
-	$(BIN)/python -m tests.benchmarks --out docs/benchmarks.json
+bench: $(INSTALLED) ## measure everything and write docs/benchmarks.md (25 minutes, a quiet machine); PARTS="hot scale" only these
+	$(BIN)/python -m tests.benchmarks $(if $(PARTS),--parts $(PARTS))
 
 clean: ## remove .venv, caches and local data
 	rm -rf $(VENV) $(CLIENTS) .venv-peers $(ENGINES) tests/clients/node/node_modules $(DATA) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,135 +1,176 @@
-"""`make bench`: CPU a request, p50 and p99 of every path at 1, 16 and 64 connections, against a scripted backend.
+"""`make bench`: every part of the performance report, and docs/benchmarks.md made of them; 25 minutes, a quiet machine.
 
-Rounds are interleaved (every scenario once, then again); figures are medians over rounds with their spread. Generator,
-backend and proxy share the machine, so throughput is a lower bound; CPU a request is the proxy's own, as the operating
-system counts it.
+Each part is a program of its own (`python -m tests.benchmarks.NAME --out FILE`) with a time that it may take; its raw
+figures go into docs/, and the tables between the markers of docs/benchmarks.md are made of whatever is there, so that a
+part that was left out (`--parts`), or failed, keeps its last figures. `--smoke` runs the parts in seconds, on a copy.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
-import platform
-import statistics
+import shutil
+import signal
+import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import uvloop
+from tests.benchmarks import goals, memory, overloads, peers, replicas_report, report, scale
+from tests.benchmarks.page import written
 
-from tests.benchmarks import encoder, load, server
-from tests.benchmarks.report import render
-from tests.benchmarks.scenarios import SCENARIOS, fresh, questions, request, scenario, variants
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
-ENCODERS = Path(__file__).parents[2] / ".cacheproxy" / "encoders"
-
-
-async def main(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run everything and return the report."""
-    report: dict[str, Any] = {
-        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {name: version(name) for name in ("litestar", "uvicorn", "aiohttp", "onnxruntime", "hnswlib")},
-        "method": {"seconds": arguments.seconds, "rounds": arguments.rounds, "seed": arguments.seed},
-        "encoder": {
-            "short texts (semantic hit)": encoder.measure(variants(arguments.seed), ENCODERS),
-            "thirty tokens (miss)": encoder.measure(
-                list(itertools.islice(fresh(arguments.seed * 1000 + 1), 1600)), ENCODERS
-            ),
-        },
-    }
-    runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        async with server.backend() as backend, server.proxy(backend.port, Path(scratch), ENCODERS) as proxy:
-            report["rss_mb_at_start"] = round(proxy.rss_mb(), 1)
-
-            await _fill(proxy)
-            for number in range(arguments.rounds):
-                for name, connections in itertools.product(SCENARIOS, arguments.connections):
-                    sys.stderr.write(f"round {number + 1}: {name}, {connections} connections\n")
-                    runs.setdefault((name, connections), []).append(
-                        await _measure(name, connections, proxy, backend, arguments, seed=arguments.seed + number)
-                    )
-            report["rss_mb_at_end"] = round(proxy.rss_mb(), 1)
-            report["loop_lag_cumulative"] = proxy.loop_lag()
-    report["runs"] = [
-        {"scenario": name, "connections": connections, **_summary(found)} for (name, connections), found in runs.items()
-    ]
-    return report
+ROOT = Path(__file__).parents[2]
+PAGE = "benchmarks.md"
 
 
-async def _fill(proxy: server.Process) -> None:
-    for question in questions():
-        await load.run("127.0.0.1", proxy.port, iter([request(question)]), connections=1, seconds=0)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One program, what it is told, and how its report is shown."""
+
+    module: str
+    file: str
+    """Where its raw figures are, in docs/."""
+    within_s: float
+    """Then it is ended; programs that write after each round keep what they have."""
+    render: Callable[[Any], str]
+    words: tuple[str, ...] = ()
+    smoke: tuple[str, ...] = ()
+    """What it is told in the place of `words` to be done in seconds."""
+    usual: bool = True
+    """Whether it runs where no parts are named."""
 
 
-async def _measure(
-    name: str,
-    connections: int,
-    proxy: server.Process,
-    backend: server.Process,
-    arguments: argparse.Namespace,
-    *,
-    seed: int,
-) -> dict[str, Any]:
-    port = backend.port if name == "backend alone" else proxy.port
-    watched = backend if name == "backend alone" else proxy
-    requests = scenario(name, seed * 1000 + connections)
-    await load.run("127.0.0.1", port, requests, connections=connections, seconds=min(1.0, arguments.seconds))
-    cpu_s = watched.cpu_s()
-    seen = await load.run("127.0.0.1", port, requests, connections=connections, seconds=arguments.seconds)
-    cpu_s = watched.cpu_s() - cpu_s
-    return {
-        "requests": len(seen.total_ms),
-        "per_s": len(seen.total_ms) / seen.elapsed_s,
-        "cpu_ms": cpu_s * 1000 / len(seen.total_ms),
-        "p50_ms": _quantile(seen.total_ms, 0.5),
-        "p99_ms": _quantile(seen.total_ms, 0.99),
-        "first_p50_ms": _quantile(seen.first_ms, 0.5),
-        "outcomes": seen.outcomes,
-    }
+PARTS = {
+    "peers": Part(
+        module="peers",
+        file="benchmarks-peers.json",
+        within_s=600,
+        render=peers.render,
+        words=("--seconds", "3", "--rounds", "3", "--within-s", "480"),
+        smoke=("--seconds", "0.3", "--rounds", "1"),
+    ),
+    "hot": Part(
+        module="hot_path",
+        file="benchmarks.json",
+        within_s=420,
+        render=report.render,
+        words=("--seconds", "3"),
+        smoke=("--seconds", "0.3", "--rounds", "1", "--connections", "1", "16", "64"),
+    ),
+    "overload": Part(
+        module="overloads",
+        file="benchmarks-overload.json",
+        within_s=240,
+        render=overloads.render,
+        smoke=("--seconds", "2"),
+    ),
+    "scale": Part(
+        module="scale",
+        file="benchmarks-scale.json",
+        within_s=240,
+        render=scale.render,
+        smoke=("--entries", "2000"),
+    ),
+    "memory": Part(
+        module="memory",
+        file="benchmarks-memory.json",
+        within_s=240,
+        render=memory.render,
+        smoke=("--entries", "1500"),
+    ),
+    "replicas": Part(
+        module="replicas",
+        file="benchmarks-replicas.json",
+        within_s=900,
+        render=replicas_report.render,
+        smoke=("--parts", "throughput", "--throughput-s", "1"),
+        usual=False,
+    ),
+}
 
 
-def _summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    summary: dict[str, Any] = {"requests": sum(run["requests"] for run in found)}
-    for key in ("per_s", "cpu_ms", "p50_ms", "p99_ms", "first_p50_ms"):
-        values = [run[key] for run in found]
-        summary[key] = {
-            "median": round(statistics.median(values), 3),
-            "min": round(min(values), 3),
-            "max": round(max(values), 3),
-        }
-    outcomes: dict[str, int] = {}
-    for run in found:
-        for name, count in run["outcomes"].items():
-            outcomes[name] = outcomes.get(name, 0) + count
-    return {**summary, "outcomes": outcomes}
+def run(part: Part, out: Path, within_s: float, more: Sequence[str], *, smoke: bool) -> str:
+    """Run a part; return "" or what went wrong. Its whole process group is ended when its time is over."""
+    words = [*(part.smoke if smoke else part.words), *more]
+    command = [sys.executable, "-m", f"tests.benchmarks.{part.module}", "--out", str(out), *words]
+    child = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        code = child.wait(within_s)
+    except subprocess.TimeoutExpired:
+        return f"ended after {within_s:.0f} s"
+    finally:
+        _end(child)
+    return f"exit code {code}" if code else ""
 
 
-def _quantile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """End what a part started and may have left, gently first: servers take their own children with them."""
+    for number, pause_s in ((signal.SIGTERM, 20.0), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(child.pid, number)
+        except ProcessLookupError:
+            return
+        deadline_s = time.monotonic() + pause_s
+        while time.monotonic() < deadline_s:
+            child.poll()
+            try:
+                os.killpg(child.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.1)
 
 
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
+def update(docs: Path) -> None:
+    """Write every section of the page that there are figures for, and the goals."""
+    page, reports = (docs / PAGE).read_text(encoding="utf-8"), {}
+    for name, part in PARTS.items():
+        file = docs / part.file
+        if file.exists():
+            reports[name] = json.loads(file.read_bytes())
+            page = written(page, name, part.render(reports[name]))
+    page = written(page, "goals", goals.render(reports))
+    (docs / PAGE).write_text(page, encoding="utf-8")
+
+
+def main(arguments: argparse.Namespace, docs: Path) -> int:
+    """Run the parts one after the other and write the page; return how many went wrong."""
+    began_s, failed = time.monotonic(), 0
+    for name in arguments.parts:
+        part, left_s = PARTS[name], 60 * arguments.minutes - (time.monotonic() - began_s)
+        if left_s < 1:
+            sys.stderr.write(f"-- {name}: left out, {arguments.minutes:g} minutes are over\n")
+            failed += 1
+            continue
+        sys.stderr.write(f"-- {name}\n")
+        more = ["--home", str(arguments.home)] if name == "peers" and arguments.home else []
+        started_s = time.monotonic()
+        wrong = run(part, docs / part.file, min(part.within_s, left_s), more, smoke=arguments.smoke)
+        sys.stderr.write(f"-- {name}: {wrong or 'done'}, {time.monotonic() - started_s:.0f} s\n")
+        failed += bool(wrong)
+        update(docs)  # after each: what is there by now is worth having
+    update(docs)
+    return failed
 
 
 if __name__ == "__main__":
+    usual = [name for name, part in PARTS.items() if part.usual]
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--out", type=Path, help="write the report as JSON here")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of one run (default 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each run is repeated (default 3)")
-    parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=usual, help=f"default {' '.join(usual)}")
+    parser.add_argument("--minutes", type=float, default=25.0, help="longest time for all parts (default 25)")
+    parser.add_argument("--home", type=Path, help="environments of the peers (default .venv-peers)")
+    parser.add_argument("--smoke", action="store_true", help="try the parts in seconds, on a copy of the page")
     parsed = parser.parse_args()
-    finished = uvloop.run(main(parsed))
-    if parsed.out:
-        parsed.out.write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(render(finished))
+    if not parsed.smoke:
+        sys.exit(1 if main(parsed, ROOT / "docs") else 0)
+    with tempfile.TemporaryDirectory(prefix="cacheproxy-bench-") as scratch:
+        shutil.copy(ROOT / "docs" / PAGE, scratch)
+        wrong_parts = main(parsed, Path(scratch))
+        sys.stdout.write((Path(scratch) / PAGE).read_text(encoding="utf-8"))
+    sys.exit(1 if wrong_parts else 0)

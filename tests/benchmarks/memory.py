@@ -121,13 +121,23 @@ def main(arguments: argparse.Namespace) -> None:
         grew = uvloop.run(_measured(arguments.one, arguments.entries))
         sys.stdout.write(json.dumps({"bytes": round(grew / arguments.entries)}) + "\n")
         return
-    sys.stdout.write(f"| component | bytes an entry, of {arguments.entries:,} |\n|---|---|\n")
+    found: dict[str, int] = {}
     for name in COMPONENTS:
+        sys.stderr.write(f"{name}\n")
         command = [sys.executable, "-m", "tests.benchmarks.memory", "--entries", str(arguments.entries), "--one", name]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        told: dict[str, Any] = json.loads(said)
-        sys.stdout.write(f"| {name} | {told['bytes']:,} |\n")
-        sys.stdout.flush()
+        found[name] = json.loads(said)["bytes"]
+    report = {"entries": arguments.entries, "bytes": found}
+    if arguments.out:
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(render(report))
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return the table."""
+    lines = [f"| component | bytes an entry, of {report['entries']:,} |", "|---|---|"]
+    lines += [f"| {name} | {count:,} |" for name, count in report["bytes"].items()]
+    return "\n".join(lines) + "\n"
 
 
 async def _measured(name: str, count: int) -> float:
@@ -137,5 +147,6 @@ async def _measured(name: str, count: int) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.memory", description=__doc__)
     parser.add_argument("--entries", type=int, default=20_000)
+    parser.add_argument("--out", type=Path, help="write the report as JSON here")
     parser.add_argument("--one", choices=COMPONENTS, help=argparse.SUPPRESS)
     main(parser.parse_args())

@@ -19,6 +19,7 @@ import random
 import statistics
 import sys
 import tempfile
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ async def engine(home: Path, name: str, scratch: Path, encoder: Path) -> AsyncIt
 
 
 async def main(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run everything and return the report."""
+    """Run everything and return the report, which is written after each round: a run cut short leaves what it has."""
     runs: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     absent: dict[str, str] = {}
     home = arguments.home.absolute()
@@ -148,11 +149,29 @@ async def main(arguments: argparse.Namespace) -> dict[str, Any]:
                     engines.append(found)
             for peer in peers:
                 await _fill(peer)
+            began_s, report = time.monotonic(), _report(runs, absent, arguments, rounds=0)
             for number in range(arguments.rounds):
                 await _round(runs, peers, engines, backend.port, arguments, number)
+                report = _report(runs, absent, arguments, rounds=number + 1)
+                if arguments.out:
+                    arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                took_s = (time.monotonic() - began_s) / (number + 1)
+                if took_s * (number + 2) > arguments.within_s:
+                    sys.stderr.write(f"{number + 1} rounds: another one would take longer than --within-s\n")
+                    break
+    return report
+
+
+def _report(
+    runs: dict[tuple[str, str, int], list[dict[str, Any]]],
+    absent: dict[str, str],
+    arguments: argparse.Namespace,
+    *,
+    rounds: int,
+) -> dict[str, Any]:
     return {
         "machine": {"cores": os.cpu_count(), "load_average": os.getloadavg(), "python": platform.python_version()},
-        "method": {"seconds": arguments.seconds, "rounds": arguments.rounds, "seed": arguments.seed},
+        "method": {"seconds": arguments.seconds, "rounds": rounds, "seed": arguments.seed},
         "packages": peers_http.PACKAGES,
         "caveats": CAVEATS,
         "absent": absent,
@@ -295,9 +314,7 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=4.0, help="length of one run (default 4)")
     parser.add_argument("--rounds", type=int, default=3, help="how often each run is repeated (default 3)")
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--within-s", type=float, default=1e9, help="begin no round that would end later than this")
     parser.add_argument("--seed", type=int, default=1)
     parsed = parser.parse_args()
-    finished = uvloop.run(main(parsed))
-    if parsed.out:
-        parsed.out.write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(render(finished))
+    sys.stdout.write(render(uvloop.run(main(parsed))))

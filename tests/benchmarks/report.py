@@ -1,4 +1,4 @@
-"""A benchmark's report as Markdown tables."""
+"""The report of the hot path as Markdown tables."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ def render(report: dict[str, Any]) -> str:
     machine, method = report["machine"], report["method"]
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores, Python {machine['python']}; {method['rounds']} interleaved "
-        f"rounds of {method['seconds']:g} s, medians with [min, max] over rounds, seed {method['seed']}.",
+        f"rounds of {method['seconds']:g} s, medians with [min, max] over rounds, seed {method['seed']}; load of the "
+        f"machine before: {report.get('load_before', 'not told')}.",
         "",
-        "| path | connections | requests/s | CPU ms a request | p50 ms | p99 ms | first byte p50 ms |",
-        "|---|---|---|---|---|---|---|",
+        "| path | connections | requests/s | CPU ms a request | p50 ms | p99 ms | first byte p50 ms "
+        "| loop lag p99 ms |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {run['scenario']} | {run['connections']} | {_spread(run['per_s'], 0)} | {_spread(run['cpu_ms'], 3)} "
-        f"| {_spread(run['p50_ms'], 2)} | {_spread(run['p99_ms'], 2)} | {_spread(run['first_p50_ms'], 2)} |"
+        f"| {_spread(run['p50_ms'], 2)} | {_spread(run['p99_ms'], 2)} | {_spread(run['first_p50_ms'], 2)} "
+        f"| {_lag(run.get('lag_p99_ms'))} |"
         for run in report["runs"]
     ]
     lines += ["", "| encoder alone | ms a text, one thread | texts/s, batches of 32, all cores |", "|---|---|---|"]
@@ -31,6 +34,10 @@ def render(report: dict[str, Any]) -> str:
         mix = ", ".join(f"{name} {count}" for name, count in sorted(run["outcomes"].items()))
         lines.append(f"- {run['scenario']}, {run['connections']}: {mix}")
     return "\n".join(lines) + "\n"
+
+
+def _lag(found: float | None) -> str:
+    return "" if found is None else f"{found:.1f}"
 
 
 def _spread(value: dict[str, float], digits: int) -> str:

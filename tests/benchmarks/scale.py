@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import uvloop
@@ -86,22 +88,44 @@ async def start(data_dir: Path) -> tuple[float, float]:
             return time.perf_counter() - began, proxy.rss_mb()
 
 
-async def main(count: int) -> None:
-    """Print the figures."""
+async def main(count: int) -> dict[str, Any]:
+    """Return the figures."""
+    load_before = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as scratch:
         empty_s, empty_mb = await start(Path(scratch) / "empty")
         began = time.perf_counter()
         await fill(Path(scratch) / "full", count)
         filled_s = time.perf_counter() - began
         full_s, full_mb = await start(Path(scratch) / "full")
-    sys.stdout.write(
-        f"empty: ready in {empty_s:.1f} s, {empty_mb:.0f} MB\n"
-        f"{count:,} entries: filled in {filled_s:.0f} s; ready in {full_s:.1f} s, {full_mb:.0f} MB "
-        f"({full_mb - empty_mb:+.0f} MB)\n"
+    return {
+        "entries": count,
+        "load_before": load_before,
+        "empty_s": round(empty_s, 2),
+        "empty_mb": round(empty_mb, 1),
+        "filled_s": round(filled_s, 1),
+        "full_s": round(full_s, 2),
+        "full_mb": round(full_mb, 1),
+    }
+
+
+def render(report: dict[str, Any]) -> str:
+    """Return the table."""
+    count, more_mb = report["entries"], report["full_mb"] - report["empty_mb"]
+    return (
+        f"Load of the machine before: {report['load_before']}; filling took {report['filled_s']:.0f} s, "
+        "graph included.\n\n"
+        "| | ready after | resident |\n|---|---|---|\n"
+        f"| empty | {report['empty_s']:.1f} s | {report['empty_mb']:.0f} MB |\n"
+        f"| {count:,} entries | {report['full_s']:.1f} s | {report['full_mb']:.0f} MB ({more_mb:+.0f} MB) |\n"
     )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.scale", description=__doc__)
     parser.add_argument("--entries", type=int, default=100_000)
-    uvloop.run(main(parser.parse_args().entries))
+    parser.add_argument("--out", type=Path, help="write the report as JSON here")
+    parsed = parser.parse_args()
+    finished = uvloop.run(main(parsed.entries))
+    if parsed.out:
+        parsed.out.write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(render(finished))

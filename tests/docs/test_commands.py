@@ -28,6 +28,8 @@ OF_OTHER_PROGRAMS = {
     "--out",
     "--entries",
     "--seconds",
+    "--smoke",
+    "--parts",
     "--no-deps",
     "--strict",
 }
