@@ -84,7 +84,7 @@ class Block:
         """Copy a vector in; return its slot. The block must not be full."""
         slot = len(self.ids)
         if slot == len(self._matrix):
-            grown = _matrix(min(2 * slot, BLOCK_ROWS), self._matrix.shape[1])
+            grown = _matrix(_room(slot, self._matrix.nbytes), self._matrix.shape[1])
             grown[:slot] = self._matrix
             self._matrix = grown  # a new array: a scan on another thread keeps the old one
         self._matrix[slot] = vector
@@ -119,6 +119,14 @@ class Block:
     def rows(self) -> list[tuple[str, NDArray[np.float32]]]:
         """Return (id, vector) of each live row."""
         return [(entry_id, self._matrix[slot]) for slot, entry_id in enumerate(self.ids) if entry_id is not None]
+
+
+def _room(rows: int, size_bytes: int) -> int:
+    """Return how many rows a full block is to have room for: an eighth more, since most partitions stay small.
+
+    A mapping may be larger at once: what is not used of it takes no memory.
+    """
+    return min(2 * rows if size_bytes >= _MAPPED_BYTES else rows + max(1, rows // 8), BLOCK_ROWS)
 
 
 def _matrix(rows: int, dim: int) -> NDArray[np.float32]:

@@ -2,13 +2,14 @@
 
 hnswlib 0.8 aborts the process on a short query, silently reads the first values of a long one, keeps NaN, fails when
 asked for more neighbours than it can reach, crashes when resized under a search, and holds the GIL while it saves or
-loads a file. So its index is never handed out: this module checks every vector, caps every count, grows by copy, and
-takes the graph's memory out and in through hnswlib's state dictionary: a copy in memory, which holds the GIL for a
-sixth of the time of a save.
+loads a file. So its index is never handed out: this module checks every vector, caps every count, lets nothing else
+happen while it grows, and takes the graph's memory out and in through hnswlib's state dictionary: a copy in memory,
+which holds the GIL for a sixth of the time of a save.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,14 +110,15 @@ class GraphState:
 class Guard:
     """A graph of unit vectors under integer labels that can neither crash nor lie.
 
-    Everything but `drop` must be called from one thread at a time, and not the event loop's. Labels are the caller's,
-    ascending and never used twice.
+    Everything but `drop` may wait for another thread, so not on the event loop. Labels are the caller's, ascending and
+    never used twice.
     """
 
     def __init__(self, shape: Shape, *, capacity: int = 1, state: GraphState | None = None) -> None:
         """Start empty with room for `capacity`, or from a state. Raises IndexUnavailable when that does not fit."""
         self._shape = shape
         self._last_label = -1
+        self._turn = threading.Lock()
         self._dropped: deque[int] = deque()
         self._deleted: set[int] = set()
         if state is None:
@@ -150,24 +152,27 @@ class Guard:
         self._dropped.append(label)
 
     def append(self, rows: NDArray[np.float32], labels: Sequence[int]) -> None:
-        """Add rows of shape (n, dim) under new labels, moving to a larger copy of the graph when it is full."""
+        """Add rows of shape (n, dim) under new labels; a full graph grows where it is."""
         _check_rows(rows, self._shape.dim)
         if len(labels) != len(rows) or any(b <= a for a, b in zip((self._last_label, *labels), labels, strict=False)):
             raise IndexUnavailable("labels must ascend, one for each row, above every label used before")
-        if self.count + len(rows) > self._index.get_max_elements():
-            # hnswlib's resize_index crashes searches that are under way; a copy cannot.
-            self._index = _rebuilt(self.state(), capacity=capacity_for(self.count + len(rows)))
-            self._tune()
-        self._last_label = labels[-1]
-        try:
-            self._index.add_items(rows, np.asarray(labels, dtype=np.uint64), num_threads=1)
-        except RuntimeError as exc:
-            raise IndexUnavailable(f"the graph refused {len(rows)} rows: {exc}") from exc
-        self._bury()
+        with self._turn:
+            try:
+                if self.count + len(rows) > self._index.get_max_elements():
+                    self._index.resize_index(capacity_for(self.count + len(rows)))
+                self._last_label = labels[-1]
+                self._index.add_items(rows, np.asarray(labels, dtype=np.uint64), num_threads=1)
+            except RuntimeError as exc:
+                raise IndexUnavailable(f"the graph refused {len(rows)} rows: {exc}") from exc
+            self._bury()
 
     def nearest(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
         """Return at most `k` (label, cosine), closest first; none for an empty graph."""
         check_vector(vector, self._shape.dim)
+        with self._turn:
+            return self._nearest(vector, k)
+
+    def _nearest(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
         self._bury()
         k = min(k, self.live)
         while k > 0:
@@ -188,20 +193,22 @@ class Guard:
 
         Reading a vector back holds the GIL for about 80 us: copy few at a time.
         """
-        self._bury()
-        live = [label for label in labels if label not in self._deleted]
-        if live:
+        with self._turn:
+            self._bury()
+            live = [label for label in labels if label not in self._deleted]
             try:
-                rows = self._index.get_items(np.asarray(live, dtype=np.uint64))
+                rows = self._index.get_items(np.asarray(live, dtype=np.uint64)) if live else None
             except RuntimeError as exc:
                 raise IndexUnavailable(f"the graph lacks a vector it should hold: {exc}") from exc
+        if rows is not None:
             other.append(rows, live)
         return len(live)
 
     def state(self) -> GraphState:
         """Copy the graph's memory. Holds the GIL for the copy: about 1 ms per 1,000 elements of 384 values."""
-        self._bury()
-        state = self._index.__getstate__()[0]
+        with self._turn:
+            self._bury()
+            state = self._index.__getstate__()[0]
         arrays = {name: state.pop(name) for name in _ARRAYS}
         return GraphState(
             scalars=state,
@@ -223,8 +230,8 @@ class Guard:
 
 
 def capacity_for(count: int) -> int:
-    """Return the next power of two with room for an eighth more; memory that is not used is not resident."""
-    return 1 << (count + count // 8).bit_length()
+    """Return room for an eighth more than `count`: hnswlib's locks take 40 bytes of each place, used or not."""
+    return count + max(64, count // 8)
 
 
 def _rebuilt(state: GraphState, *, capacity: int) -> Any:

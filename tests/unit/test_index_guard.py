@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ def test_rounding_never_leaves_the_scale() -> None:
     )
 
 
-def test_full_graph_grows_by_copy_and_keeps_labels_and_drops() -> None:
+def test_full_graph_grows_where_it_is_and_keeps_labels_and_drops() -> None:
     guard, rows = Guard(SHAPE, capacity=4), units(100)
     for i in range(0, 100, 4):
         guard.append(rows[i : i + 4], range(10 * i, 10 * i + 4))
@@ -115,6 +116,26 @@ def test_full_graph_grows_by_copy_and_keeps_labels_and_drops() -> None:
     assert found == {10 * (i - i % 4) + i % 4 for i in range(100)} - {400} | (found & {400}) - {400}
     assert guard.count == 100
     assert guard.live == 99
+
+
+def test_threads_may_search_a_graph_that_grows() -> None:
+    """hnswlib's resize_index frees what a search under way reads: without the guard's lock this ends the process."""
+    guard, rows, stop = guard_with(8), units(6000, seed=3), threading.Event()
+
+    def search() -> None:
+        while not stop.is_set():
+            guard.nearest(rows[0], 4)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for start in range(8, 6000, 4):
+        guard.append(rows[start : start + 4], range(start, min(start + 4, 6000)))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert guard.count == 6000
+    assert guard.nearest(rows[5999], 1)[0][0] == 5999
 
 
 def test_state_is_a_copy_that_makes_an_equal_graph() -> None:

@@ -230,6 +230,16 @@ def test_single_entry_partition_costs_one_row() -> None:
     assert matrix.nbytes == 384 * 4
 
 
+@pytest.mark.parametrize("entries", [2, 9, 10, 40, 160])
+def test_small_partition_has_room_for_an_eighth_more_at_most(entries: int) -> None:
+    block, rows = Block(384), units(entries, dim=384)
+    for i, row in enumerate(rows):
+        block.append(f"e{i}", row)
+    matrix = block.slice().matrix.base
+    assert matrix is not None
+    assert len(matrix) <= entries + max(1, entries // 8)
+
+
 def test_dropped_flat_vector_is_erased() -> None:
     block, rows = Block(DIM), units(2)
     for i, row in enumerate(rows):
