@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from cacheproxy import settings
     from cacheproxy.embed.encoder import Encoder
 
-MAX_BATCH_TOKENS = 1024
-"""Padded tokens in one batch: beyond about 250 a larger batch saves little and makes the next text wait."""
-
 _START_TIMEOUT_S = 10.0
 _FAILING_AFTER = 3
 _FAILING_FOR_S = 30.0
@@ -207,7 +204,7 @@ class MicroBatcher:
 
     def _dispatch(self) -> None:
         while self._pending and self._executor is not None and len(self._runs) < self._workers:
-            jobs = choose(self._pending, max_texts=self._max_texts, max_tokens=MAX_BATCH_TOKENS)
+            jobs = choose(self._pending, max_texts=self._max_texts, max_tokens=self._encoder.batch_tokens)
             for job in jobs:
                 del self._pending[job.key]
                 job.started_s = time.monotonic()

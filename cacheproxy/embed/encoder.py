@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+CPU_BATCH_TOKENS = 1024
+"""Padded tokens in one batch on a CPU: beyond about 250 a larger batch saves little and makes the next text wait."""
+
 
 class Encoder(Protocol):
     """Texts to unit vectors, in the calling thread. Several threads may call at once."""
@@ -27,6 +30,11 @@ class Encoder(Protocol):
     @property
     def max_batch(self) -> int:
         """Most texts that one call should carry; 1 when texts gain nothing from sharing a run."""
+        ...
+
+    @property
+    def batch_tokens(self) -> int:
+        """Most padded tokens that one call should carry: more saves little, and makes the next text wait."""
         ...
 
     def weigh(self, text: str) -> int:

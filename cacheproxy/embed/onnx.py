@@ -16,6 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 
 from cacheproxy.embed.artefact import GRAPH
+from cacheproxy.embed.encoder import CPU_BATCH_TOKENS
 from cacheproxy.embed.source import TOKENIZER
 from cacheproxy.embed.text import Window, pad
 from cacheproxy.errors import ConfigError
@@ -70,6 +71,11 @@ class OnnxEncoder:
     def max_batch(self) -> int:
         """Return 1 for int8, whose texts run one by one; no limit of its own for fp32."""
         return 1024 if self._whole_batch else 1
+
+    @property
+    def batch_tokens(self) -> int:
+        """What a core does in some 30 ms."""
+        return CPU_BATCH_TOKENS
 
     def weigh(self, text: str) -> int:
         """Guess a text's tokens."""

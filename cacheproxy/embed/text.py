@@ -125,9 +125,12 @@ class Window:
         yield text[cursor:]
 
 
-def pad(ids: Sequence[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return `input_ids` and `attention_mask` of shape (n, longest): 1 in the mask where there is a token."""
-    input_ids = np.zeros((len(ids), max(map(len, ids))), dtype=np.int64)
+def pad(ids: Sequence[list[int]], multiple: int = 1) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return `input_ids` and `attention_mask` of shape (n, width): 1 in the mask where there is a token.
+
+    The width is that of the longest row, rounded up to a `multiple`.
+    """
+    input_ids = np.zeros((len(ids), -(-max(map(len, ids)) // multiple) * multiple), dtype=np.int64)
     attention_mask = np.zeros_like(input_ids)
     for row, one in enumerate(ids):
         input_ids[row, : len(one)] = one

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cacheproxy import settings
+from cacheproxy.embed.encoder import CPU_BATCH_TOKENS
 from cacheproxy.embed.open import open_encoder
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class HashEncoder:
 
     fingerprint = "hash/trigrams/1"
     dim = DIM
+    batch_tokens = CPU_BATCH_TOKENS
 
     def __init__(self, max_batch: int = 1024) -> None:
         self.max_batch = max_batch
