@@ -79,10 +79,12 @@ def texts_per_s(encoder: Encoder, asked: Sequence[str], batch: int, threads: int
         return round(len(asked) / (time.perf_counter() - began), 1)
 
 
-def measure(encoder: Encoder, repeats: int, *, batches: Sequence[int], threads: Sequence[int]) -> dict[str, Any]:
+def measure(
+    encoder: Encoder, repeats: int, lengths: Sequence[int], batches: Sequence[int], threads: Sequence[int]
+) -> dict[str, Any]:
     """Return the figures of one encoder, by words in a text."""
     found: dict[str, Any] = {"fingerprint": encoder.fingerprint}
-    for words in WORDS:
+    for words in lengths:
         asked = texts(words, max(repeats, max(batches) * max(threads)))
         found[f"{words} words"] = {
             "alone_ms": alone_ms(encoder, asked[: min(repeats, 100)]),
@@ -97,7 +99,7 @@ def measure(encoder: Encoder, repeats: int, *, batches: Sequence[int], threads: 
 
 def disagreement(one: Encoder, other: Encoder) -> float:
     """Return the largest difference of a cosine that the two give to a pair of texts."""
-    asked = [text for words in WORDS for text in texts(words, 40)]
+    asked = [text for words in WORDS for text in texts(words, 8)]
     first, second = (encoder.encode(asked)[0] for encoder in (one, other))
     return round(float(np.abs(first @ first.T - second @ second.T).max()), 5)
 
@@ -108,21 +110,21 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
     parser.add_argument("--repeats", type=int, default=2000, help="texts for each figure")
-    parser.add_argument("--smoke", action="store_true", help="few batches, few threads")
+    parser.add_argument("--smoke", action="store_true", help="one length, few batches, few threads")
     args = parser.parse_args()
     device = choose_device(args.device)
     if device == "cpu" and args.device != "cpu":
         sys.stderr.write("no GPU that torch can use on this machine: nothing measured\n")
         return 3
-    batches, threads = ((1, 8), (1, 2)) if args.smoke else (BATCHES, THREADS)
+    lengths, batches, threads = ((30,), (1, 8), (1, 2)) if args.smoke else (WORDS, BATCHES, THREADS)
     name = settings.Encoder().name
     on_device = SentenceEncoder(locate(name), device)
     on_cpu = open_encoder(settings.Encoder(device="cpu"), Path(".cacheproxy"))
     report = {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "torch": torch.__version__,
-        "gpu": measure(on_device, args.repeats, batches=batches, threads=threads),
-        "cpu": measure(on_cpu, min(args.repeats, 200), batches=(1, 8), threads=(1, 2)),
+        "gpu": measure(on_device, args.repeats, lengths, batches, threads),
+        "cpu": measure(on_cpu, min(args.repeats, 200), lengths, batches[:2], threads[:2]),
         "largest_difference_of_a_cosine": disagreement(on_device, on_cpu),
     }
     if device == "cuda":

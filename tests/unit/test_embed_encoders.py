@@ -161,7 +161,7 @@ def test_opening_with_an_unusable_device_is_a_configuration_error(tmp_path: Path
 def test_the_gpus_benchmark_runs_its_code_on_a_cpu_when_told_to(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "tests.benchmarks.gpu", "--device", "cpu", "--repeats", "8", "--smoke"]
-    subprocess.run([*command, "--out", str(out)], capture_output=True, check=True, cwd=ENCODERS.parents[1], timeout=100)
+    subprocess.run([*command, "--out", str(out)], capture_output=True, check=True, cwd=ENCODERS.parents[1], timeout=110)
     report = json.loads(out.read_text(encoding="utf-8"))
     assert report["largest_difference_of_a_cosine"] < 1e-4
     assert report["gpu"]["30 words"]["texts_per_s"]["batches of 8, 2 threads"] > 0
