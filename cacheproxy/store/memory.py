@@ -131,7 +131,7 @@ class MemoryStore:
     async def page(self, selector: Selector, *, after: int = 0, limit: int = 100) -> Page:
         """Return some entries that are meant and not gone."""
         means, now_s, most = meaning(selector), self._clock.now(), max(1, limit)
-        rows = self._shelves.after(after, STEP_ROWS)
+        rows = self._shelves.after(after, STEP_ROWS, selector.ids)
         last = rows[-1][0] if len(rows) == STEP_ROWS else None
         found: list[Entry] = []
         for row, entry in rows:
@@ -167,7 +167,7 @@ class MemoryStore:
     async def _steps(self, selector: Selector) -> AsyncIterator[list[str]]:
         """Yield the ids of what is meant, some at a time; others may run between steps."""
         means, row = meaning(selector), 0
-        while rows := self._shelves.after(row, STEP_ROWS):
+        while rows := self._shelves.after(row, STEP_ROWS, selector.ids):
             row = rows[-1][0]
             yield [entry.id for _, entry in rows if means(entry)]
             await asyncio.sleep(0)

@@ -15,7 +15,7 @@ from cacheproxy.store.tally import Tally
 from cacheproxy.store.uses import faded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from cacheproxy.model import Entry
     from cacheproxy.store.meta import Meta
@@ -91,8 +91,12 @@ class Shelves(Generic[T]):
         if len(self._rows) > 2 * len(self._kept) + 64:
             self._rows = sorted((held.row, held.entry.id) for held in self._kept.values())
 
-    def after(self, row: int, limit: int) -> list[tuple[int, T]]:
-        """Return the next `limit` entries after a row, each with its own; fewer at the end."""
+    def after(self, row: int, limit: int, ids: Collection[str] = ()) -> list[tuple[int, T]]:
+        """Return the next `limit` entries after a row, each with its own; fewer at the end. With `ids`, of these."""
+        if ids:
+            named = (self._kept.get(id_) for id_ in set(ids))
+            rows = ((kept.row, kept.entry) for kept in named if kept is not None and kept.row > row)
+            return sorted(rows, key=itemgetter(0))[:limit]
         following = islice(self._rows, bisect_right(self._rows, row, key=itemgetter(0)), None)
         live = (
             (row, self._kept[id_].entry) for row, id_ in following if id_ in self._kept and self._kept[id_].row == row

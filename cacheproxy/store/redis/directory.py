@@ -14,7 +14,7 @@ from cacheproxy.store.selection import meaning
 from cacheproxy.store.shelves import Shelves
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from cacheproxy.model import Entry, Holding, Selector
     from cacheproxy.policy.evict import Resident
@@ -67,9 +67,9 @@ class Directory:
         meta = self._live[shard].get(entry_id) or self._doomed[shard].get(entry_id)
         return None if meta is None else meta.ver
 
-    def after(self, row: int, limit: int) -> list[tuple[int, Meta]]:
-        """Return the next `limit` entries after a row, oldest first; a row is a version."""
-        return self._shelves.after(row, limit)
+    def after(self, row: int, limit: int, ids: Collection[str] = ()) -> list[tuple[int, Meta]]:
+        """Return the next `limit` entries after a row, with `ids` of these, oldest first; a row is a version."""
+        return self._shelves.after(row, limit, ids)
 
     def __iter__(self) -> Iterator[Meta]:
         """Yield the entries as of the first step, in no order."""

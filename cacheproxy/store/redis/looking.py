@@ -45,7 +45,7 @@ class Looking:
         """Return some entries that are meant and not gone, oldest version first; rows are versions."""
         means, now_s = meaning(replace(selector, text="")), self._clock.now()
         most = max(1, min(limit, STEP_TEXTS))
-        rows = self._directory.after(after, STEP_ROWS)
+        rows = self._directory.after(after, STEP_ROWS, selector.ids)
         last = rows[-1][0] if len(rows) == STEP_ROWS else None
         chosen = [(row, meta) for row, meta in rows if now_s < meta.gone_s and means(meta)]
         wanted = chosen[: STEP_TEXTS if selector.text else most]
@@ -67,7 +67,7 @@ class Looking:
         """Return what is known of all that is meant but for its words, gone entries included, oldest first."""
         means, row = meaning(replace(selector, text="")), 0
         found: list[Meta] = []
-        while rows := self._directory.after(row, STEP_ROWS):
+        while rows := self._directory.after(row, STEP_ROWS, selector.ids):
             row = rows[-1][0]
             found += [meta for _, meta in rows if means(meta)]
             await asyncio.sleep(0)
