@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.embed.headfile import Artefact
     from cacheproxy.embed.headshelf import HeadShelf
+    from cacheproxy.embed.slow import Slow
     from cacheproxy.examining import Examining
     from cacheproxy.govern.audit import AuditLog
     from cacheproxy.index.restore import Row
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from cacheproxy.learn.lookups import LookupLog
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.bound import Share
-    from cacheproxy.recoding import Recoding, Slow
+    from cacheproxy.recoding import Recoding
 
 log = structlog.get_logger()
 

@@ -40,7 +40,7 @@ MOST_TEXTS = 2000
 
 
 class Embeds(Protocol):
-    """An encoder of its own (`recoding.Slow`, `recoding.Recoding`)."""
+    """An encoder of its own (`embed.slow.Slow`, `recoding.Recoding`)."""
 
     async def embedded(self, texts: Collection[str]) -> Mapping[str, Embedding]:
         """Return the embeddings of texts; those that it cannot read are left out. Raises EmbedderUnavailable."""

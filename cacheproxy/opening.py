@@ -169,7 +169,10 @@ async def _restore(ground: Ground, store: SqliteStore | MemoryStore | RedisStore
     if not isinstance(store, RedisStore):
         await index.restore(ground.snapshots_dir, store.scan(index.base))
         return None
-    await index.restore(ground.snapshots_dir, store.rows(index.base))
+    # Without its engine a replica starts with nothing, and hears of it later.
+    await index.restore(
+        ground.snapshots_dir, store.rows(index.base), whole=lambda: store.loaded and not store.unfindable
+    )
     findable = Findable(index)
     store.listen(findable)
     return findable

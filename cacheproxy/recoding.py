@@ -1,28 +1,23 @@
 """Recoding: what is kept, encoded by an encoder whose layers were changed, while requests go on.
 
-Its vectors cannot be computed from those that are kept, only from texts. They are made a few at a time on one thread
-that gives way to every other, by exactly the rule that a question is looked for by (`contexts.Contexts.sought`), so
-that an entry's vector is the one that a fresh embedding of its request would have.
+Its vectors cannot be computed from those that are kept, only from texts. They are made by `embed.slow`, by exactly the
+rule that a question is looked for by (`contexts.Contexts.sought`), so that an entry's vector is the one that a fresh
+embedding of its request would have.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
-from cacheproxy.embed.batch import Flaw, run
 from cacheproxy.embed.batcher import MicroBatcher
+from cacheproxy.embed.slow import Slow
 from cacheproxy.embed.tuned import open_tuned
-from cacheproxy.errors import EmbedderUnavailable, IndexUnavailable
+from cacheproxy.errors import IndexUnavailable
 from cacheproxy.index.sidefile import FILE, SideFile
 from cacheproxy.model import Selector
 from cacheproxy.query.chain import in_context, leading_questions
@@ -42,12 +37,6 @@ if TYPE_CHECKING:
 
     Vector = NDArray[np.float32]
 
-BATCH_TEXTS = 8
-"""Texts encoded at a time: some tens of milliseconds."""
-_MOST_YIELD_S = 0.2
-_POLL_S = 0.005
-_NICE = 10
-
 log = structlog.get_logger()
 
 
@@ -61,50 +50,6 @@ class Around:
     busy: Callable[[], bool]
 
 
-class Slow:
-    """Runs an encoder on one thread of low priority, with a pause after every batch. Close it."""
-
-    def __init__(self, encoder: Encoder, busy: Callable[[], bool]) -> None:
-        self._encoder = encoder
-        self._busy = busy
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cacheproxy-recode", initializer=_give_way)
-
-    async def embedded(self, texts: Collection[str]) -> dict[str, Embedding]:
-        """Return the embeddings of texts; those that cannot be read by this encoder are left out.
-
-        Raises EmbedderUnavailable where a whole batch cannot, each text by itself.
-        """
-        found: dict[str, Embedding] = {}
-        ordered = sorted(set(texts), key=self._encoder.weigh)
-        for at in range(0, len(ordered), BATCH_TEXTS):
-            await self._yield()
-            began = time.monotonic()
-            found |= await self._batch(ordered[at : at + BATCH_TEXTS])
-            await asyncio.sleep(time.monotonic() - began)
-        return found
-
-    def close(self) -> None:
-        """End the thread once it is done with its batch; do not wait for it."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    async def _batch(self, texts: Sequence[str]) -> dict[str, Embedding]:
-        outcomes = await self._run(texts)
-        if any(isinstance(one, Flaw) for one in outcomes) and len(texts) > 1:
-            outcomes = [one for text in texts for one in await self._run([text])]
-        if len(texts) > 1 and all(isinstance(one, Flaw) for one in outcomes):
-            raise EmbedderUnavailable("embedder: what is kept cannot be encoded anew; see the log")
-        return {text: one for text, one in zip(texts, outcomes, strict=True) if not isinstance(one, Flaw)}
-
-    async def _run(self, texts: Sequence[str]) -> list[Embedding | Flaw]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, run, self._encoder, texts)
-
-    async def _yield(self) -> None:
-        """Wait while live questions are being encoded, but not for ever."""
-        end = time.monotonic() + _MOST_YIELD_S
-        while self._busy() and time.monotonic() < end:  # noqa: ASYNC110 - live work has nobody to tell
-            await asyncio.sleep(_POLL_S)
-
-
 class Recoding:
     """`index.space.Own`: an encoder with changed layers, its vectors of what is asked, and those of what is kept."""
 
@@ -116,6 +61,8 @@ class Recoding:
         self._kept: dict[str, Vector] = {}
         self._gone: set[str] = set()
         self._watched: list[set[str]] = []
+        self._flushing = asyncio.Lock()
+        self._closed = False
 
     async def open(self) -> Recoding:
         """Start the threads, and return itself."""
@@ -134,17 +81,17 @@ class Recoding:
             log.warning("side_vectors_unreadable", reason=exc.message)
             return {}
 
-    async def vectors(self, ids: Sequence[str]) -> Mapping[str, Vector]:
+    async def vectors(self, ids: Sequence[str], *, hurry: bool = False) -> Mapping[str, Vector]:
         """Return vectors, made of the entries' texts where there are none yet; without those that are gone meanwhile.
 
-        Raises EmbedderUnavailable, StoreUnavailable and IndexUnavailable.
+        `hurry` is as of `Slow.embedded`. Raises EmbedderUnavailable and StoreUnavailable.
         """
         gone: set[str] = set()
         self._watched.append(gone)
         try:
             found = {**await self.known(ids), **{one: self._kept[one] for one in ids if one in self._kept}}
             missing = [one for one in ids if one not in found]
-            made = await self._made(missing) if missing else {}
+            made = await self._made(missing, hurry=hurry) if missing else {}
         finally:
             self._watched = [one for one in self._watched if one is not gone]
         for one, vector in made.items():
@@ -165,19 +112,25 @@ class Recoding:
             watched.update(ids)
 
     async def flush(self) -> None:
-        """Write down what was kept and forgotten. Raises IndexUnavailable; then it is tried again with the next one."""
-        kept, gone = self._kept, self._gone
-        if not kept and not gone:
-            return
-        self._kept, self._gone = {}, set()
-        try:
-            await self._side.change(self.embedder.epoch, kept, gone)
-            if gone:
-                await self._side.scrub()
-        except IndexUnavailable:
-            self._kept = {**{one: vector for one, vector in kept.items() if one not in self._gone}, **self._kept}
-            self._gone |= gone
-            raise
+        """Write down what was kept and forgotten, once it is settled what an earlier call does; nothing once closed.
+
+        Raises IndexUnavailable; then it is tried again with the next one.
+        """
+        async with self._flushing:
+            kept, gone = self._kept, self._gone
+            if self._closed or not (kept or gone):
+                return
+            self._kept, self._gone = {}, set()
+            written = False
+            try:
+                await self._side.change(self.embedder.epoch, kept, gone)
+                if gone:
+                    await self._side.scrub()
+                written = True
+            finally:
+                if not written:  # be it that this call was cancelled: what is to be forgotten is forgotten
+                    kept = {one: vector for one, vector in kept.items() if one not in self._gone}
+                    self._kept, self._gone = {**kept, **self._kept}, self._gone | gone
 
     async def keep_only(self, kept: Callable[[str], bool]) -> None:
         """Forget whatever is not kept. Raises IndexUnavailable."""
@@ -192,16 +145,17 @@ class Recoding:
         return self.embedder.forget()
 
     async def aclose(self) -> None:
-        """Write down what is left, and end the threads."""
+        """Write down what is left, and end the threads. What is still on its way is not written any more."""
         with contextlib.suppress(IndexUnavailable):
             await self.flush()
+        self._closed = True
         self._slow.close()
         await self.embedder.__aexit__(None, None, None)
 
-    async def _made(self, ids: Sequence[str]) -> dict[str, Vector]:
+    async def _made(self, ids: Sequence[str], *, hurry: bool) -> dict[str, Vector]:
         entries = await self._entries(ids)
         texts = {text for entry in entries for text in _texts(entry)}
-        known = await self._slow.embedded(texts)
+        known = await self._slow.embedded(texts, hurry=hurry)
         made = {}
         for entry in entries:
             own, *before = (known.get(text) for text in _texts(entry))
@@ -223,13 +177,6 @@ class Recoding:
 def _texts(entry: Entry) -> tuple[str, ...]:
     """Return what an entry's vector is made of: its question, and those of its conversation that lead to it."""
     return (entry.text, *leading_questions(entry.chain)) if entry.chain else (entry.text,)
-
-
-def _give_way() -> None:
-    """Let every other thread run first; only Linux gives threads priorities of their own."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 class Layered:

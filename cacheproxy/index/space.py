@@ -25,6 +25,10 @@ BATCH_ROWS = 64
 """Vectors projected at a time while a space is filled: about a millisecond."""
 ENCODED_ROWS = 32
 """Entries whose texts are encoded at a time."""
+BEHIND_ROWS = 64
+"""A space takes its place with at most so many of the newest entries still to be encoded, if they can be caught up."""
+_FEWER = 0.9
+_FEWER_WITHIN_S = 15.0
 
 
 class Projection(Protocol):
@@ -59,10 +63,10 @@ class Own(Protocol):
         """Return the vectors that were made before, of those of these ids that have one."""
         ...
 
-    async def vectors(self, ids: Sequence[str]) -> Mapping[str, NDArray[np.float32]]:
+    async def vectors(self, ids: Sequence[str], *, hurry: bool = False) -> Mapping[str, NDArray[np.float32]]:
         """Return vectors, made of the entries' texts where there are none yet; without those that are gone meanwhile.
 
-        Raises EmbedderUnavailable, StoreUnavailable and IndexUnavailable.
+        It pauses for live questions unless it is to `hurry`. Raises EmbedderUnavailable and StoreUnavailable.
         """
         ...
 
@@ -105,6 +109,29 @@ class Space:
     def made(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what this space holds of the encoder's vectors."""
         return rows if self.head is None else self.head.project(rows)
+
+
+class Behind:
+    """Whether it is worth waiting for the newest entries of a space to be encoded.
+
+    It is while they become fewer by a tenth every 15 s: so that it ends, be there ever so many to begin with, after
+    some minutes, also where they come faster than they can be encoded.
+    """
+
+    def __init__(self) -> None:
+        self._before: tuple[int, float] | None = None
+        self._given_up = False
+
+    def waits(self, due: int, now_s: float) -> bool:
+        """Return whether to wait on with so many due."""
+        if due <= BEHIND_ROWS or self._given_up:
+            return False
+        if self._before is None:
+            self._before = due, now_s
+        elif now_s - self._before[1] >= _FEWER_WITHIN_S:
+            self._given_up = due > _FEWER * self._before[0]
+            self._before = due, now_s
+        return not self._given_up
 
 
 async def _batched(rows: AsyncIterator[Row], size: int) -> AsyncIterator[list[Row]]:

@@ -17,11 +17,23 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
+import structlog
 
 from cacheproxy.errors import IndexUnavailable
 from cacheproxy.index.guard import check_vector
 from cacheproxy.index.partitioned import PartitionedIndex
-from cacheproxy.index.space import ENCODED_ROWS, Own, Projection, Space, counted, encoded, projected, remembered
+from cacheproxy.index.space import (
+    BEHIND_ROWS,
+    ENCODED_ROWS,
+    Behind,
+    Own,
+    Projection,
+    Space,
+    counted,
+    encoded,
+    projected,
+    remembered,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -36,9 +48,11 @@ if TYPE_CHECKING:
     from cacheproxy.model import Candidate, Partition
     from cacheproxy.ports import Embedder
 
+log = structlog.get_logger()
+
 _POLL_S = 0.05
-_BEHIND_ROWS = 64
-"""A space takes its place with at most so many of the newest entries still to be encoded."""
+_TURN_BATCHES = 8
+"""Batches of one space's entries that `catch_up` has encoded before it looks at all spaces again."""
 
 
 class Spaces:
@@ -64,6 +78,8 @@ class Spaces:
         self._serving = self._space(epoch, projection, own)
         self._all = {epoch: self._serving}
         self._saving = asyncio.Lock()
+        self._whole: Callable[[], bool] = lambda: True
+        self._tidied = False
 
     async def __aenter__(self) -> Spaces:
         await self._serving.index.__aenter__()
@@ -139,26 +155,41 @@ class Spaces:
             if space.own is None:
                 space.index.add(replace(partition, epoch=space.epoch), entry_id, space.made(vector))
             elif sought is not None and sought[0] == space.epoch:
+                space.due.pop(entry_id, None)
                 _take(space, partition, entry_id, sought[1])
                 space.own.keep(entry_id, sought[1])
             else:
                 space.due[entry_id] = partition
 
     async def catch_up(self) -> None:
-        """Make the vectors that spaces with their own encoder lack, and write them down.
+        """Make some of the vectors that spaces with their own encoder lack, and write them down; call it again.
 
-        Raises EmbedderUnavailable, StoreUnavailable and IndexUnavailable; call it again.
+        Spaces take their turns at once, each on its encoder's thread, so that none waits for another to be done. One
+        that is far behind hurries. Raises what one of them raised: EmbedderUnavailable, StoreUnavailable or
+        IndexUnavailable.
         """
-        for space, own in self._owned():
-            while ids := list(islice(space.due, ENCODED_ROWS)):
-                made = await own.vectors(ids)
-                if self._all.get(space.epoch) is not space:
-                    break
+        if not self._tidied and self._whole():
+            await self._tidy()
+        owned = list(self._owned())
+        turns = await asyncio.gather(*(self._catch_up(space, own) for space, own in owned), return_exceptions=True)
+        for (space, _), failure in zip(owned, turns, strict=True):
+            if failure is not None and self._open(space):
+                raise failure
+
+    async def _catch_up(self, space: Space, own: Own) -> None:
+        for _ in range(_TURN_BATCHES):
+            ids = list(islice(space.due, ENCODED_ROWS))
+            if ids:
+                made = await own.vectors(ids, hurry=len(space.due) > BEHIND_ROWS)
+                if not self._open(space):
+                    return
                 for one in ids:
                     partition = space.due.pop(one, None)
                     if partition is not None and one in made:
                         _take(space, partition, one, made[one])
             await own.flush()
+            if not space.due:
+                return
 
     def remove(self, entry_ids: Collection[str]) -> None:
         """Forget entries in every space; no later search returns them."""
@@ -209,17 +240,31 @@ class Spaces:
         async with self._saving:
             await self._serving.index.scrub(directory)
 
-    async def restore(self, directory: Path | None, rows: AsyncIterator[Row]) -> None:
+    async def restore(
+        self, directory: Path | None, rows: AsyncIterator[Row], whole: Callable[[], bool] = lambda: True
+    ) -> None:
         """Fill the serving space from the store's rows, which are the encoder's. Raises what `rows` raises.
 
-        Of its own encoder's vectors those that were made before are taken; `catch_up` makes the others.
+        Of its own encoder's vectors those that were made before are taken; `catch_up` makes the others. It also
+        forgets those of entries that are not kept any more, once the store says that all it keeps was told (`whole`).
         """
+        self._whole = whole
         space, own = self._serving, self._serving.own
         if own is None:
-            await space.index.restore(directory, rows if space.head is None else projected(space, self._dim, rows))
-            return
-        await space.index.restore(directory, remembered(space, own, rows))
-        await own.keep_only(lambda one: one in space.due or one in space.index)
+            rows = rows if space.head is None else projected(space, self._dim, rows)
+        else:
+            rows = remembered(space, own, rows)
+        await space.index.restore(directory, rows)
+
+    async def _tidy(self) -> None:
+        """Leave no vector beside the store of what a crash, or another replica, removed unheard."""
+
+        def kept(entry_id: str) -> bool:
+            return any(entry_id in space.due or entry_id in space.index for space in self._all.values())
+
+        for _, own in islice(self._owned(), 1):  # what one forgets is forgotten in every epoch
+            await own.keep_only(kept)
+            self._tidied = True
 
     # Another space
 
@@ -243,16 +288,22 @@ class Spaces:
     async def fill(self, space: Space, rows: AsyncIterator[Row], advance: Callable[[int], None]) -> None:
         """Put the store's rows into a space beside; what was kept or removed meanwhile counts more than a row.
 
-        `advance` is told of each batch. Raises what `rows` raises.
+        `advance` is told of each batch. It ends however many new entries come: once those that are still to be encoded
+        do not become fewer, they are left to `catch_up` (decision 0048). Raises what `rows` raises.
         """
+        while not self._whole():  # noqa: ASYNC110 - an engine that is away has nobody to tell
+            await asyncio.sleep(_POLL_S)
         own = space.own
         made = projected(space, self._dim, rows) if own is None else encoded(space, own, rows)
         await space.index.restore(None, counted(made, advance))
-        # Until nothing is due it is right, but slow: rows are still on their way into graphs.
         if own is not None:
-            await own.keep_only(lambda one: one in space.due or one in space.index)
-        while space.index.stats().due or len(space.due) > _BEHIND_ROWS:  # noqa: ASYNC110 - upkeep takes minutes and has nobody to tell
+            await self._tidy()
+        # Until nothing is due it is right, but slow: rows are still on their way into graphs.
+        behind, now_s = Behind(), asyncio.get_running_loop().time
+        while space.index.stats().due or behind.waits(len(space.due), now_s()):  # noqa: ASYNC110 - upkeep takes minutes and has nobody to tell
             await asyncio.sleep(_POLL_S)
+        if len(space.due) > BEHIND_ROWS:
+            log.warning("space_behind", epoch=space.epoch, waiting=len(space.due), entries=len(space.index))
 
     def held(self, epoch: str) -> Space | None:
         """Return the space of an epoch that is not closed yet, because it serves or did a moment ago; else None."""
@@ -269,13 +320,17 @@ class Spaces:
             await self._close(space)
 
     async def _close(self, space: Space) -> None:
-        if self._all.get(space.epoch) is not space:
-            return  # closed already; another one may bear its name now
+        if not self._open(space):
+            return
         del self._all[space.epoch]
         async with self._saving:
             await space.index.aclose()
         if space.own is not None:
             await space.own.aclose()
+
+    def _open(self, space: Space) -> bool:
+        """Whether it is not closed yet; another one may bear its name since."""
+        return self._all.get(space.epoch) is space
 
     def _space(self, epoch: str, head: Projection | None, own: Own | None) -> Space:
         dim = self._dim if head is None else head.dim

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from cacheproxy import recoding
 from cacheproxy.embed.export import export
 from cacheproxy.embed.headfile import ANY, Artefact, pack, unpack
+from cacheproxy.embed.slow import Slow
 from cacheproxy.embed.tuned import open_tuned
 from cacheproxy.index.sidefile import FILE as SIDE
 from cacheproxy.learn.pairfile import FILE
@@ -210,10 +210,10 @@ async def test_what_a_stop_cut_short_goes_on_with_what_was_made(
     upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artefact: Artefact
 ) -> None:
     encoded: list[str] = []
-    whole = recoding.Slow._batch
+    whole = Slow._batch
     stuck = asyncio.Event()
 
-    async def counted(self: recoding.Slow, texts: list[str]) -> Any:
+    async def counted(self: Slow, texts: list[str]) -> Any:
         if len(encoded) >= 40 and not stuck.is_set():
             await asyncio.sleep(3600)
         encoded.extend(texts)
@@ -221,7 +221,7 @@ async def test_what_a_stop_cut_short_goes_on_with_what_was_made(
 
     async with proxy(upstream, tmp_path) as live:
         await fill(live, 100)
-        monkeypatch.setattr(recoding.Slow, "_batch", counted)
+        monkeypatch.setattr(Slow, "_batch", counted)
         assert (await change(live, body(force=True))).json()["began"]
 
         async def under_way() -> bool:
