@@ -29,6 +29,8 @@ _PLAIN_COLUMNS = 200
 _WRONG_USE = frozenset({400, 401, 403, 413, 415, 422})
 _PAGE = 500
 
+NOT_BY_ALL = 3
+"""Exit code: it is done here, and some replica has not done it, or cannot, yet."""
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only tell what would happen.")
 
 

@@ -197,6 +197,8 @@ def stats(admin: Admin, as_json: bool) -> None:
       cacheproxy stats
     """
     found = admin.get("stats")
+    if found["degraded"]:
+        click.echo(f"degraded: {found['degraded']}", err=True)
     _show_list(found, map(_stats_row, found["categories"]), _STATS, "no categories", as_json=as_json)
 
 

@@ -63,6 +63,7 @@ _CAPACITY_INTERVAL_S = 120.0
 _REPLAY_INTERVAL_S = 2.0
 _WATCH_INTERVAL_S = 10.0
 _ENCODE_INTERVAL_S = 0.2
+SEE_REPLICA = "the shared store is not used as it should be; `replica` says why"
 _GRACE_S = 1.0
 """Beside a lookup's own limit: how long the index of a head that serves no more still answers."""
 
@@ -79,9 +80,9 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
         kept = await open_kept(ground, stack)
         backends = await open_backends(ground, stack)
         line = await open_line(ground, kept, backends, stack)
-        front = _front(ground, kept, backends, line)
-        stats = _stats(ground, kept, backends, line)
         replicas = _replicas(ground, kept)
+        front = _front(ground, kept, backends, line, replicas)
+        stats = _stats(ground, kept, backends, line)
         ground.telemetry.export(
             Counted(
                 replicas=replicas,
@@ -128,10 +129,10 @@ def _replicas(ground: Ground, kept: Kept) -> Replicas:
     if replica is None or not isinstance(kept.store, RedisStore):
         return Alone()
     timeout_s = ground.settings.replicas.ack_timeout_ms / 1000
-    return SharedReplicas(kept.store, replica.members, replica.layout.logs, timeout_s=timeout_s)
+    return SharedReplicas(kept.store, replica, timeout_s=timeout_s)
 
 
-def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
+def _front(ground: Ground, kept: Kept, backends: Backends, line: Line, replicas: Replicas) -> Front:
     """Return the front; nothing of it has to be closed."""
     settings, secret, pipeline, feedback = ground.settings, ground.secret, line.pipeline, line.feedback
     server = settings.server
@@ -144,8 +145,8 @@ def _front(ground: Ground, kept: Kept, backends: Backends, line: Line) -> Front:
     cached["/v1/embeddings"] = EmbeddingsRoute(pipeline, settings, secret, line.threads)
     parts = {"store": kept.store, "encoder": kept.embedder, "index": kept.index, "policies": kept.book}
     optional = {name: part for name, part in (("local_model", backends.model), ("verifier", kept.verifier)) if part}
-    shared = {"replica": kept.store.degraded} if isinstance(kept.store, RedisStore) else {}
-    ready = Readiness({**parts, **optional}, shared)
+    shared = {"store": lambda: replicas.ails() and SEE_REPLICA, "replica": replicas.ails}
+    ready = Readiness({**parts, **optional}, shared if ground.replica else {})
     edge = Edge(
         backends.upstream,
         ground.telemetry,

@@ -1,4 +1,7 @@
-"""The command line: reads options, calls, prints, and maps errors to exit codes (0 done, 1 no, 2 wrong usage)."""
+"""The command line: reads options, calls, prints, and maps errors to exit codes.
+
+They are 0 done, 1 no, 2 wrong usage, 3 done but not by all replicas yet.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from cacheproxy.flags import COMMON_FLAGS, encoder_of, load, run, with_flags
 from cacheproxy.keys_cli import keys
 from cacheproxy.query.canonical import decode
 from cacheproxy.ready_cli import ready
+from cacheproxy.replicas_cli import replicas
 from cacheproxy.verifier_cli import verifier
 
 if TYPE_CHECKING:
@@ -201,6 +205,7 @@ for _command in (
     federated,
     keys,
     ready,
+    replicas,
     verifier,
     *eval_cli.COMMANDS,
     *entries_cli.COMMANDS,

@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 import msgspec
 
-from cacheproxy.admin_calls import DRY_RUN, Admin, asks, cell, pages, segment, show_each, show_json
+from cacheproxy.admin_calls import DRY_RUN, NOT_BY_ALL, Admin, asks, cell, pages, segment, show_each, show_json
 from cacheproxy.errors import ConfigError, RequestError
 from cacheproxy.evaluate.progress import progress
 from cacheproxy.query.canonical import decode
@@ -89,7 +89,7 @@ def show_entry(admin: Admin, as_json: bool, entry_id: str) -> None:
 @click.argument("entry_id", metavar="ID")
 @DRY_RUN
 def delete_entry(admin: Admin, as_json: bool, entry_id: str, dry_run: bool) -> None:
-    """Remove one entry: nobody is served from it any more. Exit code 1 when there is none.
+    """Remove one entry: nobody is served from it any more. Exit code 1 when there is none, 3 as `purge`.
 
     \b
     Example:
@@ -97,6 +97,7 @@ def delete_entry(admin: Admin, as_json: bool, entry_id: str, dry_run: bool) -> N
     """
     done = admin.call("DELETE", f"entries/{segment(entry_id)}", query={"dry_run": dry_run})
     _show_purged(done, as_json=as_json)
+    _end_as(done)
 
 
 @entries.command(name="share")
@@ -139,7 +140,10 @@ def share_entry(admin: Admin, as_json: bool, entry_id: str, dry_run: bool) -> No
 def purge(
     admin: Admin, as_json: bool, similar_to: str | None, radius: float | None, ids: tuple[str, ...], **chosen: Any
 ) -> None:
-    """Remove entries for which all that is given holds. Exit code 1 while a part of it is still to be done.
+    """Remove entries for which all that is given holds.
+
+    Exit code 1 while a part of it is still to be done, and it goes on by itself; 3 when it is done here, and some
+    replica has not said so: it serves none of it once the time that is told is over.
 
     With --tenant or --user everything remembered of them goes, too: verdicts, logged lookups, near misses, snapshots.
 
@@ -158,8 +162,7 @@ def purge(
         body["similar_to"] = {"text": similar_to, "radius": radius}
     done = admin.call("POST", "purge", body)
     _show_purged(done, as_json=as_json)
-    if any(part["pending"] for part in done["parts"]):
-        raise click.exceptions.Exit(1)
+    _end_as(done)
 
 
 def _show_purged(done: dict[str, Any], *, as_json: bool) -> None:
@@ -178,6 +181,14 @@ def _show_purged(done: dict[str, Any], *, as_json: bool) -> None:
     left_s = max(0.0, done["until_s"] - time.time())
     for name in done["laggards"]:
         click.echo(f"not heard from yet: {name}; it serves none of it after {left_s:.1f} s", err=True)
+
+
+def _end_as(done: dict[str, Any]) -> None:
+    """End with the exit code that a removal deserves."""
+    if any(part["pending"] for part in done["parts"]):
+        raise click.exceptions.Exit(1)
+    if done["laggards"]:
+        raise click.exceptions.Exit(NOT_BY_ALL)
 
 
 _BATCH_ITEMS = 64

@@ -45,7 +45,10 @@ class Readiness:
     """Every part's own word on whether it can serve."""
 
     def __init__(self, parts: Mapping[str, HasHealth], degraded: Mapping[str, Callable[[], str]] | None = None) -> None:
-        """`degraded` parts say what is wrong, too, and are not needed for the backend's answers."""
+        """`degraded` parts say what is wrong, too, and are not needed for the backend's answers.
+
+        One that is in both is told of as degraded only where it can serve.
+        """
         self._parts = parts
         self._degraded = dict(degraded or {})
         self.draining = False
@@ -53,7 +56,9 @@ class Readiness:
     def __call__(self) -> dict[str, str]:
         """Return every part with "" or what is wrong with it."""
         state = {name: part.health() for name, part in self._parts.items()}
-        state |= {name: why and f"{DEGRADED}{why}" for name, told in self._degraded.items() for why in [told()]}
+        for name, told in self._degraded.items():
+            why = told()
+            state[name] = state.get(name) or (why and f"{DEGRADED}{why}")
         state["listener"] = "draining" if self.draining else ""
         return state
 

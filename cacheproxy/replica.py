@@ -50,6 +50,8 @@ class Joined:
     data_dir: Path
     apart: bool = False
     """Whether the secret is this replica's own, since it does not know that of the others."""
+    wrong: str = ""
+    """What keeps it from being one of them until somebody changes it; "" when nothing does."""
     rejoin: asyncio.Event = field(default_factory=asyncio.Event)
     patience_s: float = PATIENCE_S
     _asked_s: float | None = None
@@ -63,7 +65,9 @@ class Joined:
             agreed = await self.installs.agree(self.secret, ours=not self.apart, publish=self._may_publish())
         except ConfigError as exc:  # the engine was emptied, and another install was first to come back
             log.error("install_mismatch", reason=exc.message)  # noqa: TRY400 - its message says it all
+            self.wrong = exc.message
             raise SharedUnavailable(exc.message, fault="install") from exc
+        self.wrong = ""
         if not self.apart:
             return
         await asyncio.to_thread(keep_secret, self.data_dir, agreed)

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cacheproxy.ailing import ails
 from cacheproxy.errors import IndexUnavailable
 from cacheproxy.ports import Acknowledgement, ReplicaState
+from cacheproxy.shared.lease import BEGINNING, Position
 from cacheproxy.store.redis.journal import FILE as PURGES
 from cacheproxy.store.redis.store import RedisStore
 from cacheproxy.supervise import Supervisor
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -108,10 +110,11 @@ class Findable:
 class SharedReplicas:
     """`ports.Replicas` of a proxy that shares its store."""
 
-    def __init__(self, store: RedisStore, members: Members, logs: Sequence[Log], *, timeout_s: float) -> None:
+    def __init__(self, store: RedisStore, replica: Replica, *, timeout_s: float) -> None:
         self._store = store
-        self._members = members
-        self._logs = logs
+        self._replica = replica
+        self._members = replica.members
+        self._logs = replica.layout.logs
         self._timeout_s = timeout_s
 
     @property
@@ -127,9 +130,22 @@ class SharedReplicas:
 
     async def listed(self) -> list[ReplicaState]:
         """Return those that were heard of of late. Raises SharedUnavailable."""
+        found = await self._members.listed()
+        newest: dict[str, Position] = {}
+        for one in found:
+            for log_, applied in one.applied.items():
+                newest[log_] = max(newest.get(log_, BEGINNING), Position.read(applied))
         return [
-            ReplicaState(replica=one.replica, state=one.state, heard_s=one.heard_s, applied=one.applied)
-            for one in await self._members.listed()
+            ReplicaState(
+                replica=one.replica,
+                state=one.state,
+                heard_s=one.heard_s,
+                applied=one.applied,
+                lease_s=one.lease_s if one.state == "serving" else 0.0,
+                behind_s=max((newest[log_].ms - Position.read(at).ms) / 1000 for log_, at in one.applied.items()),
+                up_s=one.up_s,
+            )
+            for one in found
         ]
 
     def lag_s(self) -> float:
@@ -139,6 +155,10 @@ class SharedReplicas:
     def lease_s(self) -> float:
         """Return for how long this one may serve without hearing from the engine again."""
         return min(map(self._members.left_s, self._logs))
+
+    def ails(self) -> str:
+        """Return why this one serves nothing that is kept, or keeps nothing more; "" when it does both."""
+        return ails(self._replica)
 
     def openings(self) -> int:
         """Return how often the engine failed so that it was left alone for a moment."""
@@ -165,6 +185,10 @@ class Alone:
     def lease_s(self) -> float:
         """Return 0."""
         return 0.0
+
+    def ails(self) -> str:
+        """Return ""."""
+        return ""
 
     def openings(self) -> int:
         """Return 0."""

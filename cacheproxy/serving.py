@@ -131,7 +131,8 @@ async def serve(settings: Settings, worker: int | None = None) -> bool:
             loop.add_signal_handler(number, on_stop)
         loop.add_signal_handler(signal.SIGHUP, on_reload)
         port, admin_port = (url.rpartition(":")[2] for url in (proxy.url, proxy.admin_url))
-        log.info("server_started", url=f"{proxy.url}/v1", port=int(port), admin_port=int(admin_port))
+        own = {"replica": name} if (name := proxy.house.replicas.own) else {}
+        log.info("server_started", url=f"{proxy.url}/v1", port=int(port), admin_port=int(admin_port), **own)
         return await _stopped(proxy, stop)
 
 

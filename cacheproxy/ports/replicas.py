@@ -27,12 +27,19 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaState:
-    """One replica: `serving`, `syncing` or `gone`; when it was last heard of, and what it has applied of each log."""
+    """One replica: `serving`, `syncing` or `gone`; when it was last heard of, and what it has applied of each log.
+
+    It may serve for `lease_s` more without another heartbeat, and has been there for `up_s`, None where it does not
+    tell. `behind_s` is how old what it has applied is against the replica that has applied most.
+    """
 
     replica: str
     state: str
     heard_s: float
     applied: Mapping[str, str]
+    lease_s: float
+    behind_s: float
+    up_s: float | None
 
 
 class Replicas(Protocol):
@@ -57,6 +64,10 @@ class Replicas(Protocol):
 
     def lease_s(self) -> float:
         """Return for how long this one may serve without hearing from the engine again; 0 while it may not."""
+        ...
+
+    def ails(self) -> str:
+        """Return why this one serves nothing that is kept, or keeps nothing more, and what to do; "" when it does."""
         ...
 
     def openings(self) -> int:

@@ -170,6 +170,11 @@ class Link:
         return "ok" if self._fault is None else f"the engine {self._fault.says}"
 
     @property
+    def fault(self) -> faults.Fault | None:
+        """What is the matter with the engine, as far as it was heard of; None when nothing is."""
+        return self._fault
+
+    @property
     def breaker_openings(self) -> int:
         """How often a server was left alone."""
         own = {id(place.breaker): place.breaker for place in self._places.values()}

@@ -1,8 +1,9 @@
 """Who shares the cache: heartbeats, leases, and whether everybody has applied a change.
 
-Each log has a hash of its replicas: `name -> engine's time in ms | state | applied | lease in ms | its own`. One script
-writes a replica's line and reads the log's head, so whoever is granted a lease has been told of every purge before it.
-The script deletes a key first: Redis refuses writes when its memory is full, but not those of a script that begins so.
+Each log has a hash of its replicas: `name -> engine's time in ms | state | applied | lease in ms | its age in ms`.
+One script writes a replica's line and reads the log's head, so whoever is granted a lease has been told of every purge
+before it. The script deletes a key first: Redis refuses writes when its memory is full, but not those of a script that
+begins so.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _HEARTBEAT = Script(
 redis.call('DEL', KEYS[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f|%s|%s|%s', now, ARGV[2], ARGV[3], ARGV[4]))
+redis.call('HSET', KEYS[1], ARGV[1], string.format('%.0f|%s|%s|%s|%s', now, ARGV[2], ARGV[3], ARGV[4], ARGV[6]))
 local epoch = redis.call('GET', KEYS[4])
 if not epoch then
   epoch = ARGV[5]
@@ -100,6 +101,10 @@ class Member:
     """How long ago its last heartbeat arrived, the oldest of all logs."""
     applied: dict[str, str]
     """Log -> the last message it has applied."""
+    lease_s: float
+    """For how long it may still serve without another heartbeat, the shortest of all logs; 0 where it does not."""
+    up_s: float | None
+    """How long it has been there; None of a version that does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,11 @@ class _Line:
     state: str
     applied: Position
     lease_s: float
+    up_s: float | None = None
+
+    def left_s(self, now_ms: int) -> float:
+        """Return for how long a lease that began with this line still holds, by the replica's own reckoning."""
+        return max(0.0, (self.at_ms - now_ms) / 1000 + self.lease_s) if self.state == "serving" else 0.0
 
     def over_s(self, now_ms: int) -> float:
         """Return for how long a lease of before this line's next one may still hold."""
@@ -141,14 +151,15 @@ class Members:
         self._clock = clock
         self._streams = {log_: layout.stream(log_) for log_ in layout.logs}
         self._held = {log_: _Held(Lease(self.lease_s)) for log_ in layout.logs}
-        self._refused = ""
+        self._refused: dict[Log, str] = {}
+        self._began_s = clock.monotonic()
         self._first_s: dict[Log, float] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Members:
         await self._beat()
-        if self._refused:
-            raise ConfigError(self._refused)
+        if self.refused:
+            raise ConfigError(self.refused)
         self._task = asyncio.create_task(self._run())
         return self
 
@@ -161,6 +172,11 @@ class Members:
             held.lease.lose("stopped")
         leaving = [self._link.slow("HDEL", self._live(log_), self.replica, timeout_s=_GOODBYE_S) for log_ in self._held]
         await asyncio.gather(*leaving, return_exceptions=True)
+
+    @property
+    def refused(self) -> str:
+        """Why what the engine holds under the prefix may not be used; "" where it may."""
+        return next(iter(self._refused.values()), "")
 
     @property
     def openings(self) -> int:
@@ -207,10 +223,14 @@ class Members:
             for name, line in lines.items():
                 state = line.state if line.over_s(now_ms) > 0 else "gone"
                 heard_s, applied = max(0.0, (now_ms - line.at_ms) / 1000), {str(log_): str(line.applied)}
+                lease_s = line.left_s(now_ms)
                 if (other := found.get(name)) is not None:
                     state = min(state, other.state, key=("gone", "syncing", "serving").index)
                     heard_s, applied = max(heard_s, other.heard_s), {**other.applied, **applied}
-                found[name] = Member(replica=name, state=state, heard_s=heard_s, applied=applied)
+                    lease_s = min(lease_s, other.lease_s)
+                found[name] = Member(
+                    replica=name, state=state, heard_s=heard_s, applied=applied, lease_s=lease_s, up_s=line.up_s
+                )
         return sorted(found.values(), key=lambda member: member.replica)
 
     # What followers call.
@@ -286,7 +306,8 @@ class Members:
             state = "serving" if sent.serving else "syncing"
             keys = [self._live(log_), self._layout.key(log_, "scratch"), stream, self._layout.key(log_, "epoch")]
             lease_ms, epoch = int(self.lease_s * 1000), f"{SCHEMA}:{secrets.token_hex(16)}"
-            args: list[bytes | str | int] = [self.replica, state, str(sent.applied), lease_ms, epoch]
+            up_ms = int((began_s - self._began_s) * 1000)
+            args: list[bytes | str | int] = [self.replica, state, str(sent.applied), lease_ms, epoch, up_ms]
             try:
                 reply = await self._link.slow_run(_HEARTBEAT, keys, args, timeout_s=self.pause_s)
                 # Between heartbeats it tells what it applied, and asks nobody who is master: no lease grows by that.
@@ -312,6 +333,7 @@ class Members:
         if schema_of(seen.epoch) != SCHEMA:
             self._refuse(log_, seen.epoch)
             return
+        self._refused.pop(log_, None)
         now_s = self._clock.monotonic()
         self._first_s.setdefault(log_, now_s)
         gap = held.lease.hear(sent, seen, now_s, confirmed=sure)
@@ -332,7 +354,7 @@ class Members:
         )
         if not self._refused:
             log.error("replica_refused", reason=refused)
-        self._refused = refused
+        self._refused[log_] = refused
         held = self._held[log_]
         held.told.clear()
         held.lease.lose("refused")
@@ -377,8 +399,9 @@ class Members:
         lines: dict[str, _Line] = {}
         for name, raw in zip(told[::2], told[1::2], strict=True):
             with contextlib.suppress(ValueError):
-                at_ms, state, applied, lease_ms = raw.decode().split("|")[:4]
-                line = _Line(int(at_ms), state, Position.read(applied), int(lease_ms) / 1000)
+                at_ms, state, applied, lease_ms, *more = raw.decode().split("|")
+                up_s = int(more[0]) / 1000 if more and more[0].isdecimal() else None
+                line = _Line(int(at_ms), state, Position.read(applied), int(lease_ms) / 1000, up_s)
                 lines[name.decode("utf-8", "replace")] = line
         return int(seconds) * 1000 + int(micros) // 1000, lines, epoch.decode("utf-8", "replace")
 

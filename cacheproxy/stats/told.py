@@ -151,10 +151,14 @@ class Swept(_Told, frozen=True):
 
 
 class StatsBody(_Told, frozen=True):
-    """Every category of the policy in force; `now_s` is the proxy's clock."""
+    """Every category of the policy in force; `now_s` is the proxy's clock.
+
+    `degraded` says why nothing kept is served, or nothing more kept, and what to do; "" when neither is so.
+    """
 
     now_s: float
     policy_version: int
+    degraded: str
     categories: list[CategoryStats]
 
 

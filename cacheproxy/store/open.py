@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from cacheproxy.ports import Clock
 
 DEFAULT_FILE = "entries.sqlite3"
+_MEANT_REDIS = frozenset({"http", "https", "tcp", "valkey", "valkeys"})
+"""What an address of a Redis is often begun with, by mistake."""
 
 
 def open_store(
@@ -45,8 +47,10 @@ def open_store(
     if file in {url, ""} or file.endswith("/") or any(mark in file for mark in "?#\0"):
         # Only the scheme is named: the rest of an address may hold a password.
         scheme = url.partition(":")[0]
+        hint = ": a Redis is named by redis://, or by rediss:// where it wants TLS" if scheme in _MEANT_REDIS else ""
         raise ConfigError(
             f"store.url: this version keeps entries in sqlite:///FILE (sqlite:////FILE for an absolute path) or "
-            f"memory://, without parameters, or shares them in redis://HOST; got an address that begins with {scheme!r}"
+            f"memory://, without parameters, or shares them in redis://HOST; got an address that begins with "
+            f"{scheme!r}{hint}"
         )
     return SqliteStore(Path(file), limits, clock, quotas=quotas)

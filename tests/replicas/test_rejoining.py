@@ -51,6 +51,7 @@ async def apart(redis: RedisServer, tmp_path: Path, module_upstream: ScriptedUps
         await eventually_true(again, "it starts anew", within_s=60.0)
         assert known_secret(tmp_path) == SECRET
         told = starts()[1]
+        assert told["replica"] != starts()[0]["replica"], "a new name at each start"
         joined = Proxy(url=f"http://127.0.0.1:{told['port']}", admin_url=f"http://127.0.0.1:{told['admin_port']}")
 
         async def keeps() -> bool:

@@ -53,9 +53,16 @@ async def test_memory_forgets_at_its_end() -> None:
         "memory://shared",
         "e.db",
         "postgresql://u:hunter2@h/d",
+        "http://user:hunter2@localhost:6379",
     ],
 )
 def test_any_other_address_is_refused_without_repeating_it(url: str) -> None:
     with pytest.raises(ConfigError, match="sqlite:///FILE") as caught:
         open_store(Store(url=url), Path("unused"), FakeClock())
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https", "valkey"])
+def test_who_means_a_redis_is_told_how_one_is_named(scheme: str) -> None:
+    with pytest.raises(ConfigError, match=r"named by redis://, or by rediss://"):
+        open_store(Store(url=f"{scheme}://localhost:6379"), Path("unused"), FakeClock())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from litestar import Litestar, Request, Response
 from litestar.exceptions import PermissionDeniedException
 
-from cacheproxy.errors import PolicyRefused
+from cacheproxy.errors import PartUnavailable, PolicyRefused
 from cacheproxy.http import problems
 from cacheproxy.http.admin import (
     audit,
@@ -74,7 +75,11 @@ def create_routes(house: Operated) -> Litestar:
         guards=[check_role],
         openapi_config=None,
         logging_config=None,
-        exception_handlers={**problems.HANDLERS, PolicyRefused: _refused_policy},
+        exception_handlers={
+            **problems.HANDLERS,
+            PolicyRefused: _refused_policy,
+            PartUnavailable: partial(_with_reason, house),
+        },
     )
 
 
@@ -84,6 +89,13 @@ def check_role(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandl
     least = needed(scope["path_template"], scope["method"])
     if least is None or scope.get(ROLE, Role.ANYONE) < least:
         raise PermissionDeniedException("this token may not do that; give admin.token")
+
+
+def _with_reason(house: Operated, request: Request[Any, Any, Any], exc: PartUnavailable) -> Response[bytes]:
+    """Say beside what failed why this replica is not as it should be: what fails is most often due to that."""
+    if why := house.replicas.ails():
+        exc.message = f"{exc.message} ({why}; GET /readyz says when it is over)"
+    return problems.from_ours(request, exc)
 
 
 def _refused_policy(_: Request[Any, Any, Any], exc: PolicyRefused) -> Response[bytes]:

@@ -37,6 +37,7 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
         body = StatsBody(
             now_s=house.pipeline.parts.clock.now(),
             policy_version=policy.version,
+            degraded=house.replicas.ails(),
             categories=house.stats.categories(),
         )
         return Response(body)
