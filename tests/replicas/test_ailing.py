@@ -48,8 +48,8 @@ async def replica(
     module_upstream: ScriptedUpstream, engine: RedisServer, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Proxy]:
     folder = tmp_path_factory.mktemp("replica")
-    given = {"store": {"url": engine.url}, "replicas": TERMS}
-    async with started(proxy_settings(module_upstream.url, folder, **given)) as live:
+    settings = proxy_settings(module_upstream.url, folder, store={"url": engine.url}, replicas=TERMS)
+    async with started(settings) as live:
         yield live
 
 
