@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _PATH = click.Path(path_type=Path)
-_LR = {"head": 0.01, "top-layers": 5e-5, "lora": 1e-3}
+LR = {"head": 0.01, "top-layers": 5e-5, "lora": 1e-3}
+"""Steps that train well, by mode."""
 _STRATEGIES = ("robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum")
 # (option, type, default, help): settings of a run, and their keys in the Flower app. All others have good defaults.
 _COURSE: tuple[tuple[str, Any, Any, str], ...] = (
@@ -304,7 +305,7 @@ def _parted(told: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     flags = {name: value for name, value in told.items() if "__" in name}
     course = {name.replace("_", "-"): value for name, value in told.items() if "__" not in name}
     if "lr" in course and course["lr"] is None:
-        course["lr"] = _LR[course["mode"]]
+        course["lr"] = LR[course["mode"]]
     return course, flags
 
 

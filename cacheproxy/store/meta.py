@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -24,13 +23,9 @@ class MetaError(StoreUnavailable):
     """These bytes are not what is known of this entry."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Meta:
-    """An entry as its replica's directory knows it; `dim` is 0 where it has no vector."""
+class _Told(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+    """What is told and known alike; `dim` is 0 where an entry has no vector."""
 
-    id: str
-    ver: int
-    partition: Partition
     tenant: str
     namespace: str
     model: str
@@ -43,6 +38,14 @@ class Meta:
     fill_ms: float
     size_bytes: int
     dim: int
+
+
+class Meta(_Told, frozen=True, kw_only=True, eq=False):
+    """An entry as its replica's directory knows it."""
+
+    id: str
+    ver: int
+    partition: Partition
 
     @property
     def parents(self) -> tuple[str, ...]:
@@ -55,25 +58,13 @@ class Meta:
         return ""
 
 
-class _Wire(msgspec.Struct, array_like=True, frozen=True):
-    """A meta as it travels. Fields that a later version adds at the end are ignored."""
+class _Wire(_Told, array_like=True, frozen=True):
+    """A meta as it travels: these four, then what is told. Fields that a later version adds at the end are ignored."""
 
     id: str
     category: str
     compatibility: bytes
     epoch: str
-    tenant: str
-    namespace: str
-    model: str
-    user: str
-    second: str
-    tags: tuple[str, ...]
-    created_s: float
-    expires_s: float
-    gone_s: float
-    fill_ms: float
-    size_bytes: int
-    dim: int
 
 
 _decoder = msgspec.msgpack.Decoder(_Wire)

@@ -26,6 +26,7 @@ from cacheproxy.errors import ConfigError
 from cacheproxy.learn.pairfile import PairRows, read_pairs
 from cacheproxy_federated import wire
 from cacheproxy_federated.compress import moment
+from cacheproxy_federated.course import MOST_BATCH, MOST_PAIRS
 from cacheproxy_federated.noisy import histogram, noised
 from cacheproxy_federated.pairs import Pairs
 from cacheproxy_federated.privacy import private
@@ -52,9 +53,6 @@ LEAST_CATEGORY = 20
 """Fewest pairs under which a node names a category, whatever the server asks."""
 _BOUNDS = {"epochs": (1, 50), "batch": (2, 4096), "most-pairs": (200, 1_000_000), "dp-counts": (20, 1_000_000)}
 """What a node does, whatever the server asks (the same as in `course.Course`)."""
-_MOST_BATCH = 128
-_MOST_TEXTS = 1000
-"""Pairs that are trained on in batches of at most so many, and counted, where layers are trained: it costs CPU."""
 _LEAST_SHARE = 4
 """A second moment under a head of fewer components than one in so many would tell chosen directions apart."""
 
@@ -191,7 +189,7 @@ def _train(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDict:
     if form is None:
         found = trained(matrix, pairs, how, seed)
     else:
-        if how.batch > _MOST_BATCH:
+        if how.batch > MOST_BATCH:
             raise Declined("limits")
         found = node.tuner(str(config[wire.BASE]), form).trained(matrix[0], pairs, how, seed)[None]
     clip, noise = node.privacy(config)
@@ -208,7 +206,7 @@ def _evaluate(node: Node, content: RecordDict, config: ConfigRecord) -> RecordDi
         pairs = node.held(_int(config, "most-pairs"))
         head = Head(matrix=_fitting(content, pairs), int8=bool(config.get("int8", False)))
     else:
-        pairs = _with_texts(node).held(min(_int(config, "most-pairs"), _MOST_TEXTS))
+        pairs = _with_texts(node).held(min(_int(config, "most-pairs"), MOST_PAIRS))
         own, flat = node.tuner(str(config[wire.BASE]), form), _fitting(content, pairs, form)[0]
         a, b = (own.embedded(flat, [pair[side] for pair in pairs.texts]) for side in (0, 1))
         pairs, head = replace(pairs, a=a, b=b), Head.identity(form.dim)

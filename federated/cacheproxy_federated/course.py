@@ -19,8 +19,10 @@ STRATEGIES = ("robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean"
 
 _MOST_EPSILON = 100.0
 """Over a run. Noise that promises less is for show."""
-_MOST_BATCH = 128
-"""Of texts (`layers.MOST_BATCH`)."""
+MOST_BATCH = 128
+MOST_PAIRS = 1000
+"""Of a batch and of a round (drawn anew for each) where an encoder's layers are trained, by texts. So many take the
+default encoder about a minute of one core."""
 _HEADER = 1 << 10
 """Bytes of a head's file that are not weights."""
 
@@ -167,8 +169,8 @@ def _layers_flaw(course: Course) -> str | None:
         return f"{course.mode} of {form.layers} layers is larger than any proxy takes; train fewer"
     if course.dim_out or course.int8:
         return f"dim-out and int8 are of heads; a run of {course.mode} has none"
-    if course.batch > _MOST_BATCH:
-        return f"{course.mode} is trained in batches of at most {_MOST_BATCH}, got {course.batch}"
+    if course.batch > MOST_BATCH:
+        return f"{course.mode} is trained in batches of at most {MOST_BATCH}, got {course.batch}"
     return None
 
 

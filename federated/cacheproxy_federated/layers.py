@@ -17,6 +17,7 @@ from transformers.utils import logging
 from cacheproxy.embed.layers import DOWN, SCALE, UP
 from cacheproxy.embed.locate import locate
 from cacheproxy.embed.text import Window, pad
+from cacheproxy_federated.course import MOST_PAIRS
 from cacheproxy_federated.losses import contrastive, kindred, ranking
 from cacheproxy_federated.task import Training, one_thread, order, steps
 
@@ -29,14 +30,9 @@ if TYPE_CHECKING:
     from cacheproxy.embed.layers import Form
     from cacheproxy_federated.pairs import Pairs
 
-MOST_PAIRS = 1000
-"""Pairs that a round is trained on, drawn anew for each: about a minute of one core with the default encoder."""
-MOST_BATCH = 128
 MOST_TOKENS = 64
 """Of a text, while it is trained on: what bounds a step's memory. Counting sees texts as a proxy does."""
 _ENCODED = 32
-LR = {"head": 0.01, "top-layers": 5e-5, "lora": 1e-3}
-"""Steps that train well, by mode."""
 
 
 class Adapted(torch.nn.Module):

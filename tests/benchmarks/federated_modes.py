@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cacheproxy_federated.layers import LR, Tuner
+from cacheproxy_federated.layers import Tuner
 from cacheproxy_federated.task import Pairs, Training, chosen, counted, summed, trained
 
 from cacheproxy import settings
@@ -26,6 +26,7 @@ from cacheproxy.embed.open import open_encoder
 from cacheproxy.embed.tuned import form_of
 from cacheproxy.evaluate.progress import progress
 from cacheproxy.evaluate.vectors import embed_texts
+from cacheproxy.federated_cli import LR
 from tests.benchmarks.federated_data import deal, source
 from tests.benchmarks.federated_learning import mean
 from tests.benchmarks.federated_scores import SCORES, Ranked, difference, interval, resamples, scores

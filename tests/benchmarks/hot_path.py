@@ -25,10 +25,11 @@ from typing import Any
 
 import uvloop
 
+from cacheproxy.bench.questions import unheard
 from cacheproxy.bench.watching import within
 from tests.benchmarks import encoder, load, server
 from tests.benchmarks.report import render
-from tests.benchmarks.scenarios import SCENARIOS, fresh, questions, request, scenario, variants
+from tests.benchmarks.scenarios import SCENARIOS, questions, request, scenario, variants
 
 ENCODERS = Path(__file__).parents[2] / ".cacheproxy" / "encoders"
 
@@ -43,7 +44,7 @@ async def main(arguments: argparse.Namespace) -> dict[str, Any]:
         "encoder": {
             "short texts (semantic hit)": encoder.measure(variants(arguments.seed), ENCODERS),
             "thirty tokens (miss)": encoder.measure(
-                list(itertools.islice(fresh(arguments.seed * 1000 + 1), 1600)), ENCODERS
+                list(itertools.islice(unheard(arguments.seed * 1000 + 1), 1600)), ENCODERS
             ),
         },
     }

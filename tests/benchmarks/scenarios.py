@@ -7,6 +7,8 @@ import json
 import random
 from typing import TYPE_CHECKING, Any
 
+from cacheproxy.bench.questions import unheard
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,20 +38,6 @@ _SUBJECTS = (
 )
 _OPENINGS = ("", "hi, ", "hello, ", "hey, ", "please, ", "quickly: ", "so, ", "ok, ", "well, ", "um, ")
 _ENDINGS = ("?", " ?", "??", "", " please?", ", please?", " thanks", "? thanks", "? thank you", "!", "...", "? :)")
-_WORDS = (
-    "tower",
-    "engine",
-    "river",
-    "copper",
-    "ledger",
-    "violin",
-    "harbour",
-    "meadow",
-    "circuit",
-    "glacier",
-    "lantern",
-    "orchard",
-)
 
 
 def questions() -> list[str]:
@@ -68,14 +56,6 @@ def variants(seed: int) -> list[str]:
     ordered = sorted(found)
     random.Random(seed).shuffle(ordered)
     return ordered
-
-
-def fresh(seed: int) -> Iterator[str]:
-    """Questions nobody asked before, of about thirty tokens."""
-    source = random.Random(seed)
-    for number in itertools.count():
-        words = " ".join(source.choice(_WORDS) for _ in range(14))
-        yield f"Question {seed}-{number}: how would you explain {words} to a new colleague, and what comes next?"
 
 
 def request(text: str, *, stream: bool = False, headers: str = "", **fields: Any) -> bytes:
@@ -103,15 +83,15 @@ def scenario(name: str, seed: int, **fields: Any) -> Iterator[bytes]:
         case "semantic hit":
             return itertools.cycle([request(text, **fields) for text in variants(seed)])
         case "miss":
-            return (request(text, headers=NEVER_SIMILAR, **fields) for text in fresh(seed))
+            return (request(text, headers=NEVER_SIMILAR, **fields) for text in unheard(seed))
         case "miss, stream":
-            return (request(text, stream=True, headers=NEVER_SIMILAR, **fields) for text in fresh(seed + 1))
+            return (request(text, stream=True, headers=NEVER_SIMILAR, **fields) for text in unheard(seed + 1))
         case "pass-through":
             return itertools.repeat(
                 f"GET /v1/models HTTP/1.1\r\nhost: bench\r\nauthorization: Bearer {KEY}\r\n\r\n".encode()
             )
         case "backend alone":
-            return (request(text, **fields) for text in fresh(seed + 2))
+            return (request(text, **fields) for text in unheard(seed + 2))
     raise ValueError(name)
 
 

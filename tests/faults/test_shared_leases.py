@@ -139,8 +139,10 @@ async def test_a_failover_ends_every_lease_of_the_old_master_before_the_new_one_
                 assert not (now == before and seat.serves(0)), "the old master grants nothing"
             await asyncio.sleep(0.005)
         await eventually(lambda: one.serves() and two.serves(), "both serve from the new master", within_s=20)
-        assert one.link.identity(one.layout.stream(0)) != before
-        assert (0, "engine") in one.resyncs or (0, "epoch") in one.resyncs
+        for seat in (one, two):
+            after = {log: seat.link.identity(seat.layout.stream(log)) for log in seat.layout.logs}
+            assert before not in after.values()
+            assert seat.read_from == after, "what it serves was read again from the new master, every log of it"
         place = await one.purge(0, "1")
         assert (await one.members.acknowledged({0: place}, 5)).everybody
 

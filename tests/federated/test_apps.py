@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from cacheproxy_federated import client_app, local, server_app, wire
 from cacheproxy_federated.course import STRATEGIES, Course, course_from
-from cacheproxy_federated.layers import LR
 from cacheproxy_federated.thresholds import counted
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -246,8 +245,7 @@ def test_every_option_of_the_command_is_a_setting_of_a_course_with_the_same_defa
     assert {
         name.removeprefix("--"): default for name, _, default, _ in federated_cli._COURSE if name != "--lr"
     }.items() <= settings.items()
-    assert federated_cli._LR == LR
-    assert LR["head"] == settings["lr"]
+    assert federated_cli.LR["head"] == settings["lr"]
     assert federated_cli._STRATEGIES == STRATEGIES
 
 

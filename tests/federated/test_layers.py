@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from cacheproxy_federated import client_app, local
 from cacheproxy_federated.checkpoint import Folder
-from cacheproxy_federated.course import course_from
+from cacheproxy_federated.course import MOST_PAIRS, course_from
 from cacheproxy_federated.exchange import Exchange, RunEnded
-from cacheproxy_federated.layers import MOST_PAIRS, Tuner
+from cacheproxy_federated.layers import Tuner
 from cacheproxy_federated.pairs import Pairs
 from cacheproxy_federated.rounds import Run
 from cacheproxy_federated.task import Training
 
-from cacheproxy.embed.head import Head
 from cacheproxy.embed.headfile import read
 from cacheproxy.errors import ConfigError
 from cacheproxy.learn.pairfile import PairRows
 from tests.federated.fleet import SleepClock, on_the_wire
+from tests.support.encoders import real_encoder
 from tests.support.tiny import tiny_encoder, tiny_form, tiny_source
 
 if TYPE_CHECKING:
@@ -242,8 +242,10 @@ def test_a_round_of_the_real_encoder_moves_what_it_should() -> None:
     ):
         tuner, start = Tuner(source.directory, form), form.start(0)
         given = pairs(0, 60)
-        vectors = tuner.embedded(start, [text for pair in given.texts for text in pair])
+        texts = [text for pair in given.texts for text in pair]
+        vectors, (plain, _) = tuner.embedded(start, texts), real_encoder("fp32").encode(texts)
         given = replace(given, a=vectors[::2].copy(), b=vectors[1::2].copy())
         made = tuner.trained(start, given, Training(epochs=2, batch=32, lr=1e-3), seed=7)
-        assert Head.identity(form.dim).dim == vectors.shape[1]
+        assert np.allclose(vectors, plain, atol=1e-4), "before training it sees texts as the proxy's encoder does"
+        assert all(part.any() for part in form.parts(made - start).values()), "every tensor that may learn has learnt"
         assert gap(tuner, made, pairs(1, 60)) > gap(tuner, start, pairs(1, 60))

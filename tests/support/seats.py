@@ -20,6 +20,8 @@ from tests.support.polling import eventually
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
+    from cacheproxy.shared.wire import Identity
+
 PURGE = Script(
     """
 redis.call('DEL', KEYS[2])
@@ -29,7 +31,10 @@ return redis.call('XADD', KEYS[1], 'MAXLEN', '~', '100000', '*', 'op', 'purge', 
 
 
 class Seat:
-    """One of the replicas of a test. `slow_s` is how long it takes to apply a batch."""
+    """One of the replicas of a test. `slow_s` is how long it takes to apply a batch.
+
+    `read_from` is the data that each log was last read again from, as a whole.
+    """
 
     def __init__(self, url: str, **replicas: Any) -> None:
         limits = Replicas(**{"lease_ms": 800, **replicas})
@@ -39,6 +44,7 @@ class Seat:
         self.applied: dict[Log, list[Message]] = {log: [] for log in self.layout.logs}
         self.applied_at_s: dict[Log, list[float]] = {log: [] for log in self.layout.logs}
         self.resyncs: list[tuple[Log, str]] = []
+        self.read_from: dict[Log, Identity | None] = {}
         self.slow_s = 0.0
         self.failures: list[Exception] = []
 
@@ -64,6 +70,7 @@ class Seat:
         async def resync(reason: str) -> str:
             self.resyncs.append((log, reason))
             last = await head(self.link, self.layout, log, 1.0)
+            self.read_from[log] = self.link.identity(self.layout.stream(log))
             # Its state is what the log says: read again, it is all of that.
             told = await self.link.slow("XRANGE", self.layout.stream(log), "-", last, timeout_s=1.0)
             messages = [Message(log, at.decode(), dict(zip(said[::2], said[1::2], strict=True))) for at, said in told]

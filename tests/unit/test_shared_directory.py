@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from cacheproxy.model import Selector
@@ -49,6 +50,16 @@ def test_what_is_known_of_an_entry_comes_back_in_every_part() -> None:
     for name in ("id", "partition", "tenant", "namespace", "model", "user", "second", "tags", "parents", "gone_s"):
         assert getattr(known, name) == getattr(entry, name)
     assert (known.ver, known.dim, known.text) == (7, 8, "")
+
+
+def test_a_meta_travels_as_other_versions_read_it() -> None:
+    entry = replace(make_entry("a"), namespace="n", model="m", user="u", second="s")
+    told = msgspec.msgpack.decode(encode_meta(encode(entry)))
+    at = entry.partition
+    assert told[:4] == [entry.id, at.category, at.compatibility, at.epoch]
+    assert told[4:9] == [entry.tenant, "n", "m", "u", "s"]
+    assert told[9:14] == [list(entry.tags), entry.created_s, entry.expires_s, entry.gone_s, entry.fill_ms]
+    assert (len(told), told[15]) == (16, 8)
 
 
 @pytest.mark.parametrize("sealed", [b"", b"\x80", b"\xc1", b"x" * (MOST_BYTES + 1), None, b"\x80\x04cposix\nsystem\n"])
