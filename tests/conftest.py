@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import defaultdict
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -17,6 +18,19 @@ from tests.support.upstream import ScriptedUpstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where files are dealt out to processes: first those that may take longest, so that none is left over."""
+    if hasattr(config, "workerinput"):  # one of pytest-xdist's processes
+        usual_s = float(config.getini("timeout"))
+        allowed_s: dict[Path, float] = defaultdict(float)
+        for item in items:
+            if item.get_closest_marker("slow"):
+                asked = item.get_closest_marker("timeout")
+                allowed_s[item.path] += asked.args[0] if asked else usual_s
+        items.sort(key=lambda item: -allowed_s[item.path])
 
 
 def pytest_collection_finish() -> None:

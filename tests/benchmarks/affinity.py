@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Any
 
 from tests.support.balancer import SERVED_BY, balancing
 from tests.support.openai_wire import completion, encode
+from tests.support.ports import free_port
 from tests.support.process import ServerProcess
 from tests.support.proxy import CHAT, chat
-from tests.support.redis import free_port, redis_server
+from tests.support.redis import redis_server
 from tests.support.replicas import Caller
 from tests.support.upstream import ScriptedUpstream, Wait, answer
 

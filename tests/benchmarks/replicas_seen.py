@@ -15,8 +15,9 @@ from tests.benchmarks.scenarios import request
 from tests.support.chaos import ChaosProxy
 from tests.support.histories import divergent, violations
 from tests.support.polling import eventually_true
+from tests.support.ports import HOST
 from tests.support.races import Races, race
-from tests.support.redis import HOST, redis_server
+from tests.support.redis import redis_server
 from tests.support.replica_load import asking
 from tests.support.replicas import fleet
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 
-from tests.support.redis import HOST, redis_server
+from tests.support.ports import HOST
+from tests.support.redis import redis_server
 from tests.support.seats import seated
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import pytest_asyncio
 from tests.support.balancer import SERVED_BY, balancing
 from tests.support.openai_wire import completion, encode, events
 from tests.support.polling import eventually, eventually_true
+from tests.support.ports import free_port
 from tests.support.process import ServerProcess
 from tests.support.proxy import CHAT, Answered, chat
-from tests.support.redis import free_port
 from tests.support.replicas import Caller
 from tests.support.upstream import Hold, answer, stream
 

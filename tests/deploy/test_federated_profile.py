@@ -10,11 +10,11 @@ import pytest
 
 from cacheproxy.embed import headfile
 from cacheproxy.federation.keys import make_keys, public_half
-from cacheproxy.federation.ports import free_port
 from cacheproxy.learn.pairfile import FILE
 from tests.federated.test_apps import write_pairs
 from tests.federated.test_deployment import ENCODER, ENCODER_DIM, cacheproxy
 from tests.support.compose import read
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,10 +20,10 @@ from tests.support.dockerfile import stages
 from tests.support.markdown import ROOT
 from tests.support.markdown import read as read_document
 from tests.support.polling import eventually_true
+from tests.support.ports import free_port
 from tests.support.process import OURS, serving
 from tests.support.proxy import ENCODERS, Proxy, chat
 from tests.support.rawhttp import Connection, Response, request_bytes
-from tests.support.redis import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -115,6 +115,7 @@ async def test_a_near_question_that_is_not_near_enough_is_a_plain_miss(
     assert far.cache_status.parameters["fwd"] == "miss"
 
 
+@pytest.mark.quiet
 async def test_a_large_body_does_not_hold_up_the_others(proxy: Proxy, key: str) -> None:
     parts = [{"type": "text", "text": "x"}] * 50_000
     body = msgspec.json.encode({**chat(QUESTION), "messages": [{"role": "user", "content": parts}]})

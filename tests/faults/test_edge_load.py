@@ -63,6 +63,7 @@ def p99(taken: list[float]) -> float:
 # Row 9.
 
 
+@pytest.mark.quiet
 async def test_five_hundred_slow_callers_are_ended_and_nobody_else_notices(
     upstream: ScriptedUpstream, tmp_path: Path, key: str
 ) -> None:
@@ -234,6 +235,7 @@ WORDS = {
 }
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("text", WORDS.values(), ids=WORDS)
 async def test_an_endless_prompt_holds_up_nobody(upstream: ScriptedUpstream, tmp_path: Path, text: str) -> None:
     async with serving(tmp_path, upstream.url, "--store", "memory://") as server:
@@ -256,6 +258,7 @@ async def test_an_endless_prompt_holds_up_nobody(upstream: ScriptedUpstream, tmp
 # Load shedding.
 
 
+@pytest.mark.quiet
 async def test_what_is_shed_is_shed_at_once(upstream: ScriptedUpstream, tmp_path: Path) -> None:
     release = asyncio.Event()
     upstream.always([Hold(release), *answer(completion("At last."))])
@@ -312,6 +315,7 @@ async def test_too_few_files_for_the_crowd_is_a_refusal_and_passes(
 # Row 64.
 
 
+@pytest.mark.quiet
 async def test_a_starved_process_answers_or_sheds_and_health_stays(
     upstream: ScriptedUpstream, tmp_path: Path, key: str
 ) -> None:

@@ -302,6 +302,7 @@ class Storm:
             self.max_lag_s = max(self.max_lag_s, time.monotonic() - before - 0.001)
 
 
+@pytest.mark.quiet
 async def test_searches_stay_right_and_the_loop_stays_free_while_everything_changes(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -21,7 +21,8 @@ from cacheproxy.settings import Replicas, Store
 from cacheproxy.shared.link import Link, Script
 from tests.support.chaos import ChaosProxy
 from tests.support.polling import eventually_true
-from tests.support.redis import HOST, redis_server, valkey
+from tests.support.ports import HOST
+from tests.support.redis import redis_server, valkey
 from tests.support.redis_groups import DOWN_AFTER_MS, redis_cluster, sentinel_group
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ WEATHERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("weather", WEATHERS)
 async def test_a_bad_way_gives_the_right_reply_in_time_or_none(redis: RedisServer, weather: str) -> None:
     for number in range(50):

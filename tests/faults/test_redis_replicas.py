@@ -16,8 +16,9 @@ import pytest_asyncio
 from tests.support.chaos import ChaosProxy, Weather
 from tests.support.histories import Kept, Made, Served, violations
 from tests.support.polling import eventually_true
+from tests.support.ports import HOST
 from tests.support.process import ServerExited
-from tests.support.redis import HOST, RedisServer, redis_server
+from tests.support.redis import RedisServer, redis_server
 from tests.support.replica_load import asking
 from tests.support.replicas import Fleet, Replica, fleet, version_of
 
@@ -106,6 +107,7 @@ async def test_what_one_keeps_all_serve_and_what_one_purges_nobody_serves(three:
     assert told.json()["purged"] == 5
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("how", ["kill", "hang"])
 async def test_every_request_is_answered_while_the_engine_is_away(three: Site, how: str) -> None:
     known = [fresh() for _ in range(5)]

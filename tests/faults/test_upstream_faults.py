@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import pytest_asyncio
 
 from tests.support.openai_wire import completion, encode, events
 from tests.support.polling import eventually
+from tests.support.ports import free_port
 from tests.support.proxy import UNRELATED, Proxy, chat, proxy_settings, started
 from tests.support.rawhttp import Connection, request_bytes
 from tests.support.upstream import CUT, RESET, Cut, Hold, ScriptedUpstream, Send, Step, Wait, answer, head, stream
@@ -100,12 +100,6 @@ async def test_an_error_page_that_is_not_json_passes_through(
     upstream.always(answer(page, status=502, content_type="text/html"))
     live = await hasty.ask(chat(), key=key)
     assert (live.status, live.body, live.get("content-type")) == (502, page, "text/html")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 UNREACHABLE = {

@@ -19,7 +19,6 @@ import pytest
 from cacheproxy.embed import headfile
 from cacheproxy.federation.children import descendants
 from cacheproxy.federation.keys import make_keys, public_half
-from cacheproxy.federation.ports import free_port
 from cacheproxy.learn.pairfile import FILE
 from cacheproxy.learn.pairwriter import PairWriter
 from cacheproxy.policy.loader import find_pack, load_pack
@@ -31,6 +30,7 @@ from tests.integration.test_heads import written_pack
 from tests.support.admin import ask_admin
 from tests.support.pairs import row
 from tests.support.polling import eventually
+from tests.support.ports import free_port
 from tests.support.proxy import ENCODERS, PARAPHRASE, QUESTION, UNRELATED, chat, proxy_settings, started
 from tests.support.tiny import tiny_encoder, tiny_source
 from tests.support.upstream import ScriptedUpstream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ CHECKS = (
     "response_schema_conformance",
     "allow_header_conformance",
 )
-EXAMPLES, LONGEST_S = 60, 30
+EXAMPLES, LONGEST_S = 60, int(os.environ.get("FUZZ_SECONDS", "15"))
 
 
 async def schemathesis(document_url: str, key: str, *more: str) -> tuple[int | None, str]:

@@ -1,4 +1,4 @@
-"""The embedded model as it really is: a child process with the real weights. Its copy of the weights is made once."""
+"""The embedded model as it really is: a child process with the real weights, of which the checkout keeps one copy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ import pytest_asyncio
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.upstream.local import process as local_process
+from cacheproxy.upstream.local.convert import copy_in, is_sound
 from cacheproxy.upstream.local.process import LocalModel
+from tests.support.encoders import ENCODERS
 from tests.support.local_model import LocalClient, chat, client_of
 from tests.support.polling import eventually, eventually_true
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
+_DATA_DIR = ENCODERS.parent
 _READY_S = 120.0
 _QUEUE = 2
 _QUESTION = "What is the largest animal in the ocean?"
@@ -37,13 +40,8 @@ _LONG = "Write a long story about a dragon who learns to bake bread in a village
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("local-model")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def model(data_dir: Path) -> AsyncIterator[LocalModel]:
-    async with LocalModel(data_dir, queue=_QUEUE) as running:
+async def model() -> AsyncIterator[LocalModel]:
+    async with LocalModel(_DATA_DIR, queue=_QUEUE) as running:
         await eventually(lambda: running.health() == "", "the model is ready", within_s=_READY_S)
         yield running
 
@@ -169,12 +167,14 @@ async def test_a_killed_child_is_replaced_and_waiting_requests_are_answered(
     assert model.restarts == 1
 
 
-async def test_a_corrupt_copy_of_the_weights_is_made_again(data_dir: Path) -> None:
-    (weights,) = (data_dir / "local").glob("*/model.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-1])
-    async with LocalModel(data_dir) as again:
+async def test_a_corrupt_copy_of_the_weights_is_made_again(model: LocalModel, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(copy_in(_DATA_DIR), copy_in(tmp_path)))
+    assert is_sound(copy)
+    os.truncate(copy / "model.safetensors", (copy / "model.safetensors").stat().st_size - 1)
+    async with LocalModel(tmp_path) as again:
         await eventually(lambda: again.health() == "", "the model is ready", within_s=_READY_S)
         pid = again.pid
+    assert is_sound(copy)
     assert pid is not None
     assert not _alive(pid)
     assert not again.socket_path.exists()
@@ -200,9 +200,9 @@ async def test_a_model_that_is_not_installed_is_refused_at_once(
             pass
 
 
-async def test_the_death_of_the_parent_ends_the_child(data_dir: Path) -> None:
+async def test_the_death_of_the_parent_ends_the_child() -> None:
     parent = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _PARENT, str(data_dir), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-c", _PARENT, str(_DATA_DIR), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
     )
     assert parent.stdout is not None
     async with asyncio.timeout(_READY_S):

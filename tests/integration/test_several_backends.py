@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pytest
 
 from cacheproxy.errors import ConfigError
 from tests.support.openai_wire import DONE, MODEL, completion, encode, events
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy, proxy_settings, started
 from tests.support.rawhttp import Connection, request_bytes
 from tests.support.upstream import CUT, Hold, Received, ScriptedUpstream, Step, answer, stream
@@ -67,12 +67,6 @@ def asking(number: int, model: str = "m1", **fields: Any) -> dict[str, Any]:
     """Return a question that no other number's answer can serve: earlier messages are matched exactly."""
     apart = {"role": "system", "content": str(number)}
     return {"model": model, "messages": [apart, {"role": "user", "content": "What is its square root?"}], **fields}
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 # Routing

@@ -14,7 +14,8 @@ from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.settings import Replicas, Store
 from cacheproxy.shared.link import Link, Script
 from tests.support.polling import eventually_true
-from tests.support.redis import free_port, redis_server
+from tests.support.ports import free_port
+from tests.support.redis import redis_server
 
 if TYPE_CHECKING:
     from tests.support.redis import RedisServer

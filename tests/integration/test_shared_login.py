@@ -15,7 +15,8 @@ from cacheproxy.settings import Replicas, Store
 from cacheproxy.shared.link import Link
 from tests.support.markdown import read
 from tests.support.polling import eventually
-from tests.support.redis import HOST, free_port, redis_server
+from tests.support.ports import HOST, free_port
+from tests.support.redis import redis_server
 from tests.support.redis_groups import sentinel_group
 from tests.support.seats import seated
 

@@ -14,7 +14,8 @@ from cacheproxy.shared.elect import Election
 from cacheproxy.shared.follower import Follower, head
 from cacheproxy.shared.members import BEFORE
 from tests.support.polling import eventually
-from tests.support.redis import RedisServer, free_port, redis_server
+from tests.support.ports import free_port
+from tests.support.redis import RedisServer, redis_server
 from tests.support.seats import Seat, seated
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ async def test_a_full_engine_takes_heartbeats_purges_and_acknowledgements(redis:
             await eventually(lambda: election.leads, "it is elected")
 
 
+@pytest.mark.quiet
 async def test_without_the_engine_nothing_is_served_after_the_lease(redis: RedisServer) -> None:
     async with seated(redis.url, lease_ms=600) as one:
         redis.pause()

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.polling import eventually, eventually_true
+from tests.support.ports import free_port
 from tests.support.process import ServerProcess, serving
 from tests.support.proxy import Proxy, chat
-from tests.support.redis import free_port, redis_server
+from tests.support.redis import redis_server
 
 if TYPE_CHECKING:
     from tests.support.upstream import ScriptedUpstream

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
+
 from cacheproxy.clock import SystemClock
 from cacheproxy.ports import Turn
 from cacheproxy.shared.flights import LEASE_MS, SharedFlights
@@ -101,6 +103,7 @@ async def test_a_wait_ends_when_it_was_long_enough(redis: RedisServer) -> None:
         assert 0.2 <= clock.monotonic() - begun_s < 2.0
 
 
+@pytest.mark.quiet
 async def test_without_the_engine_everybody_is_alone_at_once(redis: RedisServer) -> None:
     async with linked(redis) as (link, layout):
         one = flights(link, layout)

@@ -387,6 +387,7 @@ async def test_a_shard_with_an_erasure_that_cannot_be_read_is_not_served_before_
     await eventually_true(lambda: has(one, "paris"), "it is served again", within_s=10)
 
 
+@pytest.mark.quiet
 async def test_without_a_lease_nothing_is_served_or_kept_and_nothing_waits(redis: RedisServer, tmp_path: Path) -> None:
     async with joined_store(redis.url, tmp_path / "a", lease_ms=400) as one:
         await keep(one, fresh("paris"))

@@ -13,9 +13,9 @@ import pytest
 
 from tests.support.markdown import ROOT
 from tests.support.polling import eventually_true
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy
 from tests.support.rawhttp import Connection, Response, request_bytes
-from tests.support.redis import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

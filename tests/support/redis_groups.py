@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import RedisError
 
 from tests.support.polling import eventually_true
-from tests.support.redis import HOST, RedisServer, program
+from tests.support.ports import HOST
+from tests.support.redis import RedisServer, program
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -31,9 +32,12 @@ _SHAPE = {
 
 @lru_cache
 def tiny_source() -> Source:
-    """Return the model; the first call in a checkout writes it."""
-    if not (MODEL / "model.safetensors").is_file():
-        _write(MODEL)
+    """Return the model; the first call in a checkout writes it, in one process while others wait."""
+    MODEL.parent.mkdir(parents=True, exist_ok=True)
+    with MODEL.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (MODEL / "model.safetensors").is_file():
+            _write(MODEL)
     return locate(str(MODEL))
 
 
