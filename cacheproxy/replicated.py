@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.index.spaces import Spaces
     from cacheproxy.model import Partition, Quota
-    from cacheproxy.ports import Clock
+    from cacheproxy.ports import Clock, ReplicaState
     from cacheproxy.replica import Replica
     from cacheproxy.settings import Settings
     from cacheproxy.shared.layout import Log
@@ -125,8 +125,7 @@ class SharedReplicas:
     async def acknowledged(self) -> Acknowledgement:
         """Wait until every replica has applied all removals that were asked for here."""
         positions: dict[Log, str] = dict(self._store.positions.items())
-        told = await self._members.acknowledged(positions, self._timeout_s)
-        return Acknowledgement(laggards=told.laggards, until_s=told.until_s)
+        return await self._members.acknowledged(positions, self._timeout_s)
 
     async def listed(self) -> list[ReplicaState]:
         """Return those that were heard of of late. Raises SharedUnavailable."""

@@ -5,6 +5,8 @@ Two replicas that change policy at once cannot both have the next number: the se
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,7 +17,7 @@ from cacheproxy.shared.script import Script
 from cacheproxy.shared.topics import APPEND
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from cacheproxy.shared.layout import Layout
     from cacheproxy.shared.link import Link
@@ -75,10 +77,8 @@ class Fleet:
 
     async def newest(self) -> Version | None:
         """Return the newest version; None where there is none. Raises NotChanged."""
-        try:
+        with _reached():
             raw = await self._link.run(_NEWEST, [self._versions], [])
-        except SharedUnavailable as exc:
-            raise NotChanged(_AWAY) from exc
         return _version(raw) if raw else None
 
     async def append(self, version: Version, *, after: int) -> None:
@@ -104,10 +104,8 @@ class Fleet:
             str(KEPT),
             self._log_messages,
         ]
-        try:
+        with _reached():
             first = await self._link.run(_APPEND, keys, args)
-        except SharedUnavailable as exc:
-            raise NotChanged(_AWAY) from exc
         if first:
             raise VersionConflict(
                 f"version {first.decode()} was put in force at another replica meanwhile; read it again"
@@ -115,28 +113,30 @@ class Fleet:
 
     async def known(self, source: str) -> bool:
         """Whether a pack on disk, by its digest, was ever loaded here. Raises NotChanged."""
-        try:
+        with _reached():
             return bool(await self._link.call("HEXISTS", self._packs, source))
-        except SharedUnavailable as exc:
-            raise NotChanged(_AWAY) from exc
 
     async def find(self, n: int) -> Version | None:
         """Return a version; None where it is not there, or not any more. Raises NotChanged."""
-        try:
+        with _reached():
             raw = await self._link.call("HGET", self._versions, str(n))
-        except SharedUnavailable as exc:
-            raise NotChanged(_AWAY) from exc
         return _version(raw) if raw else None
 
     async def listed(self) -> list[Version]:
         """Return the versions, newest first, without their packs. Raises NotChanged."""
-        try:
+        with _reached():
             raw: Sequence[bytes] = await self._link.slow("HVALS", self._versions, timeout_s=5.0)
-        except SharedUnavailable as exc:
-            raise NotChanged(_AWAY) from exc
         # Beside the versions the hash holds the number of the newest.
         found = [_version(one) for one in raw if not one.isdigit()]
-        return sorted((_without_pack(one) for one in found), key=lambda one: one.n, reverse=True)
+        return sorted((replace(one, pack_json="") for one in found), key=lambda one: one.n, reverse=True)
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except SharedUnavailable as exc:
+        raise NotChanged(_AWAY) from exc
 
 
 def _version(raw: bytes) -> Version:
@@ -153,17 +153,4 @@ def _version(raw: bytes) -> Version:
         source=kept.source,
         settled=False,
         pack_json=kept.pack_json,
-    )
-
-
-def _without_pack(one: Version) -> Version:
-    return Version(
-        n=one.n,
-        at_s=one.at_s,
-        actor=one.actor,
-        action=one.action,
-        reason=one.reason,
-        source=one.source,
-        settled=one.settled,
-        pack_json="",
     )

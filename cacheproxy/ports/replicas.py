@@ -27,19 +27,21 @@ class Acknowledgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaState:
-    """One replica: `serving`, `syncing` or `gone`; when it was last heard of, and what it has applied of each log.
-
-    It may serve for `lease_s` more without another heartbeat, and has been there for `up_s`, None where it does not
-    tell. `behind_s` is how old what it has applied is against the replica that has applied most.
-    """
+    """One replica, as the engine knows it."""
 
     replica: str
     state: str
+    """`serving`, `syncing`, or `gone`: not heard of for longer than its lease."""
     heard_s: float
+    """How long ago its last heartbeat arrived, the oldest of all logs."""
     applied: Mapping[str, str]
+    """Log -> the last message it has applied."""
     lease_s: float
+    """For how long it may serve without another heartbeat."""
     behind_s: float
+    """How old what it has applied is against the replica that has applied most."""
     up_s: float | None
+    """How long it has been there; None where it does not tell."""
 
 
 class Replicas(Protocol):

@@ -13,7 +13,7 @@ import structlog
 
 from cacheproxy.errors import SharedUnavailable
 from cacheproxy.shared.lease import margin_s
-from cacheproxy.shared.link import Script
+from cacheproxy.shared.script import Script
 
 if TYPE_CHECKING:
     from cacheproxy.ports import Clock

@@ -11,6 +11,7 @@ import structlog
 
 from cacheproxy.errors import PartUnavailable, SharedUnavailable
 from cacheproxy.shared.lease import Position
+from cacheproxy.shared.script import LAST_ID, Script
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -27,6 +28,7 @@ _QUIET = frozenset({b"put", b"evict", b"used"})
 _SHORTEST_S, _LONGEST_S = 0.05, 1.0
 _BEYOND_S = 0.5
 """How much longer than its own blocking a read may take."""
+_HEAD = Script(LAST_ID + "return last_id(KEYS[1])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,7 @@ async def head(link: Link, layout: Layout, log: Log, timeout_s: float) -> str:
 
     Raises SharedUnavailable.
     """
-    told = await link.slow("XINFO", "STREAM", layout.stream(log), timeout_s=timeout_s)
-    found: bytes = dict(zip(told[::2], told[1::2], strict=True))[b"last-generated-id"]
+    found: bytes = await link.slow_run(_HEAD, [layout.stream(log)], [], timeout_s)
     return found.decode()
 
 

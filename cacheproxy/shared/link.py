@@ -20,7 +20,6 @@ from cacheproxy.shared import faults
 from cacheproxy.shared.address import Address, parse
 from cacheproxy.shared.breaker import Breaker
 from cacheproxy.shared.routes import FAILURES, Cluster, OneServer, Sentinels
-from cacheproxy.shared.script import Script as Script  # noqa: TC001 - where users of the link look for it
 from cacheproxy.shared.slots import key_of
 from cacheproxy.shared.wire import Login, Wire, read_info, tls_context
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from cacheproxy.ports import Clock
     from cacheproxy.settings import Replicas, Store
     from cacheproxy.shared.routes import Route
+    from cacheproxy.shared.script import Script
     from cacheproxy.shared.wire import Command, Identity
 
 log = structlog.get_logger()

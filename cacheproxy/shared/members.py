@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cacheproxy.errors import ConfigError, SharedUnavailable
+from cacheproxy.ports import Acknowledgement
 from cacheproxy.shared.lease import SCHEMA, Data, Lease, Position, Seen, margin_s, schema_of
-from cacheproxy.shared.link import Script
+from cacheproxy.shared.script import LAST_ID, Script
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -45,7 +46,8 @@ _SLOWEST_POLL_S = 0.05
 _GOODBYE_S = 0.25
 
 _HEARTBEAT = Script(
-    """
+    LAST_ID
+    + """
 redis.call('DEL', KEYS[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -58,15 +60,10 @@ end
 if redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('XADD', KEYS[3], '*', 'op', 'open')
 end
-local told = redis.call('XINFO', 'STREAM', KEYS[3])
-local head = ''
-for at = 1, #told, 2 do
-  if told[at] == 'last-generated-id' then head = told[at + 1] end
-end
 local oldest = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)
 local first = oldest[1] and oldest[1][1] or ''
 local replication = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)') or ''
-return {head, first, epoch, replication}
+return {last_id(KEYS[3]), first, epoch, replication}
 """
 )
 _LINES = Script(
@@ -75,19 +72,6 @@ local time = redis.call('TIME')
 return {time[1], time[2], redis.call('HGETALL', KEYS[1]), redis.call('GET', KEYS[2]) or ''}
 """
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Acknowledged:
-    """Who has not applied a change yet; nobody of them will serve what it removed for longer than `until_s` seconds."""
-
-    laggards: tuple[str, ...] = ()
-    until_s: float = 0.0
-
-    @property
-    def everybody(self) -> bool:
-        """Whether all have applied it."""
-        return not self.laggards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,13 +191,13 @@ class Members:
         """Return for how long the lease still holds without another heartbeat."""
         return self._held[log].lease.left_s(self._clock.monotonic()) if self.serving(log) else 0.0
 
-    async def acknowledged(self, positions: Mapping[Log, str], timeout_s: float) -> Acknowledged:
+    async def acknowledged(self, positions: Mapping[Log, str], timeout_s: float) -> Acknowledgement:
         """Wait until every replica that may serve has applied each log up to its position, at most `timeout_s`."""
         results = await asyncio.gather(
             *(self._acknowledged(log_, Position.read(position), timeout_s) for log_, position in positions.items())
         )
         laggards = sorted({name for result in results for name in result.laggards})
-        return Acknowledged(laggards=tuple(laggards), until_s=max((one.until_s for one in results), default=0.0))
+        return Acknowledgement(laggards=tuple(laggards), until_s=max((one.until_s for one in results), default=0.0))
 
     async def listed(self) -> list[Member]:
         """Return every replica that was heard of in the last ten minutes. Raises SharedUnavailable."""
@@ -362,17 +346,17 @@ class Members:
     def _live(self, log_: Log) -> str:
         return self._layout.key(log_, "live")
 
-    async def _acknowledged(self, log_: Log, position: Position, timeout_s: float) -> Acknowledged:
+    async def _acknowledged(self, log_: Log, position: Position, timeout_s: float) -> Acknowledgement:
         clock = self._clock.monotonic
         began_s, polls = clock(), iter(_POLLS_S)
         whole_s = self.lease_s + margin_s(self.lease_s)
-        behind = Acknowledged(laggards=("unknown",), until_s=whole_s)
+        behind = Acknowledgement(laggards=("unknown",), until_s=whole_s)
         while True:
             with contextlib.suppress(SharedUnavailable):
                 now_ms, lines, epoch = await self._lines(log_)
                 behind = _behind(lines, position, now_ms)
                 if behind.everybody and (left_s := self._unsettled_s(log_, epoch)) > 0:
-                    behind = Acknowledged(laggards=(BEFORE,), until_s=left_s)
+                    behind = Acknowledgement(laggards=(BEFORE,), until_s=left_s)
             if behind.everybody:
                 return behind
             pause_s = next(polls, _SLOWEST_POLL_S)
@@ -413,7 +397,7 @@ class Members:
                 await self._link.slow("HDEL", self._live(log_), *old, timeout_s=self.pause_s)
 
 
-def _behind(lines: Mapping[str, _Line], position: Position, now_ms: int) -> Acknowledged:
+def _behind(lines: Mapping[str, _Line], position: Position, now_ms: int) -> Acknowledgement:
     """Return who may hold a lease and has not applied `position`.
 
     Who was syncing when last heard of holds none, and is told of the position with the heartbeat that grants one.
@@ -423,4 +407,4 @@ def _behind(lines: Mapping[str, _Line], position: Position, now_ms: int) -> Ackn
         for name, line in lines.items()
         if line.state == "serving" and line.applied < position and line.over_s(now_ms) > 0
     }
-    return Acknowledged(laggards=tuple(sorted(left_s)), until_s=max(left_s.values(), default=0.0))
+    return Acknowledgement(laggards=tuple(sorted(left_s)), until_s=max(left_s.values(), default=0.0))

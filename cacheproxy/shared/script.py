@@ -15,3 +15,16 @@ class Script:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
+
+
+LAST_ID = """
+local function last_id(stream)
+  if redis.call('EXISTS', stream) == 0 then return '0-0' end
+  local told = redis.call('XINFO', 'STREAM', stream)
+  for at = 1, #told, 2 do
+    if told[at] == 'last-generated-id' then return told[at + 1] end
+  end
+  return '0-0'
+end
+"""
+"""The start of a script that asks where a log ends: by the last id that it gave out, be the message cut away since."""

@@ -18,7 +18,8 @@ from redis.exceptions import RedisError
 from cacheproxy.clock import SystemClock
 from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.settings import Replicas, Store
-from cacheproxy.shared.link import Link, Script
+from cacheproxy.shared.link import Link
+from cacheproxy.shared.script import Script
 from tests.support.chaos import ChaosProxy
 from tests.support.polling import eventually_true
 from tests.support.ports import HOST

@@ -12,7 +12,8 @@ import pytest
 from cacheproxy.clock import SystemClock
 from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.settings import Replicas, Store
-from cacheproxy.shared.link import Link, Script
+from cacheproxy.shared.link import Link
+from cacheproxy.shared.script import Script
 from tests.support.polling import eventually_true
 from tests.support.ports import free_port
 from tests.support.redis import redis_server

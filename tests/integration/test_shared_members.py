@@ -19,7 +19,7 @@ from tests.support.redis import RedisServer, redis_server
 from tests.support.seats import Seat, seated
 
 if TYPE_CHECKING:
-    from cacheproxy.shared.members import Acknowledged
+    from cacheproxy.ports import Acknowledgement
 
 
 async def settled(seat: Seat) -> None:
@@ -35,7 +35,7 @@ async def settled(seat: Seat) -> None:
     raise AssertionError("never settled")
 
 
-async def acked(seat: Seat, ids: str, timeout_s: float = 1.0) -> Acknowledged:
+async def acked(seat: Seat, ids: str, timeout_s: float = 1.0) -> Acknowledgement:
     return await seat.members.acknowledged({0: await seat.purge(0, ids)}, timeout_s)
 
 

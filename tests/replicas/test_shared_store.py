@@ -496,7 +496,7 @@ async def test_the_elected_one_makes_room_by_what_was_used_anywhere(redis: Redis
         await eventually(lambda: len(follower.store) == 12, "all is there")
         for number in range(3):
             assert await has(follower, str(number))
-        await follower.store._tell_uses()
+        await follower.store._using.tell()
         directory = leader.store._directory
         await eventually(lambda: directory.least_recently_used(1)[0][0] == entry_id("3"), "its uses were told")
         assert not follower.store.over_cap

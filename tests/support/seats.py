@@ -13,8 +13,9 @@ from cacheproxy.errors import SharedUnavailable
 from cacheproxy.settings import Replicas, Store
 from cacheproxy.shared.follower import Follower, Message, head
 from cacheproxy.shared.layout import Layout, Log
-from cacheproxy.shared.link import Link, Script
+from cacheproxy.shared.link import Link
 from cacheproxy.shared.members import Members
+from cacheproxy.shared.script import Script
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:

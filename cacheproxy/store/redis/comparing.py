@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from cacheproxy.errors import StoreUnavailable
+from cacheproxy.store.redis.beside import RETRY_S
 from cacheproxy.store.redis.documents import AT_ONCE
 
 if TYPE_CHECKING:
-    from collections import Counter
     from collections.abc import Awaitable, Callable, Collection
 
     from cacheproxy.ports import Clock
     from cacheproxy.store.redis.directory import Directory
     from cacheproxy.store.redis.documents import Documents
     from cacheproxy.store.redis.following import Following
+    from cacheproxy.store.redis.permit import Permit
 
 _CATCH_UP_S = 5.0
 _ENDED_MS = 60_000
@@ -34,7 +38,10 @@ class Journal(Protocol):
 
 
 class Comparing:
-    """Re-syncs and reconciles the shards of one replica."""
+    """Re-syncs and reconciles the shards of one replica.
+
+    `resyncs` counts by reason, `divergent` the entries that differed at the last reconcile.
+    """
 
     def __init__(
         self,
@@ -42,21 +49,33 @@ class Comparing:
         following: Following,
         documents: Documents,
         journal: Journal,
+        permit: Permit,
         clock: Clock,
         *,
+        shards: int,
+        every_s: float,
         leads: Callable[[], bool],
-        resyncs: Counter[str],
         removed: Callable[[Collection[str]], Awaitable[object]],
     ) -> None:
-        """`resyncs` counts by reason; `removed` removes for good what was hidden."""
+        """`every_s` is between two reconciles; `removed` removes for good what was hidden."""
+        self.resyncs: Counter[str] = Counter()
+        self.divergent = 0
         self._directory = directory
         self._following = following
         self._documents = documents
         self._journal = journal
+        self._permit = permit
         self._clock = clock
+        self._shards = shards
+        self._every_s = every_s
         self._leads = leads
-        self._resyncs = resyncs
         self._removed = removed
+        self._synced: set[int] = set()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether every shard was read at least once."""
+        return len(self._synced) == self._shards
 
     async def resync(self, shard: int, reason: str) -> str:
         """Make the directory of a shard what the engine holds; return where in its log to go on.
@@ -64,7 +83,7 @@ class Comparing:
         What is remembered as purged, here or in the journal, and is there again in an old version was lost by the
         engine: it is purged once more. Every fill that has begun is refused. Raises StoreUnavailable.
         """
-        self._resyncs[reason] += 1
+        self.resyncs[reason] += 1
         head = await self._documents.head(shard)
         listed, known = await self._documents.listed(shard), self._directory.of_shard(shard)
         now_ms = self._clock.now() * 1000
@@ -86,10 +105,27 @@ class Comparing:
                 self._following.came(meta)
         await self._purge_again(shard, lost)
         await self._following.moved(shard, head.last)
+        self._synced.add(shard)
         log.info("replica_synced", shard=shard, reason=reason, entries=len(listed), read=len(wanted), lost=len(lost))
         return head.last
 
-    async def reconcile(self, shard: int) -> int:
+    async def when_due(self) -> None:
+        """Wait until it is time, or something asks for it, and reconcile. Raises StoreUnavailable."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._following.look_again.wait(), self._every_s)
+            await asyncio.sleep(RETRY_S)  # many messages may ask for the same
+        await self.reconcile()
+
+    async def reconcile(self) -> int:
+        """Compare everything with the engine, repair both; return how many differed. Raises StoreUnavailable."""
+        self._permit.all()
+        self._following.look_again.clear()
+        self.divergent = sum([await self._reconcile(shard) for shard in range(self._shards)])
+        if self.divergent:
+            log.warning("replica_diverged", entries=self.divergent)
+        return self.divergent
+
+    async def _reconcile(self, shard: int) -> int:
         """Compare a shard with the engine, repair both; return how many entries differed. Raises StoreUnavailable.
 
         What is merely on its way does not count: only what differs still once the log was followed to its end.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, assert_never
 import structlog
 
 from cacheproxy.errors import StoreUnavailable
+from cacheproxy.shared.lease import Position
 from cacheproxy.store.codec import RecordError, decode_vector
 from cacheproxy.store.redis.messages import Came, Evicted, Hidden, MessageError, Purged, Used, read_change
 
@@ -144,13 +145,19 @@ class Following:
         """Wait until all up to these positions is applied here. Raises StoreUnavailable."""
 
         def reached() -> bool:
-            return all(_at(self._applied.get(shard, "0-0")) >= _at(position) for shard, position in positions.items())
+            return all(
+                Position.read(self._applied.get(shard, "")) >= Position.read(position)
+                for shard, position in positions.items()
+            )
 
         try:
             async with asyncio.timeout(timeout_s), self._moved:
                 await self._moved.wait_for(reached)
         except TimeoutError as exc:
-            raise StoreUnavailable("this replica is behind the shared store") from exc
+            raise StoreUnavailable(
+                f"this replica is more than {timeout_s:.0f} s behind the log of the shared store; see GET "
+                "/admin/v1/replicas and cacheproxy_replica_lag_seconds"
+            ) from exc
 
     # What comes
 
@@ -200,6 +207,12 @@ class Following:
         """Note that an entry was made findable by somebody else."""
         self._unfindable.pop(entry_id, None)
 
+    def swept(self, entry_ids: Collection[str]) -> None:
+        """Hold nothing of entries that a sweep removed; whoever asked for it tells the index."""
+        for entry_id in entry_ids:
+            self._hot.discard(entry_id)
+            self._unfindable.pop(entry_id, None)
+
     @property
     def unfindable(self) -> int:
         """Entries that are known and not in the index yet."""
@@ -233,8 +246,3 @@ class Following:
             for meta in metas:
                 if self._directory.get(meta.id) in {meta, None}:
                     self._unfindable.pop(meta.id, None)
-
-
-def _at(position: str) -> tuple[int, int]:
-    ms, _, count = position.partition("-")
-    return int(ms), int(count or 0)

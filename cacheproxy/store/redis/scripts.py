@@ -10,7 +10,7 @@ Versions are microseconds of the engine's clock, each larger than the one before
 
 from __future__ import annotations
 
-from cacheproxy.shared.script import Script
+from cacheproxy.shared.script import LAST_ID, Script
 
 _NEXT_VERSION = """
 local time = redis.call('TIME')
@@ -170,15 +170,9 @@ return found
 """Return {version, value} of one field (ARGV field cap) of each document; {} and {-1} as READ does."""
 
 HEAD = Script(
-    """
-local last = '0-0'
-if redis.call('EXISTS', KEYS[1]) == 1 then
-    local told = redis.call('XINFO', 'STREAM', KEYS[1])
-    for i = 1, #told, 2 do
-        if told[i] == 'last-generated-id' then last = told[i + 1] end
-    end
-end
-return {last, redis.call('GET', KEYS[2]) or '0', redis.call('HGETALL', KEYS[3])}
+    LAST_ID
+    + """
+return {last_id(KEYS[1]), redis.call('GET', KEYS[2]) or '0', redis.call('HGETALL', KEYS[3])}
 """
 )
 """Return where the log ends, the generation, and what is hidden. KEYS log gen hidden."""

@@ -32,21 +32,32 @@ class Sweeping:
         clock: Clock,
         caps: Caps,
         quotas: Callable[[], Mapping[str, Quota]],
+        *,
+        leads: Callable[[], bool],
     ) -> None:
+        """`leads` tells whether this replica makes room for all."""
         self.evictions: Counter[tuple[str, Cause]] = Counter()
         self._directory = directory
         self._documents = documents
         self._clock = clock
+        self._caps = caps
+        self._leads = leads
         self._all = Sweeper(caps=caps, quotas=quotas)
         self._gone = Sweeper(caps=_ENDLESS, quotas=plain)
 
-    async def sweep(self, *, leads: bool, reachable: bool) -> list[str]:
+    @property
+    def due(self) -> bool:
+        """Whether a sweep is due for size, and this replica is the one to sweep."""
+        return self._leads() and self._caps.over(*self._directory.tally.totals)
+
+    async def sweep(self, *, reachable: bool) -> list[str]:
         """Remove a bounded number of entries; return their ids. Raises StoreUnavailable: then nothing went."""
+        makes_room = reachable and self._leads()
         rows, now_s = _Rows(self._directory), self._clock.now()
         evicted = False
         try:
-            removed = (self._all if leads and reachable else self._gone).sweep(rows, now_s)
-            if leads and reachable:
+            removed = (self._all if makes_room else self._gone).sweep(rows, now_s)
+            if makes_room:
                 await self._tell(rows.taken)
             evicted = True
         finally:
