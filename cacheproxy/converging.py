@@ -57,7 +57,7 @@ def told_elsewhere(forgetting: Forgetting | None, parts: list[Part]) -> list[Par
     """Return the parts of an erasure, and last those that tell other replicas."""
     if forgetting is None:
         return parts
-    return [*parts, *forgetting.parts(purges=any(part.purged for part in parts))]
+    return [*parts, *forgetting.parts()]
 
 
 def converge(ground: Ground, kept: Kept, line: Line, forgetting: Forgetting | None, erasure: Erasure) -> None:

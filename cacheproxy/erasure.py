@@ -6,10 +6,7 @@ An erasure that was begun is written down before anything else, without any text
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-import os
-import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,6 +16,7 @@ import structlog
 
 from cacheproxy.errors import EmbedderUnavailable, InvalidRequest, PartUnavailable, StoreUnavailable
 from cacheproxy.model import PRINCIPAL_TAG, Selector
+from cacheproxy.owing import Owed, Owing, new_token
 from cacheproxy.policy.share import principal
 from cacheproxy.ports import EntryCatalogue
 
@@ -98,22 +96,15 @@ class Unindex(Protocol):
         ...
 
 
-class Owed(msgspec.Struct, frozen=True, kw_only=True):
-    """An erasure that is not finished: what it means, since when, and in which parts it is left to do."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Began:
+    """An erasure, or a purge, that another replica began and calls `token`: it removed the entries `ids`."""
 
-    asked_s: float
-    parts: tuple[str, ...]
+    token: str
+    selector: Selector
     ids: tuple[str, ...]
-    meant: dict[str, str | float | tuple[str, ...] | None]
-    descendants: bool = False
-    token: str = ""
-    """What the replica calls it that began it."""
-
-    def selector(self) -> Selector:
-        """Return what it means: of what is new since it was asked for, nothing."""
-        selector = msgspec.convert(self.meant, Selector)
-        before_s = self.asked_s if selector.before_s is None else min(selector.before_s, self.asked_s)
-        return replace(selector, before_s=before_s)
+    asked_s: float
+    purges: bool
 
 
 class Erasure:
@@ -136,10 +127,9 @@ class Erasure:
         self._unindex = unindex
         self._parts = {part.name: part for part in parts}
         self._clock = clock
-        self._journal = journal
         self._answers = answers
-        self._lock, self._writing = asyncio.Lock(), asyncio.Lock()
-        self._owed = _read(journal)
+        self._lock = asyncio.Lock()
+        self._owed = Owing(journal)
 
     @property
     def owed(self) -> int:
@@ -188,26 +178,28 @@ class Erasure:
         parts = (replace(one, removed=count, failed=failed) if one.part in elsewhere else one for one in erased.parts)
         return replace(erased, parts=tuple(parts))
 
-    async def owe(self, selector: Selector, ids: Collection[str], *, asked_s: float, purges: bool, token: str) -> None:
-        """Write down what was begun at another replica, which removed the entries `ids`, to be done by `retry`.
+    async def owe(self, began: Collection[Began]) -> None:
+        """Write down what was begun at other replicas, to be done by `retry`; while it is owed, `owes(token)`.
 
-        A purge has only the parts that are told of purges. While it is owed, `owes(token)`.
+        A purge has only the parts that are told of purges: where there are none, nothing is owed.
         """
-        names = [part.name for part in self._parts.values() if part.purged == purges and not part.elsewhere]
-        self._owed.append(_owed(selector, tuple(names), tuple(ids), asked_s=asked_s, token=token))
-        if not purges:
-            self._unindex(ids, scrub=True)
-        await self._write()
+        for one in began:
+            names = [part.name for part in self._parts.values() if part.purged == one.purges and not part.elsewhere]
+            if names and one.token not in self._owed:
+                self._owed.put(_owed(one.selector, tuple(names), one.ids, asked_s=one.asked_s, token=one.token))
+            if not one.purges:
+                self._unindex(one.ids, scrub=True)
+        await self._owed.save()
 
     def owes(self, token: str) -> bool:
         """Whether something of it is left to do."""
-        return any(owed.token == token for owed in self._owed)
+        return token in self._owed
 
     async def retry(self) -> None:
         """Try again what failed, or what a restart cut short."""
-        for owed in list(self._owed):
+        for owed in self._owed:
             async with self._lock:
-                if owed not in self._owed:  # done meanwhile, or some of it
+                if self._owed.get(owed.token) is not owed:  # done meanwhile, or some of it
                     continue
                 erased = await self._run(owed, owed.selector())
                 await self._settle(owed, erased)
@@ -242,8 +234,8 @@ class Erasure:
                 )
             asked_s, names = self._clock.now(), (ENTRIES, *parts)
             owed = _owed(selector, names, selector.ids, asked_s=asked_s, descendants=descendants, token=token)
-            self._owed.append(owed)
-            await self._write()
+            self._owed.put(owed)
+            await self._owed.save()
             erased = await self._run(msgspec.structs.replace(owed, ids=()), selector)
             await self._settle(owed, erased)
             return erased
@@ -256,10 +248,13 @@ class Erasure:
             found, failed = await self._remove(selector, scrub=scrub, descendants=owed.descendants)
             ids = list(dict.fromkeys((*ids, *found)))
             done.append(Removed(part=ENTRIES, removed=len(found), failed=failed))
-        for name in parts:
-            if name in self._parts:
-                done.append(await self._do(self._parts[name], owed, selector, ids))
-        if done and done[0].part == ENTRIES and done[0].failed:
+        failed = done[0].failed if done else ""
+        for part in (self._parts[name] for name in parts if name in self._parts):
+            if failed and part.elsewhere:  # the engine is away: who waits for it once more waits in vain
+                done.append(Removed(part=part.name, removed=0))
+            else:
+                done.append(await self._do(part, owed, selector, ids))
+        if failed:
             why = "the entries come first"
             done[1:] = [replace(one, failed=one.failed or why) for one in done[1:]]
         return Erased(ids=tuple(ids), parts=tuple(done))
@@ -318,19 +313,11 @@ class Erasure:
         return Removed(part=part.name, removed=removed)
 
     async def _settle(self, owed: Owed, erased: Erased) -> None:
-        at = self._owed.index(owed)
         if erased.pending:
-            self._owed[at] = msgspec.structs.replace(owed, parts=erased.pending, ids=erased.ids)
+            self._owed.put(msgspec.structs.replace(owed, parts=erased.pending, ids=erased.ids))
         else:
-            del self._owed[at]
-        await self._write()
-
-    async def _write(self) -> None:
-        try:
-            async with self._writing:
-                await asyncio.to_thread(_save, self._journal, list(self._owed))
-        except OSError as exc:  # what is owed is still done, unless this process ends before
-            log.warning("erasure_journal_failed", reason=exc.strerror)
+            self._owed.discard(owed.token)
+        await self._owed.save()
 
 
 async def near(store: EntryStore, embedder: Embedder, text: str, radius: float) -> list[str]:
@@ -362,11 +349,6 @@ async def near(store: EntryStore, embedder: Embedder, text: str, radius: float) 
     return found
 
 
-def new_token() -> str:
-    """Return a new name for an erasure."""
-    return secrets.token_hex(8)
-
-
 def _owed(
     selector: Selector,
     parts: tuple[str, ...],
@@ -378,27 +360,3 @@ def _owed(
 ) -> Owed:
     meant = {name: getattr(selector, name) for name in Selector.__slots__ if name != "text"}
     return Owed(asked_s=asked_s, parts=parts, ids=ids, meant=meant, descendants=descendants, token=token)
-
-
-def _read(journal: Path) -> list[Owed]:
-    try:
-        return msgspec.json.decode(journal.read_bytes(), type=list[Owed])
-    except FileNotFoundError:
-        return []
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as exc:
-        log.error("erasure_journal_unreadable", file=journal.name, reason=type(exc).__name__)  # noqa: TRY400 - a disk's word, no bug
-        return []
-
-
-def _save(journal: Path, owed: list[Owed]) -> None:
-    if not owed:
-        journal.unlink(missing_ok=True)
-        return
-    draft = journal.with_name(journal.name + ".new")
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(msgspec.json.encode(owed))
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(journal)

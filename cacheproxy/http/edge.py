@@ -12,6 +12,7 @@ from cacheproxy.http import passthrough, problems
 from cacheproxy.http.callers import look_through
 from cacheproxy.http.exchange import CallerGone, Exchange
 from cacheproxy.http.openapi import health_of
+from cacheproxy.shared import patience
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -60,6 +61,7 @@ class Edge:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request. This is one of the two borders where any exception ends: as a 500 that tells nothing."""
+        patience.begin()
         exchange = Exchange(scope, receive, send, self.door)
         try:
             await self._route(exchange)

@@ -52,6 +52,7 @@ TIMEOUT = _fault("timeout", _D, "did not answer in time", counts=True, moves=Tru
 UNREACHABLE = _fault("unreachable", _D, "cannot be reached, or closed the connection", counts=True, moves=True)
 POOL = _fault("pool", _D, "has all the connections it may have in use")
 OPEN = _fault("open", _D, "failed just now and is left alone for a moment")
+IN_VAIN = _fault("in-vain", _D, "did not answer this request before: it is not waited for again")
 NO_MASTER = _fault("no-master", _D, "has no master that is known", counts=True, moves=True)
 NOT_REDIS = _fault("protocol", _D, "answers in another protocol than Redis'", counts=True, moves=True)
 TLS = _fault("tls", _C, "has no certificate that is trusted here; see replicas.ca_file", counts=True)

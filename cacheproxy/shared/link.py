@@ -1,7 +1,8 @@
 """The way to the engine: one server, Sentinel or a Cluster, behind the same six calls.
 
-Every call has one deadline for everything (finding the server, a connection, sending, the whole reply), and nothing is
-tried twice but what the engine itself sent elsewhere. Replies are as RESP2 gives them: bytes, int, list or None.
+Every call has one deadline for everything (finding the server, a connection, sending, the whole reply), a request has
+one in vain for all its calls (`patience`), and nothing is tried twice but what the engine itself sent elsewhere. Replies
+are as RESP2 gives them: bytes, int, list or None.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 from redis.exceptions import AskError, MovedError, ResponseError, TryAgainError
 
 from cacheproxy.errors import ConfigError, SharedUnavailable
-from cacheproxy.shared import faults
+from cacheproxy.shared import faults, patience
 from cacheproxy.shared.address import Address, parse
 from cacheproxy.shared.breaker import Breaker
 from cacheproxy.shared.routes import FAILURES, Cluster, OneServer, Sentinels
@@ -115,11 +116,11 @@ class Link:
 
     async def call(self, *command: Any) -> Any:
         """Send one command within `replicas.timeout_ms`. Raises SharedUnavailable."""
-        return _sole(await self._ask([command], self.timeout_s))
+        return _sole(await self._hot([command], self.timeout_s))
 
     async def pipe(self, commands: Sequence[Command]) -> list[Any]:
         """Send commands of one slot together, not as a transaction. Raises SharedUnavailable where one is refused."""
-        return _whole(await self._ask(commands, self.timeout_s)) if commands else []
+        return _whole(await self._hot(commands, self.timeout_s)) if commands else []
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Any:
         """Run a script whose keys are all of one slot. Raises SharedUnavailable."""
@@ -127,11 +128,11 @@ class Link:
 
     async def slow(self, *command: Any, timeout_s: float) -> Any:
         """Send what may take long (scans, XREAD BLOCK) on connections apart, beside the breaker."""
-        return _sole(await self._ask([command], timeout_s, slow=True))
+        return _sole(await self._slow([command], timeout_s))
 
     async def slow_pipe(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         """Send commands of one slot together, as `slow` does."""
-        return _whole(await self._ask(commands, timeout_s, slow=True)) if commands else []
+        return _whole(await self._slow(commands, timeout_s)) if commands else []
 
     async def slow_run(
         self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | int], timeout_s: float
@@ -186,13 +187,30 @@ class Link:
     ) -> Any:
         until = asyncio.get_running_loop().time() + timeout_s
         rest = (len(keys), *keys, *args)
-        [reply] = await self._ask([("EVALSHA", script.sha, *rest)], timeout_s, slow=slow)
+        ask = self._slow if slow else self._hot
+        [reply] = await ask([("EVALSHA", script.sha, *rest)], timeout_s)
         if isinstance(reply, SharedUnavailable) and reply.fault == "NOSCRIPT":
             left_s = until - asyncio.get_running_loop().time()
-            [reply] = await self._ask([("EVAL", script.text, *rest)], left_s, slow=slow)
+            [reply] = await ask([("EVAL", script.text, *rest)], left_s)
         return _sole([reply])
 
-    async def _ask(self, commands: Sequence[Command], timeout_s: float, *, slow: bool = False) -> list[Any]:
+    async def _slow(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        return await self._ask(commands, timeout_s, slow=True)
+
+    async def _hot(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
+        """Ask for a request, which waits in vain for one deadline at most."""
+        now = asyncio.get_running_loop().time
+        if patience.lost(now()):
+            raise self._unavailable(faults.IN_VAIN)
+        until = now() + timeout_s
+        try:
+            return await self._ask(commands, timeout_s, slow=False)
+        except SharedUnavailable:
+            if now() >= until:
+                patience.lose(now())
+            raise
+
+    async def _ask(self, commands: Sequence[Command], timeout_s: float, *, slow: bool) -> list[Any]:
         """Return a reply or a SharedUnavailable for each command, redirections followed; raises what concerns all."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s

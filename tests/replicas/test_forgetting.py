@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from cacheproxy.clock import SystemClock
-from cacheproxy.erasure import Erasure, Owed, Part
+from cacheproxy.converging import told_elsewhere
+from cacheproxy.erasure import Erasure, Part
 from cacheproxy.errors import FeedbackUnavailable
 from cacheproxy.forgetting import Forgetting
 from cacheproxy.model import Selector
+from cacheproxy.owing import Owed
 from cacheproxy.settings import Replicas, Store
 from cacheproxy.shared.control import Control
 from cacheproxy.shared.erasures import TOPIC, Asked, Erasures
@@ -26,6 +31,8 @@ from tests.support.polling import eventually_true
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
     from pathlib import Path
+
+    import pytest
 
     from tests.support.redis import RedisServer
 
@@ -64,7 +71,10 @@ class Replica:
 
 
 @asynccontextmanager
-async def started(redis: RedisServer, folder: Path, *, follows: bool = True) -> AsyncIterator[Replica]:
+async def started(
+    redis: RedisServer, folder: Path, *, follows: bool = True, collects: bool = True
+) -> AsyncIterator[Replica]:
+    """`collects`: it has a part that is told of purges, as a replica with training pairs has."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     async with AsyncExitStack() as stack:
         clock = SystemClock()
@@ -85,15 +95,13 @@ async def started(redis: RedisServer, folder: Path, *, follows: bool = True) -> 
             unindexed.extend(f"purged {one}" for one in ids)
             return 0
 
-        parts = [
-            Part(name="notes", forget=notes.forget),
-            Part(name="pairs", forget=lambda _, ids: purged(ids), purged=True),
-            *forgetting.parts(purges=True),
-        ]
+        parts = [Part(name="notes", forget=notes.forget)]
+        if collects:
+            parts.append(Part(name="pairs", forget=lambda _, ids: purged(ids), purged=True))
         erasure = Erasure(
             store,
             lambda ids, *, scrub: unindexed.extend(ids),
-            parts,
+            told_elsewhere(forgetting, parts),
             clock,
             folder / "journal.json",
             forgetting.answers,
@@ -183,7 +191,7 @@ async def test_who_has_not_done_one_erasure_is_named_after_the_answers_to_anothe
 ) -> None:
     async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
         other.notes.failures = 10**6
-        told = one.forgetting.parts(purges=False)[0].tell
+        told = one.forgetting.parts()[0].tell
         assert told is not None
         for token in ("first", "second"):
             await told(Owed(asked_s=1.0, parts=(), ids=(), meant={"tenant": token}, token=token), ())
@@ -195,7 +203,7 @@ async def test_a_large_erasure_is_told_in_pieces_and_each_is_kept_once(redis: Re
     async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
         ids = tuple(f"{number:032x}" for number in range(12_000))
         owed = Owed(asked_s=1.0, parts=("replicas",), ids=ids, meant={"tenant": TENANT}, token="t")
-        told = one.forgetting.parts(purges=False)[0].tell
+        told = one.forgetting.parts()[0].tell
         assert told is not None
         for _ in range(3):  # as when its reply was late
             await told(owed, ids)
@@ -280,6 +288,50 @@ async def test_a_purge_reaches_the_parts_that_are_told_of_purges(redis: RedisSer
 
         await eventually_true(done, "the purge was told")
         assert other.notes.told == []
+
+
+async def test_a_purge_is_told_also_by_one_that_collects_no_pairs_itself(redis: RedisServer, tmp_path: Path) -> None:
+    async with (
+        started(redis, tmp_path / "one", collects=False) as one,
+        started(redis, tmp_path / "other") as other,
+        started(redis, tmp_path / "third", collects=False) as third,
+    ):
+        entry_id = make_entry("x").id
+        await one.erasure.purge(Selector(ids=(entry_id,)))
+
+        async def done() -> bool:
+            return f"purged {entry_id}" in other.unindexed
+
+        await eventually_true(done, "the purge was told")
+        assert third.unindexed == []
+        assert not list((tmp_path / "third").glob("journal*"))  # nothing is owed where nothing is kept
+
+
+async def test_a_restart_does_nothing_again_that_was_heard_and_seen(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheproxy.forgetting._LOOK_S", 0.5)
+    async with started(redis, tmp_path / "one") as one:
+        async with started(redis, tmp_path / "other") as other:
+            assert (await one.erasure.erase(Selector(tenant=TENANT))).pending == ()
+            await asyncio.sleep(2.0)  # it looks again, and a second is read twice in any case
+            assert [tenant for tenant, _ in other.notes.told] == [TENANT]  # not done again by looking
+        async with started(redis, tmp_path / "other") as again:
+            assert again.notes.told == []
+
+
+async def test_what_no_message_told_is_done_after_a_while(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheproxy.forgetting._LOOK_S", 0.2)
+    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
+        asked = Asked(token="t", by=one.name, asked_s=1e9, purges=False, ids=(), meant={"tenant": "quiet"})
+        await redis.ask("ZADD", "{cacheproxy:c}:erasures", int(time.time() * 1000), msgspec.msgpack.encode(asked))
+
+        async def done() -> bool:
+            return "quiet" in [tenant for tenant, _ in other.notes.told]
+
+        await eventually_true(done, "it looked")
 
 
 async def test_an_erasure_that_every_replica_does_by_itself_is_not_told(redis: RedisServer, tmp_path: Path) -> None:

@@ -265,7 +265,7 @@ async def test_a_journal_that_cannot_be_written_stops_no_erasure(
 
 
 def test_what_is_owed_reads_back_as_it_was_meant() -> None:
-    from cacheproxy.erasure import Owed
+    from cacheproxy.owing import Owed
 
     meant: dict[str, str | float | tuple[str, ...] | None] = {"ids": ("a" * 32,), "tenant": "t", "before_s": 5.0}
     owed = Owed(asked_s=7.0, parts=("entries",), ids=(), meant=meant)

@@ -1,0 +1,88 @@
+"""An engine that hangs: a request waits for it once, whatever it asks of it, and is answered by the backend."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pytest
+
+from cacheproxy.clock import SystemClock
+from cacheproxy.errors import SharedUnavailable
+from cacheproxy.settings import Replicas, Store
+from cacheproxy.shared import patience
+from cacheproxy.shared.link import Link
+from tests.support.replicas import fleet
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.redis import RedisServer
+
+TIMEOUT_S = 0.6
+"""Of one call to the engine; long, so that a busy machine does not look like a second one."""
+
+
+async def faults_of(link: Link, calls: int) -> list[str]:
+    """Begin a request, call the engine, and return how each call failed."""
+    patience.begin()
+    seen: list[str] = []
+    for _ in range(calls):
+        try:
+            await link.call("PING")
+            seen.append("")
+        except SharedUnavailable as exc:
+            seen.append(exc.fault)
+    return seen
+
+
+async def test_each_request_waits_for_one_deadline_however_often_it_asks(redis: RedisServer) -> None:
+    async with Link(Store(url=redis.url), Replicas(timeout_ms=200), SystemClock()) as link:
+        assert await faults_of(link, 2) == ["", ""]
+        redis.pause()
+        try:
+            first, second = await asyncio.gather(*(asyncio.create_task(faults_of(link, 4)) for _ in range(2)))
+        finally:
+            redis.resume()
+        assert first == second == ["timeout", "in-vain", "in-vain", "in-vain"]
+
+
+async def test_what_runs_beside_requests_and_what_takes_long_is_patient_again(redis: RedisServer) -> None:
+    async with Link(Store(url=redis.url), Replicas(timeout_ms=100), SystemClock()) as link:
+        assert await faults_of(link, 1) == [""]
+        redis.pause()
+        assert await faults_of(link, 2) == ["timeout", "in-vain"]
+        redis.resume()
+        assert await link.slow("PING", timeout_s=5) == b"PONG"  # of no request
+        with pytest.raises(SharedUnavailable):
+            await link.call("PING")
+        await asyncio.sleep(patience.LOST_S)
+        assert await link.call("PING") == b"PONG"
+
+
+@pytest.mark.slow
+async def test_a_miss_and_a_hit_wait_for_a_hung_engine_once(redis: RedisServer, tmp_path: Path) -> None:
+    """Row 71 over HTTP: a lookup, whose turn it is and keeping the answer would be a deadline each."""
+    settings = {
+        "CACHEPROXY_REPLICAS__TIMEOUT_MS": str(int(TIMEOUT_S * 1000)),
+        "CACHEPROXY_REPLICAS__LEASE_MS": "30000",  # longer than the engine hangs: nothing but deadlines ends a wait
+        "CACHEPROXY_STORE__HOT_BYTES": "0",
+    }
+    async with fleet(tmp_path, [redis.url], **settings) as found:
+        [replica] = found.replicas
+        known, new = f"What is {uuid4().hex}?", f"What is {uuid4().hex}?"
+        await found.spread(known)
+        redis.pause()
+        try:
+            took_s = []
+            for text in (known, new):
+                began_s = time.monotonic()
+                told = await replica.ask(text)
+                took_s.append(time.monotonic() - began_s)
+                assert (told.status, told.outcome) == (200, "miss")
+        finally:
+            redis.resume()
+        assert max(took_s) < 1.7 * TIMEOUT_S
+        assert min(took_s) > 0.9 * TIMEOUT_S  # the breaker was not open yet
