@@ -1,8 +1,8 @@
 """The way to the engine: one server, Sentinel or a Cluster, behind the same six calls.
 
-Every call has one deadline for everything (finding the server, a connection, sending, the whole reply), a request has
 Every call has one deadline for everything (finding the server, a connection, sending, the whole reply), a request one
 in vain for all its calls (`patience`), and nothing is tried twice but what the engine itself sent elsewhere. Replies
+are as RESP2 gives them: bytes, int, list or None.
 """
 
 from __future__ import annotations

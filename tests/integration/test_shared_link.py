@@ -172,7 +172,7 @@ async def test_no_free_connection_is_a_miss_and_says_nothing_of_the_engine(redis
             await asyncio.sleep(0.05)
             with pytest.raises(SharedUnavailable) as full:
                 async with asyncio.timeout(5):
-                    await link._ask([("PING",)], 0.1)
+                    await link._hot([("PING",)], 0.1)
         assert full.value.fault == "pool"
         assert link.breaker_openings == 0
 
