@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.index.spaces import Spaces
     from cacheproxy.model import Partition, Quota
-    from cacheproxy.ports import Clock, ReplicaState
+    from cacheproxy.ports import Clock
     from cacheproxy.replica import Replica
     from cacheproxy.settings import Settings
     from cacheproxy.shared.layout import Log
