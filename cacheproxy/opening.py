@@ -67,6 +67,7 @@ from cacheproxy.store.open import open_store
 from cacheproxy.store.redis.store import RedisStore
 from cacheproxy.supervise import Supervisor
 from cacheproxy.telemetry import Telemetry
+from cacheproxy.turns import TimedTurns
 from cacheproxy.upstream.keys import operators_own
 from cacheproxy.upstream.local.convert import copy_in
 from cacheproxy.upstream.local.process import LocalModel
@@ -354,7 +355,7 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         small=backends.small,
         may_keep=InsertRate(settings.store.max_inserts_per_minute, clock),
         load=lambda model: watch.least(pool.backends(model)),
-        elsewhere=ground.replica.flights if ground.replica else None,
+        elsewhere=TimedTurns(ground.replica.flights, ground.telemetry, clock) if ground.replica else None,
         flight_wait_s=settings.replicas.flight_wait_ms / 1000,
         stream_wait_s=settings.replicas.stream_wait_ms / 1000,
     )

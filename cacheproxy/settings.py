@@ -223,7 +223,8 @@ class Store(_Section, frozen=True):
     password: Secret = Secret("")
     """Of the Redis that `url` names; it may also stand in the address itself."""
     prefix: str = "cacheproxy"
-    """What keys of a shared engine begin with; replicas of one cache share it."""
+    """What keys of a shared engine begin with; replicas of one cache share it. 1 to 64 lower-case letters, digits, `_`,
+    `.` or `-`, beginning with a letter or a digit."""
     max_entries: Count = 1_000_000
     """Above it, expired entries go, then those of categories above their quota."""
     max_bytes: Count = 4 * 1024**3

@@ -24,6 +24,10 @@ BOUNDS_S = (
     *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
 """Upper bounds in seconds; from 10 us, since the exact tier answers within a few of them."""
+_TEXT = (
+    "Time of one stage of a request. verify is part of judge; a question is embedded in classify where its text tells "
+    "its category, and embed is what is left of it then."
+)
 NAMES = ("read", "exact", "classify", "embed", "search", "judge", "verify", "render", "keep")
 
 
@@ -68,7 +72,7 @@ class Stages(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the histogram."""
-        family = HistogramMetricFamily("cacheproxy_stage_seconds", "Time of one stage of a request.", labels=("stage",))
+        family = HistogramMetricFamily("cacheproxy_stage_seconds", _TEXT, labels=("stage",))
         for name in NAMES:
             stage: Stage = getattr(self, name)
             buckets, seen = [], 0

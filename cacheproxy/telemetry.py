@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _FAST_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+_WAIT_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _SIMILARITIES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.825, 0.85, 0.875, 0.9, 0.925, 0.95, 0.975, 1.0)
 _SLOW_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 
@@ -411,6 +412,13 @@ class Telemetry:
             "cacheproxy_offload_saved_seconds_total",
             "Waiting that the small model spared against the large one's usual time, by category; never below 0.",
             ("category",),
+            registry=r,
+        )
+        self.replica_flight_seconds = Histogram(
+            "cacheproxy_replica_flight_seconds",
+            "Wait of a miss before it asks the backend, by its turn among replicas: led, joined, timed_out or alone.",
+            ("turn",),
+            buckets=_WAIT_S,
             registry=r,
         )
         self.stages = Stages()

@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cacheproxy.clock import SystemClock
 from cacheproxy.errors import ConfigError
 from cacheproxy.http.listener import bind
 from cacheproxy.install import claim, open_data_dir
-from cacheproxy.shared.address import is_shared
+from cacheproxy.shared.address import is_shared, parse
+from cacheproxy.shared.layout import Layout
+from cacheproxy.store.open import open_store
+from cacheproxy.upstream.open import clients
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +62,10 @@ async def serve(settings: Settings, words: Sequence[str]) -> int:
     parent, whatever ends it.
     """
     check(settings)
+    # What each worker would find wrong by itself, and say: once is enough.
+    parse(settings.store.url)
+    Layout(settings.store.prefix, shards=1)
+    clients(settings)
     with ExitStack() as stack:
         if not settings.data.shared:  # else others have folders in it, too
             stack.enter_context(claim(open_data_dir(settings)))
@@ -75,6 +83,7 @@ def check(settings: Settings) -> None:
     """Raise ConfigError where several processes cannot serve one cache."""
     server, workers = settings.server, settings.server.workers
     if not is_shared(settings.store.url):
+        open_store(settings.store, settings.data.path(), SystemClock())  # what is no store at all is told of as such
         raise ConfigError(
             f"server.workers: {workers} processes cannot share a store that one process owns; run a Redis and name it "
             "in store.url (--store redis://127.0.0.1:6379/0), or run one worker"

@@ -105,7 +105,8 @@ class Link:
         try:
             await self.check()
         except SharedUnavailable as exc:
-            log.warning("shared_unavailable", kind=self.kind, fault=exc.fault, reason=exc.message)
+            if not self._told:
+                log.warning("shared_unavailable", kind=self.kind, fault=exc.fault, reason=exc.message)
         except BaseException:
             await self._close()
             raise

@@ -20,7 +20,10 @@ QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
 WANTED = (
     "outcome", "Hit rate", "decide", "False hits", "Money", "Load", "tau_eff", "Evictions", "Entries", "passed over",
     "Vetoes", "probability", "Wrong hits", "Error budget", "Who answers", "Offload ratio", "arms", "Regret", "Examples",
+    "lease", "lag", "who asks",
 )  # fmt: skip
+OF_PROMETHEUS = {"instance"}
+"""What it adds to every series that it scrapes."""
 
 
 def known() -> dict[str, set[str]]:
@@ -46,7 +49,7 @@ def test_every_metric_and_label_that_a_panel_asks_for_is_exported(query: str) ->
     names = re.findall(r"\bcacheproxy_\w+", query)
     assert names
     assert set(names) <= series.keys()
-    labels = set().union(*(series[name] for name in names))
+    labels = set().union(OF_PROMETHEUS, *(series[name] for name in names))
     asked = set(re.findall(r"(\w+)(?:=~|!=|=)\"", query))
     for group in re.findall(r"by \(([^)]*)\)", query):
         asked |= {label.strip() for label in group.split(",")}
@@ -59,7 +62,9 @@ def test_legends_name_labels_that_their_query_leaves() -> None:
         for target in panel["targets"]:
             names = re.findall(r"\bcacheproxy_\w+", target["expr"])
             groups = re.findall(r"by \(([^)]*)\)", target["expr"])
-            left = {label.strip() for label in ",".join(groups).split(",")} if groups else series[names[0]]
+            left = (
+                {label.strip() for label in ",".join(groups).split(",")} if groups else series[names[0]] | OF_PROMETHEUS
+            )
             assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= left, panel["title"]
 
 

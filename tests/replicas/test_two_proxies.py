@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -88,6 +89,10 @@ async def test_replicas_that_miss_at_once_ask_the_backend_once(
     assert {one.status for one in answered} == {200}
     assert {one.content for one in answered} == {"Jupiter."}
     assert upstream.calls == 1
+    operated = [Proxy(url=proxy.admin_url, admin_url=proxy.admin_url) for proxy in pair]
+    told = [(await proxy.call("GET", "/metrics")).body.decode() for proxy in operated]
+    turns = re.findall(r'cacheproxy_replica_flight_seconds_count\{turn="joined"\} 1.0', "".join(told))
+    assert len(turns) == 1, "one of them led, the other one waited"
 
 
 async def test_what_is_not_kept_is_waited_for_once(

@@ -7,14 +7,14 @@ import os
 import signal
 import sys
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.http.listener import bind
-from cacheproxy.settings import Server, Settings, Store
-from cacheproxy.workers import Worker, check, supervise
+from cacheproxy.settings import Data, Server, Settings, Store, Upstream
+from cacheproxy.workers import Worker, check, serve, supervise
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:
@@ -166,3 +166,22 @@ asyncio.run(supervise([Worker(index=0, command=words, environ=os.environ)]))
     process.kill()
     await process.wait()
     await eventually(lambda: seen(tmp_path, "term") == 1, "the worker was told to end", within_s=10)
+
+
+@pytest.mark.parametrize(
+    ("sections", "told"),
+    [
+        ({"store": Store(url="http://127.0.0.1:6379")}, "named by redis://"),
+        ({"store": Store(url="redis://127.0.0.1:port")}, "a port that is not a number"),
+        ({"store": Store(url=SHARED.url, prefix="A b")}, "lower-case letters"),
+        ({"store": SHARED, "upstream": Upstream(url="nonsense")}, r"upstream\.url"),
+    ],
+    ids=["no store", "no port", "no prefix", "no backend"],
+)
+async def test_what_every_worker_would_complain_of_is_said_once_by_the_parent(
+    sections: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    settings = Settings(server=Server(workers=2, port=0), data=Data(dir=str(tmp_path)), **sections)
+    with pytest.raises(ConfigError, match=told):
+        await serve(settings, ["serve"])
+    assert os.listdir(tmp_path) == [], "nothing was begun"  # noqa: PTH208 - Path.iterdir is not for async code
