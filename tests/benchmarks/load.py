@@ -16,20 +16,29 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Measured:
-    """What one run saw. Times in milliseconds; `first_ms` is to the first byte of an answer."""
+    """What one run saw. Times in milliseconds; `first_ms` is to the first byte of an answer.
 
+    `sent_s` is when each request was sent, by `perf_counter`.
+    """
+
+    sent_s: list[float] = field(default_factory=list)
     total_ms: list[float] = field(default_factory=list)
     first_ms: list[float] = field(default_factory=list)
     outcomes: dict[str, int] = field(default_factory=dict)
     elapsed_s: float = 0.0
 
 
-async def run(host: str, port: int, requests: Iterator[bytes], *, connections: int, seconds: float) -> Measured:
-    """Send requests from `connections` sockets for about `seconds`, then wait for the answers begun."""
+async def run(
+    host: str, port: int, requests: Iterator[bytes], *, connections: int, seconds: float, pause_s: float = 0.0
+) -> Measured:
+    """Send requests from `connections` sockets for about `seconds`, then wait for the answers begun.
+
+    Each socket pauses for `pause_s` after an answer.
+    """
     loop = asyncio.get_running_loop()
     seen, stop_at = Measured(), time.perf_counter() + seconds
     began = time.perf_counter()
-    clients = [_Client(requests, seen, stop_at) for _ in range(connections)]
+    clients = [_Client(requests, seen, stop_at, pause_s) for _ in range(connections)]
     for client in clients:
         await loop.create_connection(client.itself, host, port)
     try:
@@ -45,10 +54,11 @@ class _Client(asyncio.Protocol):
     def itself(self) -> _Client:
         return self
 
-    def __init__(self, requests: Iterator[bytes], seen: Measured, stop_at: float) -> None:
+    def __init__(self, requests: Iterator[bytes], seen: Measured, stop_at: float, pause_s: float) -> None:
         self._requests = requests
         self._seen = seen
         self._stop_at = stop_at
+        self._pause_s = pause_s
         self._buffer = bytearray()
         self._first_at = 0.0
         self._sent_at = 0.0
@@ -100,10 +110,13 @@ class _Client(asyncio.Protocol):
 
     def _finish(self) -> None:
         now = time.perf_counter()
+        self._seen.sent_s.append(self._sent_at)
         self._seen.total_ms.append((now - self._sent_at) * 1000)
         self._seen.first_ms.append((self._first_at - self._sent_at) * 1000)
         if now >= self._stop_at:
             self.done.set_result(None)
+        elif self._pause_s:
+            asyncio.get_running_loop().call_later(self._pause_s, self._next)
         else:
             self._next()
 

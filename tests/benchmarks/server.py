@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+SERVE = ("serve", "--port", "0", "--admin-port", "0", "--log-format", "json")
+_STAGE = re.compile(r'cacheproxy_stage_seconds_sum\{stage="([^"]+)"\} ([0-9.e+-]+)')
 _BUCKET = re.compile(r'cacheproxy_loop_lag_seconds_bucket\{le="([^"]+)"\} ([0-9.]+)')
 
 
@@ -47,6 +49,11 @@ class Process:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=10) as answer:
             return {bound: float(count) for bound, count in _BUCKET.findall(answer.read().decode())}
 
+    def stages_s(self) -> dict[str, float]:
+        """Seconds spent in each stage of a request, since its start."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.admin_port}/metrics", timeout=10) as answer:
+            return {stage: float(total_s) for stage, total_s in _STAGE.findall(answer.read().decode())}
+
 
 @asynccontextmanager
 async def backend() -> AsyncIterator[Process]:
@@ -58,18 +65,31 @@ async def backend() -> AsyncIterator[Process]:
 @asynccontextmanager
 async def proxy(upstream_port: int, data_dir: Path, encoders: Path) -> AsyncIterator[Process]:
     """Start `cacheproxy serve` in a process of its own, with its defaults."""
-    command = [sys.executable, "-m", "cacheproxy", "serve", "--port", "0", "--admin-port", "0", "--log-format", "json"]
+    command = [sys.executable, "-m", "cacheproxy", *SERVE]
     command += ["--data-dir", str(data_dir), "--upstream", f"http://127.0.0.1:{upstream_port}/v1"]
     async with _started(command, {"CACHEPROXY_ENCODER__CACHE_DIR": str(encoders)}) as (process, said):
         yield Process(process, int(said["port"]), int(said["admin_port"]))
 
 
 @asynccontextmanager
+async def timed_proxy(
+    checkout: Path, upstream_port: int, data_dir: Path, encoders: Path, calls: Path
+) -> AsyncIterator[Process]:
+    """Start the proxy of a checkout by its own `.venv`; `calls` gets when its models were at work, once it ended."""
+    script = Path(__file__).with_name("overhead_proxy.py")
+    command = [str(checkout / ".venv" / "bin" / "python"), "-P", str(script), str(calls), *SERVE]
+    command += ["--data-dir", str(data_dir), "--upstream", f"http://127.0.0.1:{upstream_port}/v1"]
+    environ = {"CACHEPROXY_ENCODER__CACHE_DIR": str(encoders)}
+    async with _started(command, environ, checkout) as (process, said):
+        yield Process(process, int(said["port"]), int(said["admin_port"]))
+
+
+@asynccontextmanager
 async def _started(
-    command: list[str], environ: dict[str, str] | None = None
+    command: list[str], environ: dict[str, str] | None = None, folder: Path | None = None
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, dict[str, str]]]:
     process = await asyncio.create_subprocess_exec(
-        *command, env={**os.environ, **(environ or {})}, stderr=asyncio.subprocess.PIPE
+        *command, env={**os.environ, **(environ or {})}, cwd=folder, stderr=asyncio.subprocess.PIPE
     )
     assert process.stderr is not None
     lines: list[str] = []
