@@ -6,7 +6,9 @@ examples' own, and a category is added by writing ten questions down. See docs/d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +53,12 @@ class ExampleClassifier:
     """Categories never cached with their examples, and how near to one of these a query must be to be meant."""
     common: NDArray[np.float32] | None = None
     """The default category's examples, if it has any: what is nearer to one of these is not private."""
+    names: tuple[str, ...] = field(init=False)
+    """What `probabilities` has a column for: the named categories, then NONE."""
+
+    def __post_init__(self) -> None:
+        """Note what every request asks."""
+        object.__setattr__(self, "names", (*(name for name in self.categories if name != self.default), NONE))
 
     @classmethod
     def fit(
@@ -98,17 +106,18 @@ class ExampleClassifier:
 
     def __call__(self, vector: NDArray[np.float32]) -> Classification:
         """Return the category of a unit vector of shape (dim,); what is not finite could be of any category."""
-        chances = self.probabilities(vector[None, :])[0]
-        if not np.isfinite(chances).all():
+        likenesses = self.head.of(vector)
+        if not all(map(math.isfinite, likenesses)):
             return Classification(category=self.default, source="unknown")
-        names = self.names
-        common = -1.0 if self.common is None else float((self.common @ vector).max())
+        names, chances = self.names, self._named(self.odds.of(likenesses))
+        common = -1.0 if self.common is None else _nearest(self.common, vector)
         for name, rows, level in self.private:
-            if name != self.default and float((rows @ vector).max()) < max(level, common):
+            if name != self.default and _nearest(rows, vector) < max(level, common):
                 # Like no example of it, only less unlike them than others': that is no reason to keep it out.
                 at = names.index(name)
                 chances[-1], chances[at] = chances[-1] + chances[at], 0.0
-        ranked = sorted(zip(chances.tolist(), names, strict=True), key=lambda one: (-one[0], names.index(one[1])))
+        # Sorting is stable: of equal chances the first one in `names` stays the first.
+        ranked = sorted(zip(chances, names, strict=True), key=itemgetter(0), reverse=True)
         margin = ranked[0][0] - ranked[1][0] if len(ranked) > 1 else 1.0
         return Classification(
             category=self._category(ranked[0][1]),
@@ -118,11 +127,6 @@ class ExampleClassifier:
             scores=tuple((name, chance) for chance, name in ranked[:_SHOWN]),
         )
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What `probabilities` has a column for: the named categories, then NONE."""
-        return (*(name for name in self.categories if name != self.default), NONE)
-
     def probabilities(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return shape (m, len(names)), rows that sum to 1, for unit vectors of shape (m, dim)."""
         chances = self.odds.probabilities(self.head.likenesses(vectors))
@@ -131,6 +135,12 @@ class ExampleClassifier:
         at = self.categories.index(self.default)
         chances[:, -1] += chances[:, at]
         return np.delete(chances, at, axis=1)
+
+    def _named(self, chances: list[float]) -> list[float]:
+        """Return the chances of `names`: what the default category has is none's."""
+        if self.default in self.categories:
+            chances[-1] += chances.pop(self.categories.index(self.default))
+        return chances
 
     def _second(self, ranked: Sequence[tuple[float, str]], margin: float) -> str:
         """Return the category that might be meant as well, or "".
@@ -147,6 +157,11 @@ class ExampleClassifier:
 
     def _category(self, name: str) -> str:
         return name if name != NONE else self.default
+
+
+def _nearest(rows: NDArray[np.float32], vector: NDArray[np.float32]) -> float:
+    """Return how near to one of these a vector is; no matrix product, see `Prototype.likenesses`."""
+    return float(np.vecdot(rows, vector).max())
 
 
 def _nearness(rows: NDArray[np.float32]) -> float:

@@ -6,12 +6,15 @@ each category and the level of "none of them" are fitted to examples that were s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -55,6 +58,15 @@ class Odds:
         logits = np.concatenate([self.scale * likenesses + self.biases, none], axis=1)
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+    def of(self, likenesses: Sequence[float]) -> list[float]:
+        """Return the same for one vector's likenesses; NaN where one of them is no number."""
+        logits = [self.scale * one + bias for one, bias in zip(likenesses, self.biases.tolist(), strict=True)]
+        logits.append(self.none)
+        top = max(logits)
+        odds = [math.exp(one - top) for one in logits]
+        total = sum(odds)
+        return [one / total for one in odds]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -218,6 +218,8 @@ def test_every_decision_is_one_of_the_packs_and_tells_its_margin(
         assert found.second in {"", *known} - {found.category}
         assert found.source == "examples"
         assert found.margin is not None
+        [row] = classify.odds.probabilities(classify.head.likenesses(vector[None, :]))
+        assert np.allclose(classify.odds.of(classify.head.of(vector)), row, atol=1e-3)
         if found.second != "c1":
             assert (found.second != "") == (found.margin < doubt and len(classify.names) > 1)
         odds = [chance for _, chance in found.scores]
