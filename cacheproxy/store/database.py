@@ -16,9 +16,10 @@ from cacheproxy.store.backfill import backfill
 from cacheproxy.store.ballast import Ballast
 from cacheproxy.store.condition import primary_code, unavailable
 from cacheproxy.store.future import drop_future
+from cacheproxy.store.known import Known
 from cacheproxy.store.lock import FileLock
 from cacheproxy.store.schema import DamagedError, migrate, version_of
-from cacheproxy.store.table import count
+from cacheproxy.store.table import count, ids
 from cacheproxy.store.tally import Tally
 
 if TYPE_CHECKING:
@@ -35,11 +36,13 @@ class Database:
     """A store file that this process owns: one connection to write, one to read, each for one thread at a time.
 
     `quarantined` counts damaged files that opening it moved aside; `fence` is the highest one that was kept; `tally`
-    is what it held when opened; `unscrubbed` tells that an erasure was cut short. `ballast` is room for removals,
-    `damaged` how many records an upgrade dropped.
+    is what it held when opened, `known` its ids; `unscrubbed` tells that an erasure was cut short. `ballast` is room
+    for removals, `damaged` how many records an upgrade dropped.
     """
 
-    def __init__(self, path: Path, *, busy_timeout_ms: int, now_s: float, factory: type[sqlite3.Connection]) -> None:
+    def __init__(
+        self, path: Path, *, busy_timeout_ms: int, now_s: float, factory: type[sqlite3.Connection], most_entries: int
+    ) -> None:
         """Open or create the file; `now_s` names a damaged one that is moved aside, and no row is younger.
 
         Raises ConfigError for a file that is in use, of another application, of a newer schema or not accessible, and
@@ -51,6 +54,7 @@ class Database:
         self._now_s = now_s
         self._timeout_s = busy_timeout_ms / 1000
         self._factory = factory
+        self._most_entries = most_entries
         if path.is_dir():
             raise ConfigError(f"{path} is a directory; give --store a file")
         with _translated(path):
@@ -99,6 +103,7 @@ class Database:
             self._check("quick_check(entries)" if meta["clean"] else "quick_check")
             drop_future(self.writer, self._now_s)
             self.tally = Tally(count(self.writer))
+            self.known = Known(self._most_entries, ids(self.writer))
             self.writer.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
             self.reader = on_failure.enter_context(contextlib.closing(self._connect()))
             self.reader.execute("PRAGMA query_only = ON")

@@ -70,7 +70,13 @@ class SqliteStore:
         self._clock = clock
         self._caps = Caps(max_entries=limits.max_entries, max_bytes=limits.max_bytes)
         self._sweeper = Sweeper(caps=self._caps, quotas=quotas)
-        self._open_file = partial(Database, path, busy_timeout_ms=limits.busy_timeout_ms, factory=factory)
+        self._open_file = partial(
+            Database,
+            path,
+            busy_timeout_ms=limits.busy_timeout_ms,
+            factory=factory,
+            most_entries=limits.max_entries,
+        )
         self._condition = Condition(path)
         self._hot = HotEntries(limits.hot_bytes)
         self._tombstones = Tombstones()
@@ -153,9 +159,9 @@ class SqliteStore:
         return str(self._condition) if self._database else f"{self._path.name}: not open"
 
     async def get(self, entry_id: str) -> Entry | None:
-        """Return an entry that is not gone: from memory without leaving the loop, else from the file."""
+        """Return an entry that is not gone: from memory without leaving the loop, else from the file that may hold it."""
         entry = self._hot.get(entry_id)
-        if entry is None:
+        if entry is None and entry_id in self._opened().known:
             entry = await self._read(entry_id)
         if entry is None or self._erasures.hide(entry):
             return None
@@ -175,7 +181,7 @@ class SqliteStore:
 
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry; return once it is committed. The entry and its body are the store's from here on."""
-        self._opened()
+        database = self._opened()
         if not self._fences.admits(entry.id, fence):
             return False
         if self._caps.full(*self._writer.totals):
@@ -184,6 +190,7 @@ class SqliteStore:
             raise StoreUnavailable(f"{self._path.name}: writes are too far behind; nothing is taken for a while")
         job = Put(encoded=encode(entry), fence=fence, now_s=self._clock.now())
         self._retry_purges()
+        database.known.add(entry.id)
         outcome = await self._queue.submit(job)
         if isinstance(outcome, StoreUnavailable):
             raise outcome

@@ -16,7 +16,7 @@ from cacheproxy.store.uses import faded
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
@@ -75,6 +75,12 @@ def count(connection: sqlite3.Connection) -> list[Holding]:
         Holding(category=str(category), tenant=str(tenant), entries=entries, size_bytes=size)
         for category, tenant, entries, size in rows
     ]
+
+
+def ids(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield the id of every row, those that are gone included."""
+    for (entry_id,) in connection.execute("SELECT id FROM entries"):
+        yield str(entry_id)
 
 
 def size_of(encoded: Encoded) -> int:
