@@ -64,7 +64,8 @@ class Journey:
 
     def planned(self, told: Classification, epoch: str | None) -> Plan:
         """Return the plan that goes with a category; the journey keeps its own."""
-        return replace(plan_query(self.query, self.policy, epoch, told, self.load), failed=self.plan.failed)
+        plan = plan_query(self.query, self.policy, epoch, told, self.load)
+        return replace(plan, failed=True) if self.plan.failed else plan
 
     @property
     def key(self) -> bytes:

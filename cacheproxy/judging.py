@@ -67,11 +67,10 @@ class Judging:
 
         Raises StoreUnavailable, EmbedderUnavailable and VerifierUnavailable.
         """
-        # Together: a store that hangs costs one deadline, not one for each.
-        entries = await asyncio.gather(*(self._document(journey, candidate) for candidate, _ in candidates))
+        entries = await self._documents([one for one, _ in candidates if near_enough(one, journey.plan)])
         found = [
-            _Found(candidate=candidate, partition=partition, entry=entry)
-            for (candidate, partition), entry in zip(candidates, entries, strict=True)
+            _Found(candidate=candidate, partition=partition, entry=entries.get(candidate.entry_id))
+            for candidate, partition in candidates
         ]
         if journey.query.chain and not journey.plan.verify:
             found = [await self._plainly(journey, one) for one in found]
@@ -113,8 +112,13 @@ class Judging:
             return None
         return None if await orphaned(self._parts, entry) else (entry, judgement.stale)
 
-    async def _document(self, journey: Journey, candidate: Candidate) -> Entry | None:
-        return await self._parts.store.get(candidate.entry_id) if near_enough(candidate, journey.plan) else None
+    async def _documents(self, near: Sequence[Candidate]) -> dict[str, Entry | None]:
+        store = self._parts.store
+        if len(near) == 1:
+            return {near[0].entry_id: await store.get(near[0].entry_id)}
+        # Together: a store that hangs costs one deadline, not one for each.
+        ids = [one.entry_id for one in near]
+        return dict(zip(ids, await asyncio.gather(*map(store.get, ids)), strict=True))
 
     async def _plainly(self, journey: Journey, found: _Found) -> _Found:
         """Return a candidate as near as its own question is: thresholds are of questions, not of conversations."""

@@ -265,7 +265,8 @@ class Tiers:
         found: list[tuple[Candidate, Partition]] = []
         k = plan.candidates
         for partition in partitions:
-            near = await self._parts.index.search(replace(partition, epoch=plan.epoch), vector, k)
+            where = partition if partition.epoch == plan.epoch else replace(partition, epoch=plan.epoch)
+            near = await self._parts.index.search(where, vector, k)
             found += [(candidate, partition) for candidate in near]
         return sorted(found, key=lambda one: one[0].similarity, reverse=True)[:k] if len(partitions) > 1 else found
 

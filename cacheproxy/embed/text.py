@@ -47,11 +47,8 @@ class Tokens:
     unseen: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    id: int
-    start: int
-    end: int
+_Piece = tuple[int, tuple[int, int]]
+"""A token's id, and where it begins and ends in the text. Plain tuples: there are as many as words."""
 
 
 class Window:
@@ -89,7 +86,7 @@ class Window:
         """Tokenise under the long-input rule, in time bounded by the window and not by the text."""
         pieces = self._fit(text)
         return Tokens(
-            ids=[*self._prefix, *(piece.id for piece in pieces), *self._suffix],
+            ids=[*self._prefix, *[id_ for id_, _ in pieces], *self._suffix],
             unseen=_digest(self._left_out(text, pieces)),
         )
 
@@ -109,19 +106,20 @@ class Window:
             part = _SURROGATE.sub("\ufffd", part)
         # encode_batch releases the interpreter lock, encode does not.
         encoding = self._tokenizer.encode_batch([part], add_special_tokens=False)[0]
-        return [
-            _Piece(id_, start + first, start + last)
-            for id_, (first, last) in zip(encoding.ids, encoding.offsets, strict=True)
-        ]
+        pieces: Iterator[_Piece] = zip(encoding.ids, encoding.offsets, strict=True)
+        if start:
+            return [(id_, (start + first, start + last)) for id_, (first, last) in pieces]
+        return list(pieces)
 
     def _left_out(self, text: str, pieces: Sequence[_Piece]) -> Iterator[str]:
         cursor = 0
-        for piece in pieces:
-            if piece.id == self._unknown:
+        for id_, (start, end) in pieces:
+            if id_ == self._unknown:
                 continue
-            if piece.start > cursor:
-                yield text[cursor : piece.start]
-            cursor = max(cursor, piece.end)
+            if start > cursor and text[cursor:start] != " ":
+                yield text[cursor:start]
+            if end > cursor:
+                cursor = end
         yield text[cursor:]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _BYPASS = (Trait.UNREADABLE, Trait.ANONYMOUS, Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.AUDIO)
 _NEARBY = 0.03
 """Least probability of a category for its entries to be verified for a text of another one."""
+_MOST_TERMS = 4096
 _ANSWERED = ("chat", "completions", "responses")
 """Dialects in which a model answers a question; embeddings are no answers."""
 # Requests that only the very same request may share: what must be equal is not all in the last user text.
@@ -99,13 +100,14 @@ def _possible_terms(policy: Policy, epoch: str | None) -> _Terms:
 
 
 def _terms(policy: Policy, epoch: str | None, told: Classification) -> _Terms:
-    """Return `_terms_of`, worked out once where nothing but the category decides: scores differ with every text."""
-    if told.scores:
-        return _terms_of(policy, epoch, told)
+    """Return the rules of a category, worked out once for each one and what it is in doubt with and near to."""
     second = told.second if told.second in policy.pack.categories else ""
-    key = (epoch, epoch in policy.learnt, told.category, second, told.source)
+    near = tuple(name for name, chance in told.scores if chance >= _NEARBY) if told.source == "examples" else ()
+    key = (epoch, epoch in policy.learnt, told.category, second, told.source, near)
     terms: _Terms | None = policy.terms.get(key)
     if terms is None:
+        if len(policy.terms) >= _MOST_TERMS:
+            policy.terms.clear()  # there are a few hundred of a usual pack, and no end to them in a large one
         terms = policy.terms[key] = _terms_of(policy, epoch, told)
     return terms
 

@@ -9,6 +9,7 @@ from msgspec import structs
 
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Classification, Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
+from cacheproxy.policy import plan as plan_module
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.learnt import Learnt
 from cacheproxy.policy.pack import Category, Encoder, Pack, Price
@@ -286,3 +287,16 @@ def test_a_price_is_looked_for_once_and_any_number_of_models_takes_no_memory() -
         policy.price(f"m-{number}")
     assert len(policy.prices) <= 1024
     assert policy.price("m-1") == prices[0]
+
+
+def test_what_a_text_is_near_to_has_its_rules_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, worked_out = Policy.of(PACK), []
+    rules = plan_module.stricter
+    monkeypatch.setattr(plan_module, "stricter", lambda found: (worked_out.append(1), rules(found))[1])
+    for chance in (0.91, 0.92, 0.93):
+        scores = (("default", chance), ("careful", 1 - chance))
+        told = Classification(category="default", second="careful", source="examples", scores=scores)
+        assert plan(query(), policy, EPOCH, told).second == "careful"
+    assert len(worked_out) == 1
+    plan(query(), policy, EPOCH, dataclasses.replace(told, scores=(*scores, ("new", 0.2))))
+    assert len(worked_out) == 2
