@@ -159,7 +159,7 @@ class SqliteStore:
         return str(self._condition) if self._database else f"{self._path.name}: not open"
 
     async def get(self, entry_id: str) -> Entry | None:
-        """Return an entry that is not gone: from memory without leaving the loop, else from the file that may hold it."""
+        """Return an entry that is not gone: from memory without leaving the loop, or from the file if it is there."""
         entry = self._hot.get(entry_id)
         if entry is None and entry_id in self._opened().known:
             entry = await self._read(entry_id)
