@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
+from cacheproxy.bench.questions import unheard
 from tests.benchmarks import encoder, load, server
-from tests.benchmarks.scenarios import fresh, questions, request, scenario, variants
+from tests.benchmarks.scenarios import questions, request, scenario, variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +100,7 @@ async def _warm(proxy: server.Process) -> None:
 
 def _alone_ms(number: int) -> dict[str, float]:
     """Return milliseconds a text in this process, with nothing around it."""
-    texts = {"short texts": variants(number)[:60], "thirty tokens": list(islice(fresh(10**6 + number), 60))}
+    texts = {"short texts": variants(number)[:60], "thirty tokens": list(islice(unheard(10**6 + number), 60))}
     return {name: encoder.alone_ms(found, ENCODERS) for name, found in texts.items()}
 
 

@@ -35,8 +35,8 @@ def main() -> None:
 
         return run
 
-    OnnxEncoder.encode = noted("encoder", OnnxEncoder.encode)  # type: ignore[method-assign] - timed from outside, or every proxy would pay for it
-    CrossEncoder.logit = noted("verifier", CrossEncoder.logit)  # type: ignore[method-assign] - as above
+    OnnxEncoder.encode = noted("encoder", OnnxEncoder.encode)  # type: ignore[method-assign]  # timed from outside, or all would pay
+    CrossEncoder.logit = noted("verifier", CrossEncoder.logit)  # type: ignore[method-assign]  # as above
     file = Path(sys.argv.pop(1))
     try:
         command()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from msgspec import structs
@@ -10,11 +10,14 @@ from msgspec import structs
 from cacheproxy.errors import InvalidRequest
 from cacheproxy.model import Classification, Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
 from cacheproxy.policy import plan as plan_module
-from cacheproxy.policy.active import Policy
+from cacheproxy.policy.active import Policy, stricter
 from cacheproxy.policy.learnt import Learnt
 from cacheproxy.policy.pack import Category, Encoder, Pack, Price
 from cacheproxy.policy.plan import plan, possible
 from cacheproxy.policy.rules import Rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 EPOCH = "encoder-1"
 EXACT = frozenset({Tier.EXACT})
@@ -291,8 +294,12 @@ def test_a_price_is_looked_for_once_and_any_number_of_models_takes_no_memory() -
 
 def test_what_a_text_is_near_to_has_its_rules_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, worked_out = Policy.of(PACK), []
-    rules = plan_module.stricter
-    monkeypatch.setattr(plan_module, "stricter", lambda found: (worked_out.append(1), rules(found))[1])
+
+    def counted(found: Iterable[Category]) -> Category:
+        worked_out.append(1)
+        return stricter(found)
+
+    monkeypatch.setattr(plan_module, "stricter", counted)
     for chance in (0.91, 0.92, 0.93):
         scores = (("default", chance), ("careful", 1 - chance))
         told = Classification(category="default", second="careful", source="examples", scores=scores)

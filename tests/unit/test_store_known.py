@@ -9,13 +9,15 @@ import pytest
 
 from cacheproxy.errors import StoreUnavailable
 from cacheproxy.settings import Store
+from cacheproxy.store import reader
 from cacheproxy.store.known import Known
 from cacheproxy.store.sqlite import SqliteStore
+from cacheproxy.store.table import load
 from tests.support.clock import FakeClock
 from tests.support.entries import entry_id, make_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import sqlite3
     from pathlib import Path
 
     from cacheproxy.store.codec import Decoded
@@ -45,11 +47,13 @@ def test_an_id_of_another_form_is_looked_for(odd: str) -> None:
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The ids that were looked for in a file."""
-    from cacheproxy.store import reader
-
     found: list[str] = []
-    load: Callable[..., Decoded | None] = reader.load
-    monkeypatch.setattr(reader, "load", lambda connection, one: (found.append(one), load(connection, one))[1])
+
+    def noted(connection: sqlite3.Connection, one: str) -> Decoded | None:
+        found.append(one)
+        return load(connection, one)
+
+    monkeypatch.setattr(reader, "load", noted)
     return found
 
 
