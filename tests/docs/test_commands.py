@@ -30,6 +30,7 @@ OF_OTHER_PROGRAMS = {
     "--seconds",
     "--smoke",
     "--parts",
+    "--before",
     "--no-deps",
     "--strict",
 }
