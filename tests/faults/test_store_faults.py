@@ -1,76 +1,37 @@
-"""What a SqliteStore does when its file, its disk or its neighbours misbehave (reliability rows 56 to 59, 69)."""
+"""The SQLite store and its file: who may open it, how it closes, and a disk that is full, fails or is locked."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import resource
-import shutil
 import sqlite3
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
 
-from cacheproxy.errors import CacheProxyError, ConfigError, StoreUnavailable
+from cacheproxy.errors import ConfigError, StoreUnavailable
 from cacheproxy.settings import Store
 from cacheproxy.store.schema import APPLICATION_ID
 from cacheproxy.store.sqlite import SqliteStore
 from tests.support.clock import FakeClock
 from tests.support.entries import EPOCH, entry_id, make_entry, same
+from tests.support.store_file import ROOT, bytes_of, contents_of, edit, fill, store_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
     from cacheproxy.model import Entry
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "e.db"
-
-
-def _store(file: Path, factory: type[sqlite3.Connection] = sqlite3.Connection, **limits: Any) -> SqliteStore:
-    """Return a store that serves from the file, not from memory."""
-    return SqliteStore(file, Store(**{"hot_bytes": 0} | limits), FakeClock(), factory=factory)
-
-
-async def _fill(file: Path, keys: str, padding: int = 0) -> None:
-    async with _store(file) as store:
-        for key in keys:
-            assert await store.put(make_entry(key, padding=padding), store.fence)
-
-
-async def _contents(store: SqliteStore, keys: str) -> str:
-    """Return the keys whose entries are there, each whole."""
-    found = ""
-    for key in keys:
-        entry = await store.get(entry_id(key))
-        if entry is not None:
-            assert same(entry, make_entry(key))
-            found += key
-    return found
-
-
-def _read(file: Path) -> bytes:
-    return file.read_bytes()
-
-
-def _overwrite(file: Path, content: bytes | bytearray) -> None:
-    file.write_bytes(content)
-
-
-def _edit(file: Path, *statements: str) -> None:
-    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        for statement in statements:
-            connection.execute(statement)
 
 
 @dataclass(slots=True)
@@ -127,49 +88,49 @@ def _other_owner(file: Path) -> Iterator[int]:
 
 async def test_a_second_process_on_the_same_file_is_refused_until_the_first_ends(file: Path) -> None:
     with _other_owner(file) as owner, pytest.raises(ConfigError, match=f"in use by process {owner}"):
-        await _store(file).__aenter__()
-    async with _store(file) as store:
+        await store_on(file).__aenter__()
+    async with store_on(file) as store:
         assert store.health() == ""
 
 
 async def test_a_second_store_of_this_process_is_refused_and_harms_nothing(file: Path) -> None:
-    async with _store(file) as store:
+    async with store_on(file) as store:
         with pytest.raises(ConfigError, match="one process owns a store file"):
-            await _store(file).__aenter__()
+            await store_on(file).__aenter__()
         assert await store.put(make_entry("a"), store.fence)
-    async with _store(file) as store:
-        assert await _contents(store, "a") == "a"
+    async with store_on(file) as store:
+        assert await contents_of(store, "a") == "a"
 
 
 async def test_a_newer_schema_is_refused_and_left_as_it_is(file: Path) -> None:
-    await _fill(file, "a")
-    _edit(file, "PRAGMA user_version = 99")
-    before = _read(file)
+    await fill(file, "a")
+    edit(file, "PRAGMA user_version = 99")
+    before = bytes_of(file)
     with pytest.raises(ConfigError, match="schema version 99"):
-        await _store(file).__aenter__()
-    assert _read(file) == before
+        await store_on(file).__aenter__()
+    assert bytes_of(file) == before
 
 
 @pytest.mark.parametrize("application_id", [0, 12345])
 async def test_somebody_elses_database_is_refused_and_left_as_it_is(file: Path, application_id: int) -> None:
-    _edit(file, "CREATE TABLE letters (body TEXT)", f"PRAGMA application_id = {application_id}")
-    before = _read(file)
+    edit(file, "CREATE TABLE letters (body TEXT)", f"PRAGMA application_id = {application_id}")
+    before = bytes_of(file)
     with pytest.raises(ConfigError, match="another application"):
-        await _store(file).__aenter__()
-    assert _read(file) == before
+        await store_on(file).__aenter__()
+    assert bytes_of(file) == before
 
 
 async def test_a_directory_and_an_unusable_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a directory"):
-        await _store(tmp_path).__aenter__()
+        await store_on(tmp_path).__aenter__()
     (tmp_path / "plain").touch()
     with pytest.raises(ConfigError, match="--data-dir"):
-        await _store(tmp_path / "plain" / "e.db").__aenter__()
+        await store_on(tmp_path / "plain" / "e.db").__aenter__()
 
 
 async def test_its_files_are_for_the_owner_only(tmp_path: Path) -> None:
     file = tmp_path / "new" / "e.db"
-    async with _store(file) as store:
+    async with store_on(file) as store:
         await store.put(make_entry("a"), store.fence)
         names = {path.name: path.stat().st_mode & 0o777 for path in file.parent.iterdir()}
     assert set(names) == {"e.db", "e.db-wal", "e.db-shm", "e.db.lock", "e.db.ballast"}
@@ -181,7 +142,7 @@ async def test_its_files_are_for_the_owner_only(tmp_path: Path) -> None:
 
 
 async def test_closing_folds_the_log_into_the_file(file: Path) -> None:
-    await _fill(file, "abc")
+    await fill(file, "abc")
     assert not file.with_name("e.db-wal").exists()
     with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("SELECT count(*) FROM entries").fetchone() == (3,)
@@ -189,17 +150,17 @@ async def test_closing_folds_the_log_into_the_file(file: Path) -> None:
 
 
 async def test_closing_finishes_what_was_queued(file: Path) -> None:
-    async with _store(file) as store:
+    async with store_on(file) as store:
         puts = [asyncio.create_task(store.put(make_entry(key), store.fence)) for key in "abc"]
         await asyncio.sleep(0)
     assert await asyncio.gather(*puts) == [True] * 3
-    async with _store(file) as store:
-        assert await _contents(store, "abc") == "abc"
+    async with store_on(file) as store:
+        assert await contents_of(store, "abc") == "abc"
 
 
 @pytest.mark.parametrize("steps", range(1, 6))
 async def test_a_cancelled_close_still_lets_the_next_owner_in(file: Path, steps: int) -> None:
-    store = _store(file)
+    store = store_on(file)
     await store.__aenter__()
     assert await store.put(make_entry("a"), store.fence)
     late = asyncio.create_task(store.put(make_entry("b"), store.fence))
@@ -209,12 +170,12 @@ async def test_a_cancelled_close_still_lets_the_next_owner_in(file: Path, steps:
     closing.cancel()
     await asyncio.gather(closing, late, return_exceptions=True)
     async with await _opened_soon(file) as reopened:
-        assert "a" in await _contents(reopened, "ab")
+        assert "a" in await contents_of(reopened, "ab")
 
 
 @pytest.mark.parametrize("steps", range(3))
 async def test_a_cancelled_opening_leaves_the_file_free(file: Path, steps: int) -> None:
-    opening = asyncio.create_task(_store(file).__aenter__())
+    opening = asyncio.create_task(store_on(file).__aenter__())
     for _ in range(steps):
         await asyncio.sleep(0)
     opening.cancel()
@@ -226,7 +187,7 @@ async def test_a_cancelled_opening_leaves_the_file_free(file: Path, steps: int) 
 async def _opened_soon(file: Path) -> _Opened:
     for _ in range(500):
         with contextlib.suppress(ConfigError):
-            return _Opened(await _store(file).__aenter__())
+            return _Opened(await store_on(file).__aenter__())
         await asyncio.sleep(0.01)
     raise AssertionError("the file stayed locked")
 
@@ -245,7 +206,7 @@ class _Opened:
 
 
 async def test_outside_its_block_a_store_is_unavailable(file: Path) -> None:
-    store = _store(file, hot_bytes=1_000_000)
+    store = store_on(file, hot_bytes=1_000_000)
     assert "not open" in store.health()
     async with store:
         await store.put(make_entry("a"), store.fence)
@@ -283,7 +244,7 @@ async def _assert_recovers(store: SqliteStore) -> None:
 @pytest.mark.parametrize("code", ["SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_CORRUPT"])
 async def test_a_failing_disk_makes_calls_fail_typed_and_health_say_so(file: Path, code: str) -> None:
     faults = Faults()
-    async with _store(file, faults.factory()) as store:
+    async with store_on(file, faults.factory()) as store:
         await store.put(make_entry("a"), store.fence)
         faults.fail_from_now(code)
         for call in (store.get(entry_id("a")), store.put(make_entry("b"), store.fence), store.sweep()):
@@ -293,20 +254,20 @@ async def test_a_failing_disk_makes_calls_fail_typed_and_health_say_so(file: Pat
             await anext(store.scan(EPOCH))
         assert code in store.health()
         faults.stop()
-        assert await _contents(store, "ab") == "a"
+        assert await contents_of(store, "ab") == "a"
         assert await store.put(make_entry("b"), store.fence)
-        assert await _contents(store, "ab") == "ab"
+        assert await contents_of(store, "ab") == "ab"
         # Damage is not cured by one good call: the file is checked whole when it is opened next.
         assert ("damaged" in store.health()) == (code == "SQLITE_CORRUPT")
-    async with _store(file) as store:
-        assert await _contents(store, "ab") == "ab"
+    async with store_on(file) as store:
+        assert await contents_of(store, "ab") == "ab"
         assert store.quarantined == 0
 
 
 async def test_a_failing_disk_is_logged_once_when_it_begins_and_once_when_it_ends(file: Path) -> None:
     faults = Faults()
     with structlog.testing.capture_logs() as logs:
-        async with _store(file, faults.factory()) as store:
+        async with store_on(file, faults.factory()) as store:
             faults.fail_from_now("SQLITE_FULL")
             for _ in range(3):
                 with pytest.raises(StoreUnavailable):
@@ -323,7 +284,7 @@ async def test_a_failing_disk_is_logged_once_when_it_begins_and_once_when_it_end
 
 async def test_what_is_held_in_memory_is_served_while_the_disk_fails(file: Path) -> None:
     faults = Faults()
-    async with _store(file, faults.factory(), hot_bytes=1_000_000) as store:
+    async with store_on(file, faults.factory(), hot_bytes=1_000_000) as store:
         await store.put(make_entry("a"), store.fence)
         faults.fail_from_now("SQLITE_IOERR")
         assert same(await store.get(entry_id("a")), make_entry("a"))
@@ -331,48 +292,48 @@ async def test_what_is_held_in_memory_is_served_while_the_disk_fails(file: Path)
 
 
 async def test_a_full_file_refuses_puts_serves_reads_and_recovers(file: Path) -> None:
-    async with _store(file) as store:
+    async with store_on(file) as store:
         await store.put(make_entry("a"), store.fence)
         _limit_pages(store, 40)
         with pytest.raises(StoreUnavailable, match="SQLITE_FULL"):
             await store.put(make_entry("big", padding=1_000_000), store.fence)
         assert "make room" in store.health()
-        assert await _contents(store, "a") == "a"
+        assert await contents_of(store, "a") == "a"
         assert len(store) == 1
         _limit_pages(store, 1_000_000)
         await _assert_recovers(store)
 
 
 async def test_one_entry_too_big_for_the_disk_does_not_fail_its_whole_group(file: Path) -> None:
-    async with _store(file) as store:
+    async with store_on(file) as store:
         await store.put(make_entry("a"), store.fence)
         _limit_pages(store, 40)
         puts = [store.put(make_entry(key, padding=1_000_000 if key == "c" else 0), store.fence) for key in "bcd"]
         outcomes = await asyncio.gather(*puts, return_exceptions=True)
         assert [outcome is True for outcome in outcomes] == [True, False, True]
-        assert await _contents(store, "abd") == "abd"
+        assert await contents_of(store, "abd") == "abd"
         assert len(store) == 3
 
 
 async def test_a_disk_that_takes_no_more_bytes_degrades_and_recovers(file: Path) -> None:
-    async with _store(file) as store:
+    async with store_on(file) as store:
         await store.put(make_entry("a"), store.fence)
         with _file_size_limit(200_000):
             with pytest.raises(StoreUnavailable, match="disk"):
                 await store.put(make_entry("big", padding=1_000_000), store.fence)
             assert store.health()
-            assert await _contents(store, "a") == "a"
+            assert await contents_of(store, "a") == "a"
         await _assert_recovers(store)
-    async with _store(file) as store:
+    async with store_on(file) as store:
         assert store.quarantined == 0
-        assert await _contents(store, "a") == "a"
+        assert await contents_of(store, "a") == "a"
 
 
 async def test_what_was_purged_while_the_disk_failed_is_never_served_and_removed_with_the_next_write(
     file: Path,
 ) -> None:
     faults = Faults()
-    async with _store(file, faults.factory(), hot_bytes=1_000_000) as store:
+    async with store_on(file, faults.factory(), hot_bytes=1_000_000) as store:
         for key in "abc":
             await store.put(make_entry(key), store.fence)
         fence = store.fence
@@ -383,26 +344,26 @@ async def test_what_was_purged_while_the_disk_failed_is_never_served_and_removed
         assert not await store.put(make_entry("a", version=1), fence)
         assert await store.get(entry_id("a")) is None
         faults.stop()
-        assert await _contents(store, "abc") == "c"
+        assert await contents_of(store, "abc") == "c"
         assert [id_ async for _, id_, _ in store.scan(EPOCH)] == [entry_id("c")]
         assert await store.put(make_entry("b", version=1), store.fence)  # a new fill of a purged id is welcome
         assert same(await store.get(entry_id("b")), make_entry("b", version=1))
         assert len(store) == 2
-    async with _store(file) as store:
+    async with store_on(file) as store:
         assert await store.get(entry_id("a")) is None
         assert same(await store.get(entry_id("b")), make_entry("b", version=1))
         assert store.fence > fence
 
 
 async def test_a_file_locked_by_another_program_fails_within_the_timeout_and_recovers(file: Path) -> None:
-    async with _store(file, busy_timeout_ms=20) as store:
+    async with store_on(file, busy_timeout_ms=20) as store:
         await store.put(make_entry("a"), store.fence)
         with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             async with asyncio.timeout(5):
                 with pytest.raises(StoreUnavailable, match="SQLITE_BUSY"):
                     await store.put(make_entry("b"), store.fence)
-            assert await _contents(store, "ab") == "a"
+            assert await contents_of(store, "ab") == "a"
             other.execute("ROLLBACK")
         await _assert_recovers(store)
 
@@ -416,10 +377,10 @@ async def test_failing_any_statement_leaves_every_call_done_or_undone(tmp_path: 
         file = tmp_path / f"{first}.db"
         model: dict[str, Entry] = {}
         with contextlib.suppress(StoreUnavailable):
-            async with _store(file, faults.factory()) as store:
+            async with store_on(file, faults.factory()) as store:
                 await _scenario(store, model)
         faults.stop()
-        async with _store(file) as store:
+        async with store_on(file) as store:
             assert store.quarantined == 0
             for key in "abcd":
                 assert same(await store.get(entry_id(key)), model.get(key)), (first, key)
@@ -447,193 +408,6 @@ async def _scenario(store: SqliteStore, model: dict[str, Entry]) -> None:
         assert await store.sweep() == []
     await store.put(make_entry("d"), store.fence)
     model["d"] = make_entry("d")
-
-
-# --- a damaged file ---
-
-
-async def test_an_empty_file_is_a_new_store(file: Path) -> None:
-    _overwrite(file, b"")
-    await _fill(file, "a")
-    async with _store(file) as store:
-        assert await _contents(store, "a") == "a"
-
-
-def _garbage(content: bytes) -> bytes:
-    return b"\xde\xad\xbe\xef" * 25 + content[100:]
-
-
-def _truncated(content: bytes) -> bytes:
-    return content[: len(content) // 2]
-
-
-def _rubbish(content: bytes) -> bytes:
-    return random.Random(len(content)).randbytes(len(content))
-
-
-def _without_index(content: bytes) -> bytes:
-    return content.replace(b"entries_by_use", b"entries_by_usf")
-
-
-@pytest.mark.parametrize("damage", [_garbage, _truncated, _rubbish, _without_index])
-async def test_a_damaged_file_is_moved_aside_whole_and_an_empty_store_opens(
-    file: Path, damage: Callable[[bytes], bytes]
-) -> None:
-    await _fill(file, "abcdefgh", padding=5000)
-    damaged = damage(_read(file))
-    _overwrite(file, damaged)
-    for expected in (1, 0):
-        async with _store(file) as store:
-            assert store.quarantined == expected
-            assert await _contents(store, "abcdefgh") == ""
-            assert await store.sweep() == []
-    aside = [path for path in file.parent.iterdir() if ".corrupt-" in path.name]
-    assert [path.name for path in aside] == ["e.db.corrupt-20270115T080000Z"]
-    assert aside[0].read_bytes()[100:] == damaged[100:]
-
-
-async def test_files_damaged_in_the_same_second_are_all_kept(file: Path) -> None:
-    for _ in range(3):
-        _overwrite(file, _rubbish(bytes(10_000)))
-        async with _store(file) as store:
-            assert store.quarantined == 1
-    assert len([path for path in file.parent.iterdir() if ".corrupt-" in path.name]) == 3
-
-
-async def test_a_damaged_page_is_found_at_opening_after_a_crash(file: Path) -> None:
-    await _fill(file, "abcdefgh", padding=5000)
-    _edit(file, "UPDATE meta SET value = 0 WHERE key = 'clean'")
-    with contextlib.closing(sqlite3.connect(file)) as connection:
-        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'documents'").fetchone()
-        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
-    content = bytearray(_read(file))
-    content[(root - 1) * page_bytes] ^= 0xFF
-    _overwrite(file, content)
-    async with _store(file) as store:
-        assert store.quarantined == 1
-
-
-@pytest.mark.parametrize("column", ["record", "vector"])
-async def test_a_damaged_record_is_dropped_counted_and_never_served(file: Path, column: str) -> None:
-    await _fill(file, "abc")
-    _edit(
-        file,
-        f"UPDATE documents SET {column} = zeroblob(length({column})) "
-        f"WHERE n = (SELECT n FROM entries WHERE id = '{entry_id('b')}')",
-    )
-    async with _store(file) as store:
-        assert store.quarantined == 0
-        assert await _contents(store, "abc") == "ac"
-        assert store.corrupt_records == 1
-        await store.purge([])  # after the drop in the queue
-        assert len(store) == 2
-        assert await _contents(store, "abc") == "ac"
-        assert store.corrupt_records == 1
-        assert store.health() == ""
-
-
-async def test_a_damaged_vector_is_left_out_of_a_scan_and_dropped(file: Path) -> None:
-    await _fill(file, "abc")
-    _edit(
-        file,
-        "UPDATE documents SET vector = (SELECT vector FROM documents d JOIN entries e ON e.n = d.n "
-        f"WHERE e.id = '{entry_id('a')}') WHERE n = (SELECT n FROM entries WHERE id = '{entry_id('b')}')",
-    )
-    async with _store(file) as store:
-        assert {id_ async for _, id_, _ in store.scan(EPOCH)} == {entry_id("a"), entry_id("c")}
-        assert store.corrupt_records == 1
-        await store.purge([])
-        assert len(store) == 2
-
-
-async def test_swapped_records_serve_nobody(file: Path) -> None:
-    await _fill(file, "ab")
-    a, b = entry_id("a"), entry_id("b")
-    _edit(
-        file,
-        f"UPDATE entries SET id = 'x' WHERE id = '{a}'",
-        f"UPDATE entries SET id = '{a}' WHERE id = '{b}'",
-        f"UPDATE entries SET id = '{b}' WHERE id = 'x'",
-    )
-    async with _store(file) as store:
-        assert await _contents(store, "ab") == ""
-        assert [id_ async for _, id_, _ in store.scan(EPOCH)] == []
-
-
-async def test_a_replacement_put_while_its_damaged_predecessor_is_dropped_stays(file: Path) -> None:
-    await _fill(file, "a")
-    _edit(file, "UPDATE documents SET record = zeroblob(10)")
-    async with _store(file) as store:
-        read, put = await asyncio.gather(store.get(entry_id("a")), store.put(make_entry("a"), store.fence))
-        assert read is None or same(read, make_entry("a"))
-        assert put
-        await store.purge([])
-        assert await _contents(store, "a") == "a"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("crashed", [False, True], ids=["closed", "crashed"])
-async def test_no_flipped_byte_is_ever_served(tmp_path: Path, crashed: bool) -> None:
-    """500 times each: one byte of the file or its log changed, then everything is read."""
-    keys = "abcdefghijklmnopqrst"
-    original = tmp_path / "original"
-    original.mkdir()
-    await _fill(original / "e.db", keys[: 10 if crashed else 20], padding=300)
-    if crashed:
-        _crash(original / "e.db", keys[10:])
-    versions = {entry_id(key): make_entry(key, padding=300) for key in keys}
-    chance = random.Random(20_26)
-    refused = moved_aside = dropped = 0
-    for number in range(500):
-        copy = tmp_path / str(number)
-        shutil.copytree(original, copy)
-        _flip(copy, chance)
-        try:
-            async with _store(copy / "e.db") as store:
-                for id_, expected in versions.items():
-                    entry = await store.get(id_)
-                    assert entry is None or same(entry, expected)
-                async for partition, id_, vector in store.scan(EPOCH):
-                    kept = versions[id_]
-                    assert kept.vector is not None
-                    assert (partition, vector.tobytes()) == (kept.partition, kept.vector.tobytes())
-                moved_aside += store.quarantined
-                dropped += store.corrupt_records
-        except CacheProxyError as exc:
-            assert isinstance(exc, ConfigError | StoreUnavailable)  # noqa: PT017 - either outcome is right
-            refused += 1
-        shutil.rmtree(copy)
-    assert dropped
-    assert moved_aside or crashed  # SQLite itself leaves out what follows a damaged frame of the log
-    assert refused < 100
-
-
-def _crash(file: Path, keys: str) -> None:
-    """Leave a file whose entries are in its log, as a killed process does."""
-    program = (
-        "import asyncio, os, sys\n"
-        "from pathlib import Path\n"
-        "from cacheproxy.settings import Store\n"
-        "from cacheproxy.store.sqlite import SqliteStore\n"
-        "from tests.support.clock import FakeClock\n"
-        "from tests.support.entries import make_entry\n"
-        "async def main():\n"
-        "    store = await SqliteStore(Path(sys.argv[1]), Store(), FakeClock()).__aenter__()\n"
-        "    for key in sys.argv[2]:\n"
-        "        await store.put(make_entry(key, padding=300), store.fence)\n"
-        "    os._exit(0)\n"
-        "asyncio.run(main())\n"
-    )
-    subprocess.run([sys.executable, "-c", program, str(file), keys], cwd=ROOT, check=True)
-    assert file.with_name("e.db-wal").stat().st_size > 10_000
-
-
-def _flip(directory: Path, chance: random.Random) -> None:
-    files = [path for path in (directory / "e.db", directory / "e.db-wal") if path.exists()]
-    path = chance.choices(files, [file.stat().st_size for file in files])[0]
-    content = bytearray(_read(path))
-    content[chance.randrange(len(content))] ^= chance.randrange(1, 256)
-    _overwrite(path, content)
 
 
 def _limit_pages(store: SqliteStore, pages: int) -> None:

@@ -140,7 +140,7 @@ async def test_an_answer_with_personal_data_is_not_kept(
     upstream.always(lambda _: answer(openai_wire.completion(said)))
     async with serving(data, upstream.url, "--policies", str(gated_pack(tmp_path / "pack"))) as server:
         told = ""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             while 'detail="pii"' not in told:  # at first the recognisers may still be being loaded
                 response = await ask(server.proxy.url, CHAT, chat(question))
                 told = response.get("cache-status") or ""

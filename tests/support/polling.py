@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 POLL_S = 0.005
+LONG_S = 15.0
+"""Longest wait for what comes at once, on a machine that does much else."""
 
 
-async def eventually(check: Callable[[], bool], what: str, within_s: float = 3.0) -> None:
+async def eventually(check: Callable[[], bool], what: str, within_s: float = LONG_S) -> None:
     """Return as soon as `check()` holds; fail naming `what` when it does not within `within_s` seconds."""
     deadline_s = time.monotonic() + within_s
     while not check():
@@ -21,7 +23,7 @@ async def eventually(check: Callable[[], bool], what: str, within_s: float = 3.0
         await asyncio.sleep(POLL_S)
 
 
-async def eventually_true(check: Callable[[], Awaitable[bool]], what: str, within_s: float = 3.0) -> None:
+async def eventually_true(check: Callable[[], Awaitable[bool]], what: str, within_s: float = LONG_S) -> None:
     """Like `eventually`, for a check that must be awaited."""
     deadline_s = time.monotonic() + within_s
     while not await check():

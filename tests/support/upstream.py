@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from tests.support import embeddings_wire, openai_wire, responses_wire
-from tests.support.polling import eventually
+from tests.support.polling import LONG_S, eventually
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -168,7 +168,7 @@ class ScriptedUpstream:
         self._scripts.clear()
         self._always = None
 
-    async def received(self, count: int, within_s: float = 3.0) -> Received:
+    async def received(self, count: int, within_s: float = LONG_S) -> Received:
         """Wait for the `count`-th request since the last reset and return it."""
         await eventually(lambda: len(self.requests) >= count, f"request {count} at the upstream", within_s)
         return self.requests[count - 1]

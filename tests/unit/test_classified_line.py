@@ -16,8 +16,8 @@ from cacheproxy.model import Bypass, Classification, Controls, Hit, Miss, Tier
 from cacheproxy.policy.active import Policy
 from cacheproxy.policy.pack import Category, Rule
 from cacheproxy.policy.rules import Rules
+from tests.support.house import PACK, QUESTION, REPHRASED, House
 from tests.support.polling import eventually
-from tests.unit.test_pipeline import PACK, QUESTION, REPHRASED, House
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

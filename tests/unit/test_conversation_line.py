@@ -15,8 +15,8 @@ from cacheproxy.pipeline import Pipeline
 from cacheproxy.policy.active import Policy, of_conversation
 from cacheproxy.policy.pack import Category
 from cacheproxy.policy.rules import Rules
+from tests.support.house import OTHER, PACK, House
 from tests.support.verifiers import CosineScorer, CosineVerifier
-from tests.unit.test_pipeline import OTHER, PACK, House
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

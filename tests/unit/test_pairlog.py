@@ -26,9 +26,9 @@ from cacheproxy.telemetry import Telemetry
 from tests.support.clock import FakeClock
 from tests.support.encoders import HashEncoder
 from tests.support.entries import make_entry
+from tests.support.house import PACK
 from tests.support.pairs import held_in
 from tests.support.polling import eventually
-from tests.unit.test_pipeline import PACK
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection

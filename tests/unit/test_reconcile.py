@@ -16,7 +16,7 @@ from cacheproxy.policy.pack import Category, Rule
 from cacheproxy.policy.rules import Rules
 from cacheproxy.reconcile import Reconciler
 from tests.support.entries import make_entry
-from tests.unit.test_pipeline import PACK, QUESTION, UNRELATED, House
+from tests.support.house import PACK, QUESTION, UNRELATED, House
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -16,8 +16,8 @@ from cacheproxy.policy.active import Policy
 from cacheproxy.ports import Call
 from cacheproxy.store.codec import encode
 from tests.support.backend import Told
+from tests.support.house import PACK, QUESTION, REPHRASED, STREAM, House, content, told
 from tests.support.polling import eventually
-from tests.unit.test_pipeline import PACK, QUESTION, REPHRASED, STREAM, House, content, told
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

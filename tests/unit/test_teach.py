@@ -15,7 +15,7 @@ from cacheproxy.policy.pack import Category, Rule
 from cacheproxy.policy.plan import plan, possible
 from cacheproxy.policy.rules import Rules
 from cacheproxy.policy.teach import barred, may_train, untaught
-from tests.unit.test_pipeline import PACK
+from tests.support.house import PACK
 
 if TYPE_CHECKING:
     from cacheproxy.policy.pack import Pack

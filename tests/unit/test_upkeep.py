@@ -24,8 +24,8 @@ from cacheproxy.upkeep import Snapshots, Upkeep
 from cacheproxy.upstream.backend import State
 from tests.support.clock import FakeClock
 from tests.support.entries import make_entry
+from tests.support.house import PACK
 from tests.support.polling import eventually
-from tests.unit.test_pipeline import PACK
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine

@@ -1,123 +1,40 @@
-"""The pool's decisions: who is asked, who is asked next, and when nobody is. Backends in this process, a fake clock."""
+"""Several backends: who is chosen, who is out or cooling down, and what is told of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-from cacheproxy.configure import load
 from cacheproxy.errors import (
     ConnectTimeout,
-    UpstreamBroken,
     UpstreamBusy,
-    UpstreamClosed,
-    UpstreamError,
-    UpstreamTimeout,
     UpstreamUnreachable,
 )
-from cacheproxy.ports import Call
-from cacheproxy.upstream.backend import Backend, retry_after_s
-from cacheproxy.upstream.budget import RetryBudget
-from cacheproxy.upstream.pool import UpstreamPool
-from cacheproxy.upstream.queue import FairQueue, Limits
-from cacheproxy.upstream.route import Routes
-from tests.support import backend as inprocess
+from cacheproxy.upstream.backend import retry_after_s
 from tests.support.backend import Told
 from tests.support.clock import FakeClock
+from tests.support.upstream_pool import (
+    CLOSED,
+    HANGS,
+    NONSENSE,
+    OK,
+    REFUSED,
+    World,
+    ask,
+    assert_idle,
+    call,
+    status,
+    world,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-REFUSED = Told(before=[UpstreamUnreachable("refused")])
 LATE_CONNECT = Told(before=[ConnectTimeout("late")])
-CLOSED = Told(before=[UpstreamClosed("closed")])
-HANGS = Told(before=[UpstreamTimeout("hangs")])
-NONSENSE = Told(before=[UpstreamBroken("nonsense")])
-OK = Told(steps=[b"ok"])
-
-
-def status(code: int, **headers: str) -> Told:
-    named = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    return Told(status=code, headers=named, steps=[b"%d" % code])
-
-
-@dataclass
-class World:
-    """A pool over backends that do as they are told."""
-
-    pool: UpstreamPool
-    clock: FakeClock
-    backends: dict[str, inprocess.Backend]
-    asked: dict[str, Backend]
-    pauses: list[float] = field(default_factory=list)
-
-    def calls(self) -> dict[str, int]:
-        return {name: len(backend.calls) for name, backend in self.backends.items() if backend.calls}
-
-    def earn(self, retries: int) -> None:
-        for _ in range(10 * retries):
-            self.pool._budget.earn()
-
-
-def world(
-    weights: dict[str, int] | None = None,
-    *,
-    running: int = 100,
-    waiting: int = 100,
-    per_caller: bool = False,
-    aliases: dict[str, str] | None = None,
-) -> World:
-    names = weights if weights is not None else {"a": 1, "b": 1}
-    tables = {name: {"url": "http://x/v1", "models": ["m*"], "weight": weight} for name, weight in names.items()}
-    routes = Routes(load(None, environ={}, flags={"upstreams": tables, "aliases": aliases or {}}))
-    clock = FakeClock()
-    backends = {name: inprocess.Backend() for name in ("default", *names)}
-    limits = Limits(running=running, waiting=waiting, wait_s=10)
-    asked = {
-        name: Backend(
-            name, backend, FairQueue(limits, clock), clock, shared=name in routes.shared, per_caller=per_caller
-        )
-        for name, backend in backends.items()
-    }
-    for backend in backends.values():
-        backend.always(OK)
-    return World(
-        pool=UpstreamPool(routes, asked, clock, RetryBudget(), pause_s=lambda: 0.0),
-        clock=clock,
-        backends=backends,
-        asked=asked,
-    )
-
-
-def call(model: str = "m", **fields: Any) -> Call:
-    given: dict[str, Any] = {"method": "POST", "target": "/v1/chat/completions", "headers": (), "body": b"{}", **fields}
-    return Call(model=model, **given)
-
-
-def repeatable(model: str = "m", **fields: Any) -> Call:
-    return call(model, repeatable=True, **fields)
-
-
-async def ask(here: World, one: Call) -> int | type[UpstreamError]:
-    """Ask and read; return the status, or the class of the error."""
-    try:
-        answer = await here.pool.send(one)
-    except UpstreamError as exc:
-        return type(exc)
-    async with answer:
-        async for _ in answer.chunks():
-            pass
-        return answer.status
-
-
-def assert_idle(here: World) -> None:
-    assert {state.running for state in here.pool.states()} == {0}
-    assert {backend.open for backend in here.backends.values()} == {0}
 
 
 # Choosing
@@ -342,160 +259,6 @@ async def test_the_limit_on_one_callers_key_moves_nobody_elses_requests() -> Non
 )
 def test_what_an_answer_asks_for_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after_s(headers.items(), FakeClock().now()) == seconds
-
-
-# A second attempt
-
-
-@pytest.mark.parametrize("failure", [CLOSED, *map(status, (500, 502, 503, 504, 529))])
-async def test_a_repeatable_call_is_tried_once_more_elsewhere_within_the_budget(failure: Told) -> None:
-    here = world()
-    here.earn(1)
-    here.backends["a"].always(failure)
-    here.backends["b"].always(OK)
-    assert await ask(here, repeatable()) == 200
-    assert here.calls() == {"a": 1, "b": 1}
-    assert_idle(here)
-
-
-@pytest.mark.parametrize(
-    ("one", "failure"),
-    [
-        (call(), status(500)),
-        (call(), CLOSED),
-        (repeatable(), HANGS),
-        (repeatable(), NONSENSE),
-        (repeatable(), status(501)),
-        (repeatable(), status(400)),
-        (call(method="PUT"), status(503)),
-    ],
-)
-async def test_what_may_have_had_an_effect_or_cannot_help_is_not_repeated(one: Call, failure: Told) -> None:
-    here = world()
-    here.earn(10)
-    here.backends["a"].always(failure)
-    await ask(here, one)
-    assert here.calls() == {"a": 1}
-    assert_idle(here)
-
-
-async def test_reading_calls_are_repeated() -> None:
-    here = world()
-    here.earn(1)
-    here.backends["a"].always(status(503))
-    assert await ask(here, call(method="GET", body=b"")) == 200
-
-
-async def test_a_streamed_body_is_never_sent_twice() -> None:
-    async def body() -> AsyncIterator[bytes]:
-        yield b"x"
-
-    here = world()
-    here.earn(10)
-    for failure in (REFUSED, CLOSED, status(503)):
-        here.backends["a"].play(failure)
-        here.backends["b"].play(failure)
-        await ask(here, repeatable(body=body()))
-    assert sum(here.calls().values()) == 3
-
-
-async def test_without_a_budget_nothing_is_repeated() -> None:
-    here = world()
-    here.backends["a"].play(status(503))
-    assert await ask(here, repeatable()) == 503
-    assert here.calls() == {"a": 1}
-
-
-async def test_a_lone_backend_is_asked_again_after_a_pause() -> None:
-    here = world({"a": 1}, running=1)
-    here.earn(3)
-    here.backends["a"].play(status(503), OK, CLOSED, OK, status(503), status(500))
-    assert [await ask(here, repeatable()) for _ in range(3)] == [200, 200, 500]
-    assert_idle(here)
-
-
-async def test_a_lone_backend_that_asks_for_time_or_refuses_is_not_asked_again() -> None:
-    here = world({"a": 1})
-    here.earn(10)
-    here.backends["a"].play(status(503, retry_after="1"), status(429), REFUSED)
-    assert [await ask(here, repeatable()) for _ in range(3)] == [503, 429, UpstreamUnreachable]
-    assert here.calls() == {"a": 3}
-
-
-async def test_a_rate_limit_is_answered_by_another_backend_or_not_at_all() -> None:
-    here = world()
-    here.earn(10)
-    here.backends["a"].play(status(429, retry_after="5"))
-    assert await ask(here, repeatable()) == 200
-    for backend in here.backends.values():
-        backend.always(status(429))
-    assert await ask(here, repeatable()) == 429
-
-
-async def test_a_refused_connection_costs_no_budget_and_any_held_body_goes_elsewhere() -> None:
-    here = world()
-    here.backends["a"].always(REFUSED)
-    assert {await ask(here, call()) for _ in range(30)} == {200}
-    assert here.calls()["a"] == 5
-    assert_idle(here)
-
-
-async def test_when_the_second_fares_no_better_the_first_answer_is_the_answer() -> None:
-    here = world()
-    here.earn(10)
-    here.backends["a"].play(status(503, x_from="a"))
-    here.backends["b"].play(NONSENSE)
-    answer = await here.pool.send(repeatable())
-    async with answer:
-        assert (answer.status, answer.headers) == (503, (("x-from", "a"),))
-    assert_idle(here)
-
-
-async def test_an_answer_that_breaks_off_is_never_continued_from_another_backend() -> None:
-    here = world()
-    here.earn(10)
-    here.backends["a"].play(Told(steps=[b"half", UpstreamBroken("cut")]))
-    async with await here.pool.send(repeatable()) as answer:
-        chunks = answer.chunks()
-        assert await anext(chunks) == b"half"
-        with pytest.raises(UpstreamBroken):
-            await anext(chunks)
-    assert here.calls() == {"a": 1}
-    assert_idle(here)
-
-
-@pytest.mark.parametrize("turns", range(8))
-async def test_cancelling_at_any_time_leaks_nothing(turns: int) -> None:
-    never = asyncio.Event()
-    here = world(running=1)
-    here.earn(10)
-    here.backends["a"].always(status(503))
-    here.backends["b"].always(Told(before=[never]))
-    tasks = [asyncio.create_task(ask(here, repeatable())) for _ in range(6)]
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    assert_idle(here)
-    assert {state.waiting for state in here.pool.states()} == {0}
-
-
-async def test_half_of_all_answers_failing_costs_a_tenth_more_requests_at_most() -> None:
-    here = world({"a": 1})
-    here.backends["a"].play(*[status(503), OK] * 3000)
-    for _ in range(3000):
-        await ask(here, repeatable())
-    assert here.calls()["a"] <= 3300
-
-
-async def test_a_permit_is_held_until_the_answer_is_closed() -> None:
-    here = world({"a": 1}, running=1, waiting=0)
-    answer = await here.pool.send(call())
-    assert await ask(here, call()) is UpstreamBusy
-    async with answer:
-        assert await ask(here, call()) is UpstreamBusy
-    assert await ask(here, call()) == 200
 
 
 # The list of models
