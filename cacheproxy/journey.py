@@ -29,6 +29,8 @@ class Journey:
     policy: Policy
     """The one in force when the query came: it is decided by this one to its end."""
     started_s: float
+    fence: int
+    """The store's when the query came: what was purged since is not served."""
     told: Classification | None = None
     """Its category, as far as it is known."""
     settled: bool = True

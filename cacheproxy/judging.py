@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from cacheproxy.parts import Parts
 
 
+_MOST_REPEATS = 8
+"""An entry may repeat one that repeats another; so many are looked at."""
 _TOO_FAR = Verification(probability=0.0, steps=(("too_far", 1.0),))
 """Of what a head finds near and the encoder does not."""
 
@@ -199,15 +201,20 @@ def quarantined(parts: Parts, entry: Entry, question: bytes) -> bool:
 async def orphaned(parts: Parts, entry: Entry) -> bool:
     """Whether an entry repeats the answer of another one that was removed, so that it goes with it.
 
-    Where the store fails to tell, it does.
+    So it does where another answer took that one's place, since it may have been purged and asked for anew. Where the
+    store fails to tell, it does.
     """
-    if not entry.alias_of:
-        return False
     try:
-        return await parts.store.get(entry.alias_of) is None
+        for _ in range(_MOST_REPEATS):
+            if not entry.alias_of:
+                return False
+            original = await parts.store.get(entry.alias_of)
+            if original is None or original.reply.body != entry.reply.body:
+                break
+            entry = original
     except PartUnavailable as exc:
         parts.failed(exc)
-        return True
+    return True
 
 
 def most_telling(judgements: Sequence[Judgement]) -> Judgement | None:

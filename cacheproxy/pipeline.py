@@ -95,6 +95,7 @@ class Pipeline:
             settled=policy.settled(told),
             load=load,
             started_s=self.parts.clock.monotonic(),
+            fence=self.parts.store.fence,
         )
 
     async def look_up(self, journey: Journey, *, remember: bool = True) -> Outcome:

@@ -245,7 +245,7 @@ class Replicas(_Section, frozen=True):
     timeout_ms: Count = 75
     """Longest wait for the engine in a request; then it goes on as a miss."""
     lease_ms: Annotated[int, msgspec.Meta(ge=400, le=60_000)] = 2000
-    """How long a replica may serve after it last heard from the engine; the same for all replicas."""
+    """How long a replica may serve after it last heard from the engine."""
     ack_timeout_ms: Count = 1000
     """Longest wait of a purge for the other replicas; then it answers who is behind."""
     reconcile_s: Positive = 60.0

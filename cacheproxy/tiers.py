@@ -278,7 +278,7 @@ class Tiers:
         self, journey: Journey, entry: Entry, tier: Tier, reason: str, evidence: Lookup, stale: Stale
     ) -> Hit | Miss:
         """Return a hit, unless its entry was removed while others had their say: verifiers take their time."""
-        if not self._parts.store.still_holds(entry):
+        if not self._parts.store.still_holds(entry, journey.fence):
             return self.miss(journey, "no_entry", evidence)
         return Hit(
             entry=entry,

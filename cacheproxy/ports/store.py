@@ -36,8 +36,11 @@ class EntryStore(Protocol):
         """
         ...
 
-    def still_holds(self, entry: Entry) -> bool:
-        """Whether an entry that `get` returned a moment ago may still be served, as far as is known without waiting."""
+    def still_holds(self, entry: Entry, fence: int) -> bool:
+        """Whether an entry that `get` returned since the fence was `fence` may still be served.
+
+        As far as is known without waiting, neither it nor the one whose answer it repeats was removed since then.
+        """
         ...
 
     async def put(self, entry: Entry, fence: int) -> bool:

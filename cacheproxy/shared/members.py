@@ -63,7 +63,13 @@ end
 local oldest = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)
 local first = oldest[1] and oldest[1][1] or ''
 local replication = string.match(redis.call('INFO', 'replication'), 'master_replid:(%w+)') or ''
-return {last_id(KEYS[3]), first, epoch, replication}
+local longest = 0
+for _, line in ipairs(redis.call('HVALS', KEYS[1])) do
+  local at, lease = string.match(line, '^(%d+)|[^|]*|[^|]*|(%d+)')
+  lease = tonumber(lease) or 0
+  if lease > longest and now - tonumber(at) <= 2 * lease then longest = lease end
+end
+return {last_id(KEYS[3]), first, epoch, replication, longest}
 """
 )
 _LINES = Script(
@@ -111,6 +117,10 @@ class _Line:
 @dataclass(slots=True)
 class _Held:
     lease: Lease
+    longest_s: float = 0.0
+    """The longest lease that any replica may hold, as the last heartbeat told; they need not all be set alike."""
+    before_s: float = 0.0
+    """The same of the engine, or the data, that was there before."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     told: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while a heartbeat has been answered; a gap, or the first answer, is looked for by the follower."""
@@ -310,9 +320,9 @@ class Members:
                 identity=after,
                 replication_id=reply[3].decode("ascii", "replace"),
             )
-            self._hear(log_, sent, seen, sure)
+            self._hear(log_, sent, seen, sure, int(reply[4]) / 1000)
 
-    def _hear(self, log_: Log, sent: Sent, seen: Seen, sure: bool) -> None:
+    def _hear(self, log_: Log, sent: Sent, seen: Seen, sure: bool, longest_s: float) -> None:
         held = self._held[log_]
         if schema_of(seen.epoch) != SCHEMA:
             self._refuse(log_, seen.epoch)
@@ -320,7 +330,11 @@ class Members:
         self._refused.pop(log_, None)
         now_s = self._clock.monotonic()
         self._first_s.setdefault(log_, now_s)
+        changed_s = held.lease.changed_s
         gap = held.lease.hear(sent, seen, now_s, confirmed=sure)
+        if held.lease.changed_s != changed_s:
+            held.before_s = max(held.longest_s, held.before_s if changed_s > now_s - held.before_s else 0.0)
+        held.longest_s = longest_s
         held.told.set()
         if gap is not None:
             self._told_gap(log_, gap)
@@ -349,8 +363,7 @@ class Members:
     async def _acknowledged(self, log_: Log, position: Position, timeout_s: float) -> Acknowledgement:
         clock = self._clock.monotonic
         began_s, polls = clock(), iter(_POLLS_S)
-        whole_s = self.lease_s + margin_s(self.lease_s)
-        behind = Acknowledgement(laggards=("unknown",), until_s=whole_s)
+        behind = Acknowledgement(laggards=("unknown",), until_s=self._longest_s(log_))
         while True:
             with contextlib.suppress(SharedUnavailable):
                 now_ms, lines, epoch = await self._lines(log_)
@@ -365,10 +378,15 @@ class Members:
                 return behind
             await asyncio.sleep(pause_s)
 
+    def _longest_s(self, log_: Log) -> float:
+        """Return for how long, from now on, a lease may hold that was granted before now: the longest of all."""
+        held = self._held[log_]
+        longest_s = max(self.lease_s, held.longest_s, held.before_s)
+        return longest_s + margin_s(longest_s)
+
     def _unsettled_s(self, log_: Log, epoch: str) -> float:
         """Return for how long replicas may hold leases of an engine that was replaced, unknown to this one."""
-        lease, now_s = self._held[log_].lease, self._clock.monotonic()
-        whole_s = self.lease_s + margin_s(self.lease_s)
+        lease, now_s, whole_s = self._held[log_].lease, self._clock.monotonic(), self._longest_s(log_)
         seen, first_s = lease.seen, self._first_s.get(log_)
         identity = self._link.identity(self._streams[log_])
         if seen is None or first_s is None or (identity, epoch) != (seen.identity, seen.epoch):

@@ -98,9 +98,10 @@ class MemoryStore:
         self._shelves.use(entry_id, now_s)
         return entry
 
-    def still_holds(self, entry: Entry) -> bool:
-        """Whether it was not removed since it was read."""
-        return self._shelves.get(entry.id) is not None and not self._erasures.hide(entry)
+    def still_holds(self, entry: Entry, fence: int) -> bool:
+        """Whether neither it nor the one whose answer it repeats was removed since the fence was `fence`."""
+        admitted = all(self._fences.admits(one, fence) for one in (entry.id, entry.alias_of) if one)
+        return admitted and not self._erasures.hide(entry)
 
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry. It and its body are the store's from here on."""

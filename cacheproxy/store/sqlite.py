@@ -175,9 +175,10 @@ class SqliteStore:
             self._flush_uses()
         return entry
 
-    def still_holds(self, entry: Entry) -> bool:
-        """Whether it is not being removed right now."""
-        return entry.id not in self._tombstones and not self._erasures.hide(entry)
+    def still_holds(self, entry: Entry, fence: int) -> bool:
+        """Whether no removal of it, or of the one whose answer it repeats, has begun since the fence was `fence`."""
+        admitted = all(self._fences.admits(one, fence) for one in (entry.id, entry.alias_of) if one)
+        return admitted and not self._erasures.hide(entry)
 
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry; return once it is committed. The entry and its body are the store's from here on."""

@@ -193,6 +193,24 @@ async def test_a_purge_does_not_touch_fills_of_other_ids(store: Store) -> None:
     assert same(await store.get(entry_id("paris")), make_entry("paris"))
 
 
+@pytest.mark.parametrize("purged", ["paris", "original"])
+async def test_what_was_purged_since_it_was_read_is_held_no_more_nor_is_what_repeats_it(
+    store: Store, purged: str
+) -> None:
+    """Also once the purge is done, and something else was kept in its place."""
+    await store.put(make_entry("original"), store.fence)
+    await store.put(replace(make_entry("paris"), tags=(f"{ALIAS_TAG}{entry_id('original')}",)), store.fence)
+    fence, read = store.fence, await store.get(entry_id("paris"))
+    assert read is not None
+    assert store.still_holds(read, fence)
+    await store.purge([entry_id("other")])
+    assert store.still_holds(read, fence)
+    await store.purge([entry_id(purged)])
+    assert not store.still_holds(read, fence)
+    await store.put(make_entry(purged, version=2), store.fence)
+    assert not store.still_holds(read, fence)
+
+
 async def test_a_purge_that_cannot_be_remembered_by_id_refuses_every_fill_that_began_before(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

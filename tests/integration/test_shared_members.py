@@ -39,6 +39,10 @@ async def acked(seat: Seat, ids: str, timeout_s: float = 1.0) -> Acknowledgement
     return await seat.members.acknowledged({0: await seat.purge(0, ids)}, timeout_s)
 
 
+async def acked_at(seat: Seat, position: str, timeout_s: float) -> Acknowledgement:
+    return await seat.members.acknowledged({0: position}, timeout_s)
+
+
 async def test_a_change_is_acknowledged_once_every_replica_has_applied_it(redis: RedisServer) -> None:
     async with seated(redis.url) as one, seated(redis.url) as two, seated(redis.url) as three:
         await settled(one)
@@ -166,6 +170,29 @@ async def test_a_restarted_engine_is_noticed_before_anything_is_served_from_it(r
         await settled(one)
 
 
+async def test_a_purge_waits_for_the_longest_lease_of_all_replicas(redis: RedisServer) -> None:
+    """Also where each is set otherwise, as while the setting is changed from one replica to the next."""
+    async with seated(redis.url, lease_ms=400) as one, seated(redis.url, lease_ms=6000) as two:
+        await settled(one)
+        await asyncio.sleep(0.3)  # the next heartbeat of the first tells it of the second
+        redis.pause()
+        told = await acked_at(one, "1-1", timeout_s=0.05)
+        redis.resume()
+        assert told.laggards == ("unknown",)
+        assert told.until_s >= 6.6
+        await redis.kill()
+        await redis.start()
+        await eventually(lambda: one.serves(), "it serves again", within_s=5)
+        told = await acked(one, "a", timeout_s=0.05)
+        assert two.serves(), "its lease holds: it has not heard of the new engine"
+        assert told.laggards == (BEFORE,)
+        assert 4.0 < told.until_s <= 6.65
+        await redis.ask("FLUSHALL")  # the next change must not shorten the wait for the one before
+        await eventually(lambda: not one.serves(), "it noticed", within_s=5)
+        await eventually(one.serves, "it serves again", within_s=5)
+        assert (await acked(one, "b", timeout_s=0.05)).until_s > 4.0
+
+
 async def test_a_trimmed_log_is_a_gap_for_who_was_behind(redis: RedisServer) -> None:
     async with seated(redis.url, lease_ms=400) as one:
         await redis.ask("CLIENT", "KILL", "TYPE", "normal")
@@ -185,8 +212,10 @@ async def test_a_log_that_is_gone_or_rolled_back_is_a_gap(redis: RedisServer) ->
     async with seated(redis.url, lease_ms=400) as one:
         stream = one.layout.stream(0)
         await one.purge(0, "a")
-        await redis.ask("DEL", stream)
-        await redis.ask("XADD", stream, "5-1", "op", "purge", "ids", "of before")
+        async with redis.client() as client, client.pipeline(transaction=True) as whole:
+            whole.execute_command("DEL", stream)
+            whole.execute_command("XADD", stream, "5-1", "op", "purge", "ids", "of before")
+            await whole.execute()  # a heartbeat between the two would open the log anew
         await eventually(lambda: (0, "rolled_back") in one.resyncs, "it noticed")
         await eventually(one.serves, "it serves again", within_s=5)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cacheproxy.errors import StoreUnavailable
-from cacheproxy.model import Selector
+from cacheproxy.model import ALIAS_TAG, Selector
 from cacheproxy.shared.layout import Layout
 from cacheproxy.store.codec import encode
 from tests.support.entries import EPOCH, entry_id, make_entry, same
@@ -115,14 +115,31 @@ async def test_what_was_read_before_a_purge_was_acknowledged_is_not_held_after_i
     one, other = pair
     await keep(one, fresh("paris"))
     await eventually_true(lambda: has(other, "paris"), "it is there")
-    read = await other.store.get(entry_id("paris"))
+    fence, read = other.store.fence, await other.store.get(entry_id("paris"))
     assert read is not None
-    assert other.store.still_holds(read)
+    assert other.store.still_holds(read, fence)
     await one.store.purge([entry_id("paris")])
     await one.members.acknowledged({0: one.store.positions[0]}, 5.0)
-    assert not other.store.still_holds(read)
+    assert not other.store.still_holds(read, fence)
     assert await keep(other, fresh("paris", version=2))
-    assert not other.store.still_holds(read)
+    assert not other.store.still_holds(read, fence)
+
+
+async def test_what_repeats_an_answer_is_not_held_once_that_was_purged_at_another_replica(
+    pair: tuple[Joined, Joined],
+) -> None:
+    one, other = pair
+    await keep(one, fresh("paris"))
+    await keep(one, fresh("alias", tags=(f"{ALIAS_TAG}{entry_id('paris')}",)))
+    await eventually_true(lambda: has(other, "alias"), "it is there")
+    fence, read = other.store.fence, await other.store.get(entry_id("alias"))
+    assert read is not None
+    assert other.store.still_holds(read, fence)
+    await one.store.purge([entry_id("paris")])
+    assert (await one.members.acknowledged({0: one.store.positions[0]}, 5.0)).everybody
+    assert not other.store.still_holds(read, fence)
+    assert await keep(other, fresh("paris", version=2))
+    assert not other.store.still_holds(read, fence)
 
 
 async def test_a_fill_that_began_before_a_purge_at_another_replica_is_refused(pair: tuple[Joined, Joined]) -> None:

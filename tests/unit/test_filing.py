@@ -50,7 +50,7 @@ def journey(**changes: Any) -> Journey:
     policy = replace(Policy.of(PACK), version=7)
     told = Classification(category="default")
     planned = replace(plan(QUERY, policy, None, told), ttl_jitter=0.5, second="code", **changes)
-    return Journey(query=QUERY, plan=planned, policy=policy, started_s=0.0, told=told)
+    return Journey(query=QUERY, plan=planned, policy=policy, started_s=0.0, fence=0, told=told)
 
 
 def kept(**life: Any) -> Keep:

@@ -317,9 +317,34 @@ async def test_an_entry_that_repeats_another_goes_with_it(house: House) -> None:
     own = await house.store.get(entry_id(house.query().fingerprint))
     assert source is not None
     assert own is not None
-    await house.store.put(replace(own, tags=(f"alias-of:{source.id}",)), house.store.fence)
+    alias = replace(own, reply=source.reply, tags=(f"alias-of:{source.id}",))
+    await house.store.put(alias, house.store.fence)
     for question in (QUESTION, REPHRASED):
         assert isinstance((await house.look_up(question))[1], Hit)
     await house.pipeline.forget([source.id])
     for question in (QUESTION, REPHRASED):
         assert isinstance((await house.look_up(question))[1], Miss)
+
+
+async def test_an_entry_that_repeats_a_purged_answer_stays_a_miss_once_that_was_asked_for_anew(house: House) -> None:
+    """Also one that repeats an entry that repeats it."""
+    await house.answer(UNRELATED)
+    source = await house.store.get(entry_id(house.query(UNRELATED).fingerprint))
+    await house.answer()
+    own = await house.store.get(entry_id(house.query().fingerprint))
+    assert source is not None
+    assert own is not None
+    first = replace(own, id="f" * 32, reply=source.reply, tags=(f"alias-of:{source.id}",))
+    await house.store.put(first, house.store.fence)
+    for parent in (source.id, first.id):
+        await house.store.put(
+            replace(own, reply=source.reply, tags=(f"alias-of:{parent}",)),
+            house.store.fence,
+        )
+        assert isinstance((await house.look_up(QUESTION))[1], Hit)
+    await house.pipeline.forget([source.id])
+    assert isinstance((await house.look_up(QUESTION))[1], Miss)
+    again = {**source.reply.body, "id": "another"}
+    await house.store.put(replace(source, reply=replace(source.reply, body=again)), house.store.fence)
+    assert isinstance((await house.look_up(UNRELATED))[1], Hit)
+    assert isinstance((await house.look_up(QUESTION))[1], Miss)

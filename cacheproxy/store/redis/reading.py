@@ -69,12 +69,20 @@ class Reading:
             return None if entry is None or self._hides(entry) else entry
         return None
 
-    def still_holds(self, entry: Entry) -> bool:
-        """Whether it was not removed since it was read, by any replica, and the lease holds that says so."""
+    def still_holds(self, entry: Entry, fence: int) -> bool:
+        """Whether no replica removed it, or the one whose answer it repeats, since the fence was `fence`.
+
+        The leases must hold that say so.
+        """
         known = self._directory.get(entry.id)
-        if not self._permit.holds(entry.id) or known is None:
+        if known is None or known.created_s > entry.created_s:  # another one took its place
             return False
-        return known.created_s <= entry.created_s and not self._hides(entry)  # else another one took its place
+        for one in (entry.id, entry.alias_of):
+            if one and not (self._permit.holds(one) and one in self._directory):
+                return False
+            if one and not self._following.fences.admits(one, fence):
+                return False
+        return not self._hides(entry)
 
     async def shown(self, meta: Meta) -> Entry | None:
         """Return a document's entry; None where it may not be shown. Raises StoreUnavailable."""

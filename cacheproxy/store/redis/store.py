@@ -238,9 +238,9 @@ class RedisStore:
             self._using.note(entry_id, began_s)
         return entry
 
-    def still_holds(self, entry: Entry) -> bool:
-        """Whether it was not removed since it was read, by any replica, and the lease holds that says so."""
-        return self._reading.still_holds(entry)
+    def still_holds(self, entry: Entry, fence: int) -> bool:
+        """Whether neither it nor the one whose answer it repeats was removed since, and the leases hold that say so."""
+        return self._reading.still_holds(entry, fence)
 
     async def put(self, entry: Entry, fence: int) -> bool:
         """Keep an entry for all replicas; return once the engine has it. Its own settings say what a crash loses."""
