@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from cacheproxy.errors import ConfigError
+from cacheproxy.errors import ConfigError, DamagedFile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+
+_ASIDE = ".corrupt-"
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +39,7 @@ class Form:
 def connect(path: Path, form: Form) -> sqlite3.Connection:
     """Open or create a file (mode 0600), to be used by one thread at a time.
 
-    Raises ConfigError when it is not of this form, or cannot be used.
+    Raises ConfigError when it is not of this form, or cannot be used: DamagedFile where what it holds is to blame.
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,7 +65,39 @@ def connect(path: Path, form: Form) -> sqlite3.Connection:
 
 def unusable(path: Path, form: Form, exc: Exception) -> ConfigError:
     """Return the error that tells an operator of a file that cannot be used."""
-    return ConfigError(f"{path}: cannot be used for {form.what} ({exc}); move it aside, or mend the disk")
+    kind = DamagedFile if _code(exc) in _DAMAGE else ConfigError
+    return kind(f"{path}: cannot be used for {form.what} ({exc}); move it aside, or mend the disk")
+
+
+def check_whole(connection: sqlite3.Connection) -> None:
+    """Read all of a file, about a second per GB. Raises sqlite3.Error where it is not as it was written."""
+    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        failure = sqlite3.DatabaseError(str(found))
+        failure.sqlite_errorcode, failure.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+        raise failure
+
+
+def moved_aside(path: Path, now_s: float) -> Path:
+    """Rename a file, with what SQLite wrote beside it, so that a new one can be made; return its name. Raises OSError.
+
+    `now_s` is in the name; nothing is ever replaced.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now_s))
+    aside, number = path.with_name(f"{path.name}{_ASIDE}{stamp}"), 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}{_ASIDE}{stamp}-{number}")
+    for suffix in ("", "-wal", "-shm"):
+        source = path.with_name(path.name + suffix)
+        if source.exists():
+            source.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def files_aside(path: Path) -> list[str]:
+    """Return the names of what was moved aside from a path: it may hold what was erased since."""
+    return sorted(one.name for one in path.parent.glob(f"{path.name}{_ASIDE}*"))
 
 
 def empty_log(connection: sqlite3.Connection) -> None:
@@ -71,6 +108,11 @@ def empty_log(connection: sqlite3.Connection) -> None:
     busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     if busy:
         raise sqlite3.OperationalError("another program reads the file")
+
+
+def _code(exc: Exception) -> int:
+    """Return SQLite's primary error code, 0 for any other error."""
+    return int(getattr(exc, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

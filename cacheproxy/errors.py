@@ -2,7 +2,8 @@
 
     CacheProxyError
     ├── ConfigError              the operator must change a setting or a file (exit code 2)
-    │   └── PackError            a policy pack is invalid
+    │   ├── PackError            a policy pack is invalid
+    │   └── DamagedFile          what a file holds is not what was written
     ├── RequestError             the caller sent something that cannot be served (4xx)
     │   ├── InvalidRequest       400
     │   ├── PolicyRefused        400, a policy with problems; the one in force stays
@@ -71,6 +72,10 @@ class ConfigError(CacheProxyError):
 
 class PackError(ConfigError):
     """A policy pack is invalid; the message names file, line and key."""
+
+
+class DamagedFile(ConfigError):
+    """What a file holds is not what was written; where it can be made again, it is moved aside."""
 
 
 class RequestError(CacheProxyError):

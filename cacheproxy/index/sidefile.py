@@ -8,13 +8,16 @@ is here for an id is right for as long as the id is kept.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import structlog
 
-from cacheproxy.datafile import Form, empty_log
-from cacheproxy.errors import IndexUnavailable
+from cacheproxy.datafile import Form, check_whole, empty_log, files_aside, moved_aside
+from cacheproxy.errors import ConfigError, DamagedFile, IndexUnavailable
 from cacheproxy.filethread import FileThread
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ _SCRUB_TIMEOUT_S = 60.0
 _FAILURE = "the vectors beside the store cannot be used; see the log and the disk"
 _PAGE = 1000
 
+log = structlog.get_logger()
+
 
 class SideFile:
     """Vectors of changed encoders on disk. Use it as an async context manager; all raise IndexUnavailable.
@@ -55,10 +60,20 @@ class SideFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self.set_aside = False
+        """Whether opening it found it damaged: it was renamed, and this one is empty."""
+        self._path = path
         self._file = FileThread(path, FORM, IndexUnavailable)
 
     async def __aenter__(self) -> SideFile:
-        await self._file.open(lambda _: None)
+        """Open the file, or a new one where it is damaged. Raises ConfigError for any other reason to fail."""
+        try:
+            await self._file.open(check_whole)
+        except DamagedFile as exc:
+            await asyncio.to_thread(_move_aside, self._path, exc)
+            self.set_aside = True
+            self._file = FileThread(self._path, FORM, IndexUnavailable)
+            await self._file.open(check_whole)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -83,8 +98,18 @@ class SideFile:
         return await self._file.do(partial(_page, after=after), timeout_s=_TIMEOUT_S, failure=_FAILURE)
 
     async def scrub(self) -> None:
-        """Leave nothing of what was forgotten in the file."""
+        """Leave nothing of what was forgotten in the file; say where one that was moved aside may still hold it."""
         await self._file.do(empty_log, timeout_s=_SCRUB_TIMEOUT_S, failure=_FAILURE)
+        if aside := await asyncio.to_thread(files_aside, self._path):
+            log.warning("side_vectors_aside_remain", files=aside, what="may hold what was erased: remove them")
+
+
+def _move_aside(path: Path, exc: DamagedFile) -> None:
+    try:
+        aside = moved_aside(path, time.time())
+    except OSError as failure:
+        raise ConfigError(f"{path}: is damaged and cannot be renamed ({failure.strerror}); move it aside") from failure
+    log.error("side_vectors_set_aside", file=str(path), moved_to=str(aside), reason=exc.message)
 
 
 def _read(connection: sqlite3.Connection, epoch: str, ids: Sequence[str]) -> list[tuple[str, bytes]]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from cacheproxy.datafile import files_aside, moved_aside
 from cacheproxy.errors import ConfigError
 from cacheproxy.store.backfill import backfill
 from cacheproxy.store.ballast import Ballast
@@ -128,16 +128,7 @@ class Database:
             raise DamagedError(str(problem))
 
     def _quarantine(self, exc: sqlite3.DatabaseError | UnicodeDecodeError) -> None:
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now_s))
-        aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}")
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}-{number}")
-        for suffix in ("", "-wal", "-shm"):
-            source = self.path.with_name(self.path.name + suffix)
-            if source.exists():
-                source.rename(aside.with_name(aside.name + suffix))
+        aside = moved_aside(self.path, self._now_s)
         self.quarantined += 1
         _log.error("store_quarantined", file=str(self.path), moved_to=str(aside), fault=str(exc))
 
@@ -151,7 +142,7 @@ class Database:
         self.writer.execute("VACUUM")
         self.fold()
         self.writer.execute("UPDATE meta SET value = 0 WHERE key = 'scrub'")
-        if aside := [path.name for path in self.path.parent.glob(f"{self.path.name}.corrupt-*")]:
+        if aside := files_aside(self.path):
             _log.warning("store_moved_aside_files_remain", files=aside, what="may hold what was erased: remove them")
 
     def fold(self) -> None:
