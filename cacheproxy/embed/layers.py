@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Mode = Literal["top-layers", "lora"]
 MODES = get_args(Mode)
+MOST_DEPTH = 256
+"""Layers of an encoder, and of those that change: no more are ever looked at, whoever asks."""
+MOST_DIM, MOST_INNER, MOST_RANK = 1 << 14, 1 << 16, 1 << 12
 SCALE = 2.0
 """What an adapter's product is multiplied by (alpha / rank, as is usual)."""
 ADAPTED = ("attention.self.query", "attention.self.value")
@@ -52,6 +55,11 @@ class Form:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
         if min(self.dim, self.inner, self.depth) < 1:
             raise ValueError(f"an encoder has no {self.dim} x {self.inner} x {self.depth} weights")
+        if self.depth > MOST_DEPTH or self.dim > MOST_DIM or self.inner > MOST_INNER:
+            raise ValueError(
+                f"an encoder has at most {MOST_DEPTH} layers of {MOST_DIM} x {MOST_INNER}, "
+                f"got {self.depth} of {self.dim} x {self.inner}"
+            )
         if not 1 <= self.layers <= self.depth:
             raise ValueError(f"layers must be 1 to {self.depth}, got {self.layers}")
         if self.mode == "lora" and not 1 <= self.rank <= self.dim:

@@ -19,7 +19,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from cacheproxy.embed.head import Head
-from cacheproxy.embed.layers import Form
+from cacheproxy.embed.layers import MOST_DEPTH, MOST_DIM, MOST_INNER, MOST_RANK, Form
 from cacheproxy.embed.locate import locate
 from cacheproxy.embed.tuned import fingerprints, refuse_form
 from cacheproxy.errors import ConfigError
@@ -52,7 +52,14 @@ LEAST_HELD = 5
 LEAST_CATEGORY = 20
 """Fewest pairs under which a node names a category, whatever the server asks."""
 _BOUNDS = {"epochs": (1, 50), "batch": (2, 4096), "most-pairs": (200, 1_000_000), "dp-counts": (20, 1_000_000)}
-"""What a node does, whatever the server asks (the same as in `course.Course`)."""
+_LAYERS = {
+    "dim": (2, MOST_DIM),
+    "inner": (1, MOST_INNER),
+    "depth": (1, MOST_DEPTH),
+    "layers": (1, MOST_DEPTH),
+    "rank": (0, MOST_RANK),
+}
+"""What a node does, and which layers it looks at, whatever the server asks (the same as in `course.Course`)."""
 _LEAST_SHARE = 4
 """A second moment under a head of fewer components than one in so many would tell chosen directions apart."""
 
@@ -281,7 +288,7 @@ def _int(config: ConfigRecord, name: str) -> int:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int):
         raise Declined("form")
-    low, high = _BOUNDS.get(name, (value, value))
+    low, high = (_BOUNDS | _LAYERS).get(name, (value, value))
     if not low <= value <= high:
         raise Declined("limits")
     return value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from cacheproxy.embed import headfile
-from cacheproxy.embed.layers import Form
+from cacheproxy.embed.layers import MOST_DEPTH, MOST_DIM, MOST_INNER, Form
 from cacheproxy.errors import ConfigError
 from cacheproxy_federated.privacy import composed
 
@@ -37,17 +37,17 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     base: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
     """Fingerprint of the encoder whose vectors the head is for."""
-    dim: Annotated[int, msgspec.Meta(ge=2, le=1 << 14)]
+    dim: Annotated[int, msgspec.Meta(ge=2, le=MOST_DIM)]
     """Length of that encoder's vectors."""
     mode: Literal["head", "top-layers", "lora"] = "head"
     """What is trained: a head on the encoder's vectors, or its own layers, by texts."""
-    layers: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    layers: Annotated[int, msgspec.Meta(ge=0, le=MOST_DEPTH)] = 0
     """How many of the encoder's last layers change; 0 is two whole ones, or all where they get adapters."""
     rank: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 8
     """Of adapters."""
-    inner: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+    inner: Annotated[int, msgspec.Meta(ge=0, le=MOST_INNER)] = 0
     """Width of that encoder's feed-forward maps, and how many layers it has; where its layers are trained."""
-    depth: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    depth: Annotated[int, msgspec.Meta(ge=0, le=MOST_DEPTH)] = 0
     rounds: _Count = 10
     strategy: Literal["robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum"] = (
         "robust"

@@ -39,7 +39,8 @@ TROUBLES = {
     "one-label": "has only right or only wrong pairs",
     "shape": "was sent a head of another shape than its vectors",
     "no-moments": "sends second moments only if it was started with --allow-moments, and of no head of few components",
-    "limits": "was asked for what no node does: more than 50 epochs, batches over 4,096, or most-pairs under 200",
+    "limits": "was asked for what no node does: more than 50 epochs, batches over 4,096, most-pairs under 200, "
+    "or layers of an encoder of more than 256",
     "own-counts": "has a dp-noise of its own, and counts nothing in a run without dp-noise",
     "own-limits": "has a dp-noise of its own, and no dp-clip: noise without a bound promises nothing",
     "form": "was sent a message it does not understand: are the versions of cacheproxy the same?",

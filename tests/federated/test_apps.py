@@ -187,6 +187,17 @@ def test_a_node_does_no_more_than_its_own_limits_allow(change: dict[str, Any]) -
     assert ask({}, app=keeping(rows(1)), **change).error.reason == "limits"
 
 
+@pytest.mark.parametrize("change", [{"depth": 257}, {"layers": 10**9}, {"dim": 1 << 20}, {"inner": 0}, {"rank": 5000}])
+@pytest.mark.parametrize("message_type", ["train", "evaluate"])
+def test_a_node_makes_no_room_for_an_encoder_that_nobody_has(change: dict[str, Any], message_type: str) -> None:
+    given = rows(1)
+    told = replace(given, texts=(("a", "b"),) * len(given.right))
+    shape = {"mode": "top-layers", "dim": DIM, "inner": 64, "depth": 256, "layers": 1, "rank": 0}
+    reply = ask({}, app=keeping(told), message_type=message_type, **{**shape, **change})
+    assert reply.error.reason == "limits"
+    assert wire.TROUBLES["limits"].endswith("or layers of an encoder of more than 256")
+
+
 @pytest.mark.parametrize("name", client_app._BOUNDS)
 def test_a_course_asks_for_nothing_that_nodes_decline(name: str) -> None:
     low, high = client_app._BOUNDS[name]
