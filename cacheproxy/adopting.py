@@ -15,30 +15,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 import structlog
 from msgspec.structs import replace as replaced
 
-from cacheproxy.embed.headfile import ANY, told
-from cacheproxy.embed.headshelf import State
-from cacheproxy.errors import CacheProxyError, ConfigError, IndexUnavailable, InvalidRequest, NotFound, VersionConflict
-from cacheproxy.examining import Seen
+from cacheproxy.embed.headshelf import State, earlier
+from cacheproxy.errors import CacheProxyError, ConfigError, NotChanged, NotFound, StoreUnavailable, VersionConflict
 from cacheproxy.policy.bound import share
-from cacheproxy.policy.learnt import Learnt
 from cacheproxy.policy.watch import Watch
 from cacheproxy.ports import Change, HeadTold, Progress
+from cacheproxy.proving import learnt_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 
     from cacheproxy.embed.headfile import Artefact
     from cacheproxy.embed.headshelf import HeadShelf
-    from cacheproxy.embed.slow import Slow
-    from cacheproxy.examining import Examining
     from cacheproxy.govern.audit import AuditLog
     from cacheproxy.index.restore import Row
     from cacheproxy.index.space import Space
     from cacheproxy.index.spaces import Spaces
     from cacheproxy.learn.lookups import LookupLog
-    from cacheproxy.policy.active import Policy
     from cacheproxy.policy.bound import Share
-    from cacheproxy.recoding import Recoding
+    from cacheproxy.policy.learnt import Learnt
+    from cacheproxy.proving import Opens, Proving
 
 log = structlog.get_logger()
 
@@ -55,22 +51,6 @@ class Rows(Protocol):
         ...
 
 
-class Opens(Protocol):
-    """What opens encoders with changed layers (`recoding.Layered`)."""
-
-    async def slow(self, artefact: Artefact) -> Slow:
-        """Return what encodes texts that nobody waits for; close it. Raises ConfigError."""
-        ...
-
-    async def open(self, artefact: Artefact) -> Recoding:
-        """Return what makes a space's vectors; close it, or the space. Raises ConfigError."""
-        ...
-
-    async def only(self, epochs: Collection[str]) -> None:
-        """Forget the vectors of all epochs but these. Raises ConfigError and IndexUnavailable."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Means:
     """What adopting takes."""
@@ -79,9 +59,8 @@ class Means:
     shelf: HeadShelf
     learnt: dict[str, Learnt]
     """What policies know of every head; it gets those that are adopted."""
-    examining: Examining
+    proving: Proving
     store: Rows
-    policy: Callable[[], Policy]
     lookups: LookupLog
     heard: Callable[[], Share]
     """How many labelled hits were wrong since `lookups` began anew."""
@@ -92,16 +71,30 @@ class Means:
     """How long plans made before a change are still answered; as long as a lookup may take."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wanted:
+    """A head that is to be promoted, by whom, and what served when it was asked for."""
+
+    artefact: Artefact
+    weights: bytes
+    serving: Space
+    actor: str
+    force: bool
+    dry_run: bool
+
+
 class Adopting:
     """`ports.Heads`. What a start finds on its way goes on, and what served then is watched on."""
 
     def __init__(self, means: Means, state: State, serving: Artefact | None = None) -> None:
         self._means = means
-        self._state = replaced(state, adopting=None, back=False, attempts=0)
+        self._state = replaced(state, adopting=None, back=False, attempts=0, why="")
         self._cut_short = state
         self._artefact = serving
+        self._examined: Artefact | None = None
         self._watch = Watch()
         self.progress = Progress()
+        self.last: Change | None = None
         if state.watched is not None:
             self._watch.start(share(*state.watched))
 
@@ -116,7 +109,7 @@ class Adopting:
         return self.progress.step == "filling"
 
     def known(self) -> list[str]:
-        """Return the epochs of all heads that this proxy has been given. Blocks."""
+        """Return the epochs of all heads that this proxy has been given, and still has. Blocks."""
         return self._means.shelf.epochs()
 
     def serving(self) -> HeadTold | None:
@@ -142,78 +135,78 @@ class Adopting:
         """Go on with what the last stop cut short: it was examined then. What was cut short twice is given up."""
         state = self._cut_short
         if state.adopting is None:
+            self._means.spawn(self._tidy())
             return
         if state.attempts < (_MOST_RECODINGS if self._means.shelf.recodes(state.adopting) else _MOST_ATTEMPTS):
-            self._begin(state.adopting, back=state.back, attempts=state.attempts)
+            self._begin(state)
             return
         problem = f"it was cut short {state.attempts} times; promote it again when there is memory for two indexes"
         self.progress = Progress(step="failed", epoch=state.adopting or self._means.spaces.base, problem=problem)
 
-    async def promote(self, manifest: Mapping[str, Any], weights: bytes, *, force: bool, dry_run: bool) -> Change:
+    async def promote(
+        self, manifest: Mapping[str, Any], weights: bytes, *, actor: str, force: bool, dry_run: bool
+    ) -> Change:
         """Examine a head and, where it passes or `force` says so, begin to adopt it.
 
         Raises as `ports.Heads` says.
         """
-        means = self._means
-        try:
-            read = told(manifest, "the head")
-            artefact = await asyncio.to_thread(means.shelf.checked, read, weights, "the head")
-        except ConfigError as exc:
-            raise InvalidRequest(exc.message) from exc
-        serving, epoch = means.spaces.serving, artefact.epoch
-        self._refuse(serving, epoch)
-        policy = means.policy()
-        policy = replace(policy, learnt={**policy.learnt, epoch: learnt_of(artefact)})
-        own = await self._slow(artefact)
-        try:
-            verdict = await means.examining.examine(
-                Seen(epoch=serving.epoch, head=serving.head, own=serving.own),
-                Seen(epoch=epoch, head=artefact.projection, own=own),
-                policy,
-            )
-        finally:
-            if own is not None:
-                own.close()
-        self._refuse(serving, epoch)
-        if dry_run or not (verdict.passed or force):
-            return Change(epoch=epoch, began=False, verdict=verdict)
-        await asyncio.to_thread(means.shelf.put, artefact, weights)
-        self._refuse(serving, epoch)
-        self._begin(epoch, back=False)
-        return Change(epoch=epoch, began=True, verdict=verdict)
+        artefact, serving = await self._means.proving.checked(manifest, weights), self._means.spaces.serving
+        self._refuse(serving, artefact.epoch)
+        if self.progress.step == "examining":
+            raise VersionConflict(f"{self.progress.epoch} is being examined; wait until that is told")
+        wanted = _Wanted(artefact=artefact, weights=weights, serving=serving, actor=actor, force=force, dry_run=dry_run)
+        if artefact.layers is None:
+            return await self._promote(wanted, Progress())
+        self.progress, self.last = Progress(step="examining", epoch=artefact.epoch), None
+        self._means.spawn(self._examine(wanted, self.progress))
+        return Change(epoch=artefact.epoch, began=False, dry_run=dry_run, examining=True)
 
     async def rollback(self, *, dry_run: bool = False) -> Change:
-        """Begin to go back to what served before, past heads that cannot be read any more.
+        """Begin to go back to what served before, past heads that cannot be read or opened any more.
 
         Raises NotFound where nothing did, VersionConflict as `promote`.
         """
-        serving = self._means.spaces.serving
-        self._refuse(serving)
-        epoch = await asyncio.to_thread(self._back_to)
-        self._refuse(serving)
-        if epoch is None:
-            raise NotFound("nothing served before: there is nothing to go back to")
-        if not dry_run:
-            self._begin(epoch, back=True)
-        return Change(epoch=epoch or self._means.spaces.base, began=not dry_run)
+        return await self._go_back("", dry_run=dry_run)
 
     async def tend(self) -> None:
         """Go back where hits have become wrong more often since a head was adopted."""
-        if not self._watch.watching or self.busy or not self._state.before:
+        if not self._watch.watching or self.busy or not self._state.serving:
             return
-        found, epoch = self._watch.worse(self._means.heard()), self._means.spaces.epoch
-        if found:
-            log.error("head_rolled_back", epoch=epoch, what=found)
-            change = await self.rollback()
-            after = {"serving": change.epoch, "why": found}
-            await self._means.audit.record("proxy", "encoders.rollback", epoch, before={"serving": epoch}, after=after)
+        if found := self._watch.worse(self._means.heard()):
+            await self._go_back(found)
 
-    async def _slow(self, artefact: Artefact) -> Slow | None:
-        """Return what encodes texts with changed layers, None for a head. Raises InvalidRequest."""
+    # Examined
+
+    async def _examine(self, wanted: _Wanted, progress: Progress) -> None:
+        """Promote an encoder with changed layers: its texts are encoded while nobody waits."""
+        self._examined = wanted.artefact
         try:
-            return await self._means.layered.slow(artefact) if artefact.layers else None
-        except ConfigError as exc:
-            raise InvalidRequest(exc.message) from exc
+            self.last = await self._promote(wanted, progress)
+            if self.progress is progress:
+                self.progress = Progress()
+        except CacheProxyError as exc:
+            if self.progress is progress:
+                self._failed(progress, exc.message)
+        finally:
+            self._examined = None
+            if self.progress is progress:  # a bug, or the end of the proxy
+                self.progress = replace(progress, step="failed", problem="it was cut short; see the log")
+        if not self.busy:
+            await self._tidy()
+
+    async def _promote(self, wanted: _Wanted, progress: Progress) -> Change:
+        means, artefact, serving = self._means, wanted.artefact, wanted.serving
+        verdict = await means.proving.verdict(artefact, serving, progress)
+        self._refuse(serving, artefact.epoch)
+        began = not wanted.dry_run and (verdict.passed or wanted.force)
+        change = Change(epoch=artefact.epoch, began=began, dry_run=wanted.dry_run, verdict=verdict)
+        if began:
+            await asyncio.to_thread(means.shelf.put, artefact, wanted.weights)
+            was, now = {"serving": serving.epoch}, {"serving": artefact.epoch, "forced": not verdict.passed}
+            await means.audit.record(wanted.actor, "encoders.promote", artefact.epoch, before=was, after=now)
+            self._refuse(serving, artefact.epoch)
+            self._begin(replaced(self._state, adopting=artefact.epoch))
+        return change
 
     def _refuse(self, serving: Space, epoch: str = "") -> None:
         """Raise VersionConflict where one is on its way, another one serves than did, or this one serves already."""
@@ -224,38 +217,77 @@ class Adopting:
         if epoch == serving.epoch:
             raise VersionConflict(f"{epoch} serves already")
 
-    def _back_to(self) -> str | None:
-        """Return the latest of those before that can still be read. Blocks."""
-        for epoch in reversed(self._state.before):
+    # Back
+
+    async def _go_back(self, why: str, *, dry_run: bool = False) -> Change:
+        serving = self._means.spaces.serving
+        self._refuse(serving)
+        epoch = await asyncio.to_thread(self._back_to, self._state)
+        self._refuse(serving)
+        if epoch is None:
+            raise NotFound("nothing served before: there is nothing to go back to")
+        if not dry_run:
+            self._begin(replaced(self._state, adopting=epoch, back=True, why=why))
+        return Change(epoch=epoch or self._means.spaces.base, began=not dry_run, dry_run=dry_run)
+
+    def _back_to(self, state: State) -> str | None:
+        """Return the latest of those before that can still be read, at last the encoder alone. Blocks."""
+        for epoch in reversed(state.before):
             try:
                 if epoch:
                     self._means.shelf.find(epoch)
             except ConfigError as exc:
-                log.warning("head_left_out", reason=exc.message)
+                log.warning("head_left_out", epoch=epoch, reason=exc.message)
             else:
                 return epoch
-        return None
+        return "" if state.serving else None
 
-    def _begin(self, epoch: str, *, back: bool, attempts: int = 0) -> None:
-        self.progress = Progress(step="filling", epoch=epoch or self._means.spaces.base, total=len(self._means.spaces))
-        self._means.spawn(self._adopt(replaced(self._state, adopting=epoch, back=back, attempts=attempts + 1)))
+    async def _next_back(self, way: State, failure: CacheProxyError) -> State | None:
+        """Return the way back past what cannot be opened; None where that would be no help."""
+        if not way.back or not way.adopting or isinstance(failure, StoreUnavailable):
+            return None
+        log.warning("head_left_out", epoch=way.adopting, reason=failure.message)
+        older = replaced(way, before=earlier(way.before, way.adopting))
+        epoch = await asyncio.to_thread(self._back_to, older)
+        return None if epoch is None else replaced(way, adopting=epoch, attempts=1)
+
+    # On its way
+
+    def _begin(self, way: State) -> None:
+        self.progress = self._filling(way)
+        self._means.spawn(self._adopt(replaced(way, attempts=way.attempts + 1)))
+
+    def _filling(self, way: State) -> Progress:
+        spaces = self._means.spaces
+        return Progress(step="filling", epoch=way.adopting or spaces.base, total=len(spaces))
 
     async def _adopt(self, way: State) -> None:
+        """Go a way to its end, or leave everything as it was; then tidy up."""
         progress = self.progress
         try:
-            await asyncio.to_thread(self._means.shelf.note, way)
-            await self._filled(way, progress)
+            while True:
+                try:
+                    await asyncio.to_thread(self._means.shelf.note, way)
+                    before = await self._filled(way, progress)
+                    break
+                except CacheProxyError as exc:
+                    after = await self._next_back(way, exc)
+                    if after is None:
+                        raise
+                    way, progress = after, self._filling(after)
+                    self.progress = progress
+            await self._settled(way, before, progress)
         except CacheProxyError as exc:
             self._failed(progress, exc.message)
-            await asyncio.to_thread(self._means.shelf.note, self._state)
-            with contextlib.suppress(IndexUnavailable):  # what was made of texts for a head that does not serve
-                await self._means.layered.only([self._means.spaces.epoch])
+            with contextlib.suppress(ConfigError):  # the disk refuses: the next start tries it once more
+                await asyncio.to_thread(self._means.shelf.note, self._state)
         finally:
             if self.progress is progress:  # a bug, or the end of the proxy: the next start goes on
                 self.progress = replace(progress, step="failed", problem="it was cut short; see the log")
+        await self._tidy()
 
-    async def _filled(self, way: State, progress: Progress) -> None:
-        """Fill a space, let it serve, and close the one before. Raises CacheProxyError."""
+    async def _filled(self, way: State, progress: Progress) -> Space:
+        """Fill a space and let it serve; return the one before. Raises CacheProxyError."""
         means, spaces, artefact = self._means, self._means.spaces, None
         if way.adopting:
             artefact = await asyncio.to_thread(means.shelf.find, way.adopting)
@@ -266,52 +298,68 @@ class Adopting:
 
         held = spaces.held(progress.epoch)
         if held is not None:  # it served a moment ago: nothing has to be filled
-            before = self._serve(held, artefact, way)
+            return self._serve(held, artefact, way)
+        own = await means.layered.open(artefact) if artefact and artefact.layers else None
+        projection = artefact.projection if artefact else None
+        async with spaces.beside(progress.epoch, projection, own) as space:
+            await spaces.fill(space, means.store.scan(spaces.base), advance)
+            return self._serve(space, artefact, way)
+
+    def _serve(self, space: Space, artefact: Artefact | None, way: State) -> Space:
+        """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after."""
+        means = self._means
+        wrong = means.heard()
+        before = means.spaces.serve(space)
+        self._artefact = artefact
+        means.lookups.restart(space.epoch)
+        self._state = way.adopted((wrong.events, wrong.trials))
+        if way.back:
+            self._watch.stop()
         else:
-            own = await means.layered.open(artefact) if artefact and artefact.layers else None
-            projection = artefact.projection if artefact else None
-            async with spaces.beside(progress.epoch, projection, own) as space:
-                await spaces.fill(space, means.store.scan(spaces.base), advance)
-                before = self._serve(space, artefact, way)
-        log.info("head_adopted", epoch=spaces.epoch, before=before.epoch, entries=len(spaces))
+            self._watch.start(wrong)
+        return before
+
+    async def _settled(self, way: State, before: Space, progress: Progress) -> None:
+        """Write down what serves, and close what did once its last plan is answered."""
+        means = self._means
+        log.info("head_adopted", epoch=means.spaces.epoch, before=before.epoch, entries=len(means.spaces))
         try:
             await asyncio.to_thread(means.shelf.note, self._state)
             self.progress = Progress()
         except ConfigError as exc:
             self._failed(progress, f"it serves, but the next start will not know: {exc.message}")
+        if way.why:
+            log.error("head_rolled_back", epoch=before.epoch, serving=means.spaces.epoch, what=way.why)
+            was, now = {"serving": before.epoch}, {"serving": means.spaces.epoch, "why": way.why}
+            try:
+                await means.audit.record("proxy", "encoders.rollback", before.epoch, before=was, after=now)
+            except NotChanged as exc:  # it must not serve on for that
+                log.warning("rollback_not_recorded", epoch=before.epoch, reason=exc.message)
         await asyncio.sleep(means.grace_s)
-        await spaces.retire(before)
-        if before.own is not None:
-            await means.layered.only([spaces.epoch, self.progress.epoch])
-
-    def _serve(self, space: Space, artefact: Artefact | None, way: State) -> Space:
-        """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after."""
-        means, state, wanted = self._means, self._state, way.adopting or ""
-        wrong = means.heard()
-        before = means.spaces.serve(space)
-        self._artefact = artefact
-        means.lookups.restart(space.epoch)
-        if way.back:
-            later = [*reversed(state.before)].index(wanted) + 1  # those passed over, and it itself
-            self._state = State(serving=wanted, before=state.before[:-later])
-            self._watch.stop()
-        else:
-            watched = (wrong.events, wrong.trials)
-            self._state = State(serving=wanted, before=(*state.before, state.serving), watched=watched)
-            self._watch.start(wrong)
-        return before
+        await means.spaces.retire(before)
 
     def _failed(self, progress: Progress, problem: str) -> None:
         self.progress = replace(progress, step="failed", problem=problem)
         log.error("head_not_adopted", epoch=progress.epoch, reason=problem)
 
+    # Left on disk
 
-def learnt_of(artefact: Artefact) -> Learnt:
-    """Return what policies must know of a head."""
-    manifest = artefact.manifest
-    return Learnt(
-        base=manifest.base,
-        thresholds={name: value for name, value in manifest.thresholds.items() if name != ANY},
-        rest=manifest.thresholds[ANY],
-        verify_from=0.0 if manifest.verify_from is None else manifest.verify_from,
-    )
+    async def _tidy(self) -> None:
+        """Leave on disk what serves, what can be gone back to, and what is on its way; nothing of texts for others."""
+        means = self._means
+        try:
+            exports = await asyncio.to_thread(self._exported)
+            await means.layered.only([means.spaces.epoch, self.progress.epoch if self.busy else ""])
+            await means.layered.prune(exports)
+            await asyncio.to_thread(means.shelf.prune)
+        except CacheProxyError as exc:
+            log.warning("heads_not_tidied", reason=exc.message)
+
+    def _exported(self) -> list[Artefact]:
+        """Return the encoders whose exports are wanted: they serve, served just before, or come next. Blocks."""
+        shelf, found = self._means.shelf, [one for one in (self._artefact, self._examined) if one is not None]
+        for epoch in (*self._state.before[-1:], self.progress.epoch if self.busy else ""):
+            if shelf.recodes(epoch):
+                with contextlib.suppress(ConfigError):  # whoever wants it will be told
+                    found.append(shelf.find(epoch))
+        return found

@@ -34,6 +34,7 @@ from cacheproxy.http.openapi import DocumentRoute
 from cacheproxy.learn.pairfile import FILE as PAIRS
 from cacheproxy.opening import open_backends, open_ground, open_kept, open_line
 from cacheproxy.policy.gate import Terms as GateTerms
+from cacheproxy.proving import Proving
 from cacheproxy.query.chat import read_chat
 from cacheproxy.query.completions import read_completion
 from cacheproxy.query.responses import read_responses
@@ -187,9 +188,15 @@ def _adopting(ground: Ground, kept: Kept, line: Line, stats: Stats) -> Adopting:
             spaces=kept.index,
             shelf=kept.heads.shelf,
             learnt=kept.heads.learnt,
-            examining=Examining(pairs=ground.data_dir / PAIRS, base=kept.index.base, book=kept.book, terms=GateTerms()),
+            proving=Proving(
+                shelf=kept.heads.shelf,
+                layered=kept.layered,
+                examining=Examining(
+                    pairs=ground.data_dir / PAIRS, base=kept.index.base, book=kept.book, terms=GateTerms()
+                ),
+                policy=kept.book,
+            ),
             store=kept.store,
-            policy=kept.book,
             lookups=line.lookups,
             heard=stats.wrong_hits,
             spawn=line.supervisor.spawn,

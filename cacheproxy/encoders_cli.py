@@ -29,8 +29,8 @@ def promote(admin: Admin, as_json: bool, head: Path, force: bool, wait: bool, dr
     """Let a trained similarity head serve, if it is better on this proxy's own pairs.
 
     HEAD is a folder with a manifest and its weights, as `federated serve` and `federated simulate` write it, of any
-    mode: where the encoder's own layers were trained, all that is kept is encoded anew, which takes its time.
-    Requests go on meanwhile; `federated rollback` goes back. Exit code 1: it was examined and does not pass.
+    mode: where the encoder's own layers were trained, texts are encoded to examine it, and then all that is kept, which
+    takes its time. Requests go on meanwhile; `federated rollback` goes back. Exit code 1: it does not pass.
 
     \b
     Examples:
@@ -45,6 +45,11 @@ def promote(admin: Admin, as_json: bool, head: Path, force: bool, wait: bool, dr
         raise ConfigError(f"{head}: cannot be read ({exc.strerror}); give the folder of a trained head") from exc
     body = {"promote": {"manifest": parsed(manifest, str(head / MANIFEST)), "weights": weights}, "force": force}
     done = admin.call("POST", "encoders", body, query={"dry_run": dry_run})
+    if done["examining"]:
+        if not wait:
+            show_json(done) if as_json else click.echo(f"{done['epoch']} is being examined: see GET /admin/v1/encoders")
+            return
+        done = _await_verdict(admin, done["epoch"])
     if not as_json:
         _show(done["examined"])
     passed = not done["examined"]["problems"]
@@ -66,12 +71,13 @@ def rollback(admin: Admin, as_json: bool, wait: bool, dry_run: bool) -> None:
     Example:
       cacheproxy federated rollback
     """
-    _finish(admin, admin.call("POST", "encoders", {"rollback": True}, query={"dry_run": dry_run}), wait, as_json)
+    done = admin.call("POST", "encoders", {"rollback": True}, query={"dry_run": dry_run})
+    _finish(admin, done, wait=wait, as_json=as_json, back=True)
 
 
-def _finish(admin: Admin, done: Mapping[str, Any], wait: bool, as_json: bool) -> None:
+def _finish(admin: Admin, done: Mapping[str, Any], *, wait: bool, as_json: bool, back: bool = False) -> None:
     if done["began"] and wait:
-        _await(admin, done["epoch"])
+        done = {**done, "epoch": _await(admin, done["epoch"], back=back)}
     if as_json:
         show_json(done)
         return
@@ -79,21 +85,52 @@ def _finish(admin: Admin, done: Mapping[str, Any], wait: bool, as_json: bool) ->
     click.echo(f"{done['epoch']} {says}")
 
 
-def _await(admin: Admin, epoch: str) -> None:
-    """Return once an epoch serves, showing how far it is. Raises Refused where it does not come to that."""
+def _await_verdict(admin: Admin, epoch: str) -> Mapping[str, Any]:
+    """Return what came of an encoder that is examined, showing how far it is. Raises Refused where nothing did."""
+    click.echo("exporting the encoder, if it is a new one, to examine it", err=True)
+    told = _while_exporting(admin, epoch)
+    total = max(1, told["progress"]["total"])
+    with progress("encoding the texts of held-back pairs", total) as advance:
+        seen = 0
+        while (way := told["progress"])["step"] == "examining" and way["epoch"] == epoch:
+            done = min(total, way["done"])
+            advance(done - seen)
+            seen = done
+            time.sleep(_POLL_S)
+            told = admin.get("encoders")
+    last: Mapping[str, Any] | None = told["last"]
+    if last is None or last["epoch"] != epoch:
+        raise Refused(f"{epoch}: {way['problem'] or 'another one took its place; see GET /admin/v1/encoders'}")
+    return last
+
+
+def _while_exporting(admin: Admin, epoch: str) -> Mapping[str, Any]:
+    while True:
+        told: Mapping[str, Any] = admin.get("encoders")
+        way = told["progress"]
+        if way["step"] != "examining" or way["epoch"] != epoch or way["total"]:
+            return told
+        time.sleep(_POLL_S)
+
+
+def _await(admin: Admin, epoch: str, *, back: bool = False) -> str:
+    """Return the epoch that serves in the end, showing how far it is. Raises Refused where it does not come to that.
+
+    On the way `back` that may be an earlier one: what cannot be opened any more is passed over.
+    """
     total = max(1, admin.get("encoders")["progress"]["total"])
     with progress("making vectors of what is kept", total) as advance:
         seen = 0
         while True:
             told = admin.get("encoders")
-            way = told["progress"]
-            serves = told["in_use"]["searched"] == epoch
+            way, searched = told["progress"], str(told["in_use"]["searched"])
+            serves = searched == epoch
             done = total if serves else min(total, way["done"])
             advance(done - seen)
             seen = done
-            if serves and not way["step"]:  # written down, too
-                return
-            if way["step"] != "filling" or way["epoch"] != epoch:
+            if not way["step"] and (serves or back):  # written down, too
+                return searched
+            if way["step"] != "filling" or (way["epoch"] != epoch and not back):
                 raise Refused(f"{epoch}: {way['problem'] or 'another one took its place; see GET /admin/v1/encoders'}")
             time.sleep(_POLL_S)
 

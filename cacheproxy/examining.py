@@ -28,12 +28,16 @@ if TYPE_CHECKING:
     from cacheproxy.model import Embedding
     from cacheproxy.policy.active import Policy
     from cacheproxy.policy.gate import Terms, Verdict
+    from cacheproxy.ports import Progress
 
     Rows = NDArray[np.float32]
     Cosines = NDArray[np.float64]
 
 _AT_ONCE = 4096
 """Pairs that are projected together: a file may hold 200,000."""
+
+_TOLD_AT_ONCE = 64
+"""Texts after which progress is told."""
 
 MOST_TEXTS = 2000
 """Pairs, the latest ones, whose texts are encoded to examine an encoder with changed layers: half a minute."""
@@ -45,6 +49,24 @@ class Embeds(Protocol):
     async def embedded(self, texts: Collection[str]) -> Mapping[str, Embedding]:
         """Return the embeddings of texts; those that it cannot read are left out. Raises EmbedderUnavailable."""
         ...
+
+
+class Counted:
+    """An encoder that tells how many texts it has encoded, of those that it was asked for so far."""
+
+    def __init__(self, own: Embeds, progress: Progress) -> None:
+        self._own = own
+        self._progress = progress
+
+    async def embedded(self, texts: Collection[str]) -> dict[str, Embedding]:
+        """Return the embeddings of texts, as the encoder does."""
+        ordered, found = sorted(texts, key=len), dict[str, "Embedding"]()
+        self._progress.total += len(ordered)
+        for at in range(0, len(ordered), _TOLD_AT_ONCE):
+            part = ordered[at : at + _TOLD_AT_ONCE]
+            found |= await self._own.embedded(part)
+            self._progress.done += len(part)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

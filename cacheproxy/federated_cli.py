@@ -157,7 +157,7 @@ def simulate(
     # A client of little data may stay out, but not where a defence must outnumber the hostile ones.
     quorum = max(2, clients // 2) if course["strategy"] in ("robust", "fedavg", "fedprox", "fedadam") else clients
     course |= {"base": encoder.fingerprint, "dim": _dim(encoder), "quorum": quorum, "poll-s": 0.05}
-    course |= _of_layers(course, loaded)
+    course |= _of_layers(course, course["base"], loaded)
     need_course(course)
     with ended_by_signals():
         artefact = run(trial, encoder, course)
@@ -221,7 +221,7 @@ def serve(config: Path | None, out: Path, start: Path | None, key: Path | None, 
     if base is None:
         encoder = encoder_of(loaded)
         base, dim = encoder.fingerprint, _dim(encoder)
-    course |= {"base": base, "dim": dim, **_of_layers(course, loaded)}
+    course |= {"base": base, "dim": dim, **_of_layers(course, base, loaded)}
     need_course(course)
     click.echo(f"training a head for {base}")
     with ended_by_signals():
@@ -315,13 +315,15 @@ def _weights(loaded: Settings) -> str:
     return str(Path(name).expanduser().resolve()) if Path(name).expanduser().is_dir() else name
 
 
-def _of_layers(course: dict[str, Any], loaded: Settings) -> dict[str, Any]:
-    """Return what a run must know of the encoder where it trains its layers."""
+def _of_layers(course: dict[str, Any], base: str, loaded: Settings) -> dict[str, Any]:
+    """Return what a run must know of the encoder where it trains its layers. Raises ConfigError for int8, or a GPU."""
     if course["mode"] == "head":
         return {}
+    from cacheproxy.embed.headfile import refuse_precision
     from cacheproxy.embed.locate import locate
     from cacheproxy.embed.tuned import form_of
 
+    refuse_precision(course["mode"], base, f"--mode {course['mode']}")
     shape = form_of(locate(loaded.encoder.name))
     return {"inner": shape["inner"], "depth": shape["depth"], "batch": 32}
 

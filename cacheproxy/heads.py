@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
-from msgspec.structs import replace
 
-from cacheproxy.adopting import learnt_of
 from cacheproxy.embed.headshelf import HeadShelf
 from cacheproxy.errors import ConfigError, IndexUnavailable
+from cacheproxy.proving import learnt_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cacheproxy.adopting import Opens
     from cacheproxy.embed.headfile import Artefact
     from cacheproxy.embed.headshelf import State
     from cacheproxy.policy.learnt import Learnt
+    from cacheproxy.proving import Opens
     from cacheproxy.recoding import Recoding
     from cacheproxy.settings import Encoder
 
@@ -50,23 +49,28 @@ async def open_heads(encoder: Encoder, data_dir: Path, base: str, dim: int, laye
     Raises ConfigError where that cannot be told.
 
     One that cannot serve any more (another encoder, a damaged file) is left out with a warning: hits by similarity are
-    then told by the encoder alone.
+    then told by the encoder alone. So they are where the vectors that an encoder with changed layers made were damaged,
+    until they are made again.
     """
     shelf = HeadShelf(data_dir / FOLDER, base, dim, _keys(encoder.head_keys))
     state = await asyncio.to_thread(shelf.state)
     await _only(layered, state.serving, state.adopting)  # what a crash left of those that serve no more
     if not state.serving:
-        return Heads(shelf=shelf, state=state, serving=None, own=None, learnt={})
+        return _alone(shelf, state)
     try:
         artefact = await asyncio.to_thread(shelf.find, state.serving)
+        if artefact.layers and layered.lost:
+            return _alone(shelf, state.alone(again=state.serving))
         own = await layered.open(artefact) if artefact.layers else None
     except ConfigError as exc:
         log.warning("head_left_out", reason=exc.message)
         await _only(layered, state.adopting)
-        before = tuple(epoch for epoch in state.before if epoch)
-        state = replace(state, serving="", before=before, watched=None)
-        return Heads(shelf=shelf, state=state, serving=None, own=None, learnt={})
+        return _alone(shelf, state.alone())
     return Heads(shelf=shelf, state=state, serving=artefact, own=own, learnt={artefact.epoch: learnt_of(artefact)})
+
+
+def _alone(shelf: HeadShelf, state: State) -> Heads:
+    return Heads(shelf=shelf, state=state, serving=None, own=None, learnt={})
 
 
 async def _only(layered: Opens, *epochs: str | None) -> None:

@@ -16,7 +16,7 @@ import structlog
 
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.slow import Slow
-from cacheproxy.embed.tuned import open_tuned
+from cacheproxy.embed.tuned import open_tuned, prune_exports
 from cacheproxy.errors import IndexUnavailable
 from cacheproxy.index.sidefile import FILE, SideFile
 from cacheproxy.model import Selector
@@ -189,6 +189,12 @@ class Layered:
         self._around = around
         self._path = around.data_dir / FILE
         self._side: SideFile | None = None
+        self._exports = asyncio.Lock()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the vectors that were made before were damaged, and all have to be made again."""
+        return self._side is not None and self._side.set_aside
 
     async def __aenter__(self) -> Layered:
         return self
@@ -224,9 +230,15 @@ class Layered:
             await side.change("", {}, ids)
             await side.scrub()
 
+    async def prune(self, kept: Collection[Artefact]) -> None:
+        """Remove the exports of all encoders with changed layers but these. Raises ConfigError."""
+        async with self._exports:
+            await asyncio.to_thread(prune_exports, self._around.config, self._around.data_dir, kept)
+
     async def _encoder(self, artefact: Artefact) -> Encoder:
         around = self._around
-        return await asyncio.to_thread(open_tuned, around.config, around.data_dir, artefact)
+        async with self._exports:
+            return await asyncio.to_thread(open_tuned, around.config, around.data_dir, artefact)
 
     async def _file(self) -> SideFile:
         if self._side is None:

@@ -282,7 +282,7 @@ class Encoder(_Section, frozen=True):
     queue: Count = 4096
     """Most texts waiting; above it a request goes on as a miss."""
     cache_dir: str = ""
-    """Where exported encoders are kept; empty means `encoders` in the data directory."""
+    """Where the exported encoder is kept; empty means `encoders` in the data directory."""
     timeout_ms: Count = 2000
     """Longest wait for an embedding before the request goes on as a miss."""
     head_keys: str = ""

@@ -83,8 +83,7 @@ def ensure(source: Source, precision: str, cache_dir: Path, export: Exporter | N
 
     `export` fills an empty directory with graph, tokenizer and manifest; by default a child process does.
     """
-    fingerprint = source.fingerprint(f"onnx-{precision}", ARITHMETIC[precision])
-    folder = cache_dir / fingerprint.replace("/", "_")
+    fingerprint, folder = exported_as(source, precision), folder_of(source, precision, cache_dir)
     manifest = read_manifest(folder, fingerprint)
     if isinstance(manifest, Manifest):
         return folder, manifest
@@ -105,6 +104,16 @@ def ensure(source: Source, precision: str, cache_dir: Path, export: Exporter | N
             f"{folder}: the exported encoder is damaged right after its export ({manifest}); check the disk"
         )
     return folder, manifest
+
+
+def exported_as(source: Source, precision: str) -> str:
+    """Return the fingerprint of a source's export."""
+    return source.fingerprint(f"onnx-{precision}", ARITHMETIC[precision])
+
+
+def folder_of(source: Source, precision: str, cache_dir: Path) -> Path:
+    """Return where a source's export is kept, or will be."""
+    return cache_dir / exported_as(source, precision).replace("/", "_")
 
 
 def read_manifest(folder: Path, fingerprint: str) -> Manifest | str:

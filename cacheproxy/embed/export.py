@@ -20,7 +20,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from sentence_transformers import SentenceTransformer
 
-from cacheproxy.embed.artefact import ARITHMETIC, DEVIATION_LIMITS, GRAPH, MANIFEST, Check, Manifest
+from cacheproxy.embed.artefact import ARITHMETIC, DEVIATION_LIMITS, GRAPH, MANIFEST, Check, Manifest, exported_as
 from cacheproxy.embed.locate import locate
 from cacheproxy.embed.onnx import OnnxEncoder
 from cacheproxy.embed.source import TOKENIZER, Source, file_sha256
@@ -88,7 +88,7 @@ def export(source: Source, precision: str, out: Path) -> Manifest:
     if precision == "int8":
         _quantise(out / GRAPH)
     shutil.copyfile(source.tokenizer, out / TOKENIZER)
-    fingerprint = source.fingerprint(f"onnx-{precision}", ARITHMETIC[precision])
+    fingerprint = exported_as(source, precision)
     encoder = OnnxEncoder(out, fingerprint=fingerprint, dim=source.dim, window=source.window, precision=precision)
     manifest = Manifest(
         fingerprint=fingerprint,

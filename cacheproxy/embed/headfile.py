@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cacheproxy.embed.head import Head
-from cacheproxy.embed.layers import Form, Layers, Mode
+from cacheproxy.embed.layers import MOST_DEPTH, MOST_DIM, MOST_INNER, MOST_RANK, Form, Layers, Mode
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -32,10 +32,12 @@ MOST_BYTES = 32 << 20
 ANY = "*"
 """Stands for every category that has no threshold of its own."""
 _TENSOR = "head"
+_PRECISE = "/onnx-fp32/"
+"""In the fingerprint of an encoder that is exported at fp32 and runs on a CPU."""
 _WORDS = {"head": "head", "top-layers": "change of layers", "lora": "set of adapters"}
 _DIGITS = 32
 _Cosine = Annotated[float, msgspec.Meta(ge=-1.0, le=1.0)]
-_Size = Annotated[int, msgspec.Meta(ge=2, le=1 << 14)]
+_Size = Annotated[int, msgspec.Meta(ge=2, le=MOST_DIM)]
 _Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]*$", max_length=128)]
 _Short = Annotated[str, msgspec.Meta(max_length=200)]
 
@@ -44,10 +46,10 @@ class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Which layers of the encoder changed, as `layers.Form`, and the tensors that say how."""
 
     mode: Mode
-    inner: Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
-    depth: Annotated[int, msgspec.Meta(ge=1, le=256)]
-    layers: Annotated[int, msgspec.Meta(ge=1, le=256)]
-    rank: Annotated[int, msgspec.Meta(ge=0, le=1 << 12)]
+    inner: Annotated[int, msgspec.Meta(ge=1, le=MOST_INNER)]
+    depth: Annotated[int, msgspec.Meta(ge=1, le=MOST_DEPTH)]
+    layers: Annotated[int, msgspec.Meta(ge=1, le=MOST_DEPTH)]
+    rank: Annotated[int, msgspec.Meta(ge=0, le=MOST_RANK)]
     tensors: dict[str, list[int]]
     """Names and shapes."""
 
@@ -115,17 +117,18 @@ class Artefact(msgspec.Struct, frozen=True, kw_only=True):
 
 def pack(made: Head | Layers, manifest: Manifest, key: Ed25519PrivateKey | None = None) -> tuple[Manifest, bytes]:
     """Return the manifest, completed and signed if there is a key, and the weights it vouches for."""
+    changed: Changed | msgspec.UnsetType
     if isinstance(made, Layers):
-        head, tensors = Head.identity(made.form.dim), made.tensors
+        dim_in, dim, int8, changed, tensors = made.form.dim, made.form.dim, False, _changed(made.form), made.tensors
     else:
-        head, tensors = made, {_TENSOR: made.matrix}
+        dim_in, dim, int8, changed, tensors = made.dim_in, made.dim, made.int8, msgspec.UNSET, {_TENSOR: made.matrix}
     weights = save({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
     manifest = msgspec.structs.replace(
         manifest,
-        dim_in=head.dim_in,
-        dim=head.dim,
-        int8=head.int8,
-        changed=_changed(made.form) if isinstance(made, Layers) else msgspec.UNSET,
+        dim_in=dim_in,
+        dim=dim,
+        int8=int8,
+        changed=changed,
         sha256=hashlib.sha256(weights).hexdigest(),
         key=key.public_key().public_bytes_raw().hex() if key else "",
         signature="",
@@ -138,10 +141,13 @@ def pack(made: Head | Layers, manifest: Manifest, key: Ed25519PrivateKey | None 
 def unpack(manifest: Manifest, weights: bytes, where: str, trusted: Collection[str] = ()) -> Artefact:
     """Return the head that a manifest vouches for. `trusted` are public keys, one of which must have signed it, if any.
 
-    Raises ConfigError that says what disagrees; `where` names the artefact.
+    Raises ConfigError that says what disagrees; `where` names the artefact. No more memory is taken than the largest
+    head needs, whatever the manifest claims.
     """
     if manifest.schema != SCHEMA:
         raise ConfigError(f"{where}: was made by another version of cacheproxy; train it again")
+    if 4 * manifest.dim * manifest.dim_in > MOST_BYTES:
+        raise ConfigError(f"{where}: claims {manifest.dim} x {manifest.dim_in} components, more than any head may have")
     _check_signature(manifest, where, trusted)
     if len(weights) > MOST_BYTES or hashlib.sha256(weights).hexdigest() != manifest.sha256:
         raise ConfigError(f"{where}: {WEIGHTS} does not have the sha256 of its manifest; fetch or train it again")
@@ -197,19 +203,32 @@ def told(tree: Mapping[str, Any], where: str) -> Manifest:
         raise ConfigError(f"{where}: its manifest is none: {exc}") from exc
 
 
-def refuse_base(artefact: Artefact, base: str, where: str) -> None:
+def refuse_base(manifest: Manifest, base: str, where: str) -> None:
     """Raise ConfigError where a head was made for another encoder than `base`."""
-    if artefact.manifest.base != base:
+    if manifest.base != base:
         raise ConfigError(
-            f"{where}: was made for the encoder {artefact.manifest.base}, the one in use is {base}; train one for it"
+            f"{where}: was made for the encoder {manifest.base}, the one in use is {base}; train one for it"
         )
 
 
-def refuse_dim(artefact: Artefact, dim: int, where: str) -> None:
+def refuse_dim(manifest: Manifest, dim: int, where: str) -> None:
     """Raise ConfigError where a head takes vectors of another length than `dim`."""
-    if artefact.head.dim_in != dim:
+    if manifest.dim_in != dim:
         raise ConfigError(
-            f"{where}: takes vectors of {artefact.head.dim_in} components, the encoder makes {dim}; train one for it"
+            f"{where}: takes vectors of {manifest.dim_in} components, the encoder makes {dim}; train one for it"
+        )
+
+
+def refuse_precision(mode: str, base: str, where: str) -> None:
+    """Raise ConfigError for changed layers of any encoder but one at fp32 on a CPU.
+
+    What they are trained and measured with is float32: another precision would serve other cosines under their
+    thresholds.
+    """
+    if mode != "head" and _PRECISE not in base:
+        raise ConfigError(
+            f"{where}: changed layers are served at fp32 on a CPU only, the encoder is {base}; "
+            "set encoder.precision to 'fp32' and encoder.device to 'cpu', or take a similarity head"
         )
 
 
@@ -233,7 +252,8 @@ def _made(manifest: Manifest, weights: bytes) -> tuple[Head, Layers | None]:
     )
     if {name: tuple(shape) for name, shape in told.tensors.items()} != form.shapes:
         raise ValueError("the manifest names other tensors than such layers have")
-    return Head.identity(manifest.dim_in), Layers.of(form, load(weights))
+    layers = Layers.of(form, load(weights))
+    return Head.identity(form.dim), layers
 
 
 def _check_signature(manifest: Manifest, where: str, trusted: Collection[str]) -> None:

@@ -12,19 +12,29 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import structlog
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from cacheproxy.embed.artefact import ARITHMETIC, MANIFEST, Manifest, ensure, export_in_child
+from cacheproxy.embed.artefact import (
+    ARITHMETIC,
+    MANIFEST,
+    Manifest,
+    ensure,
+    export_in_child,
+    exported_as,
+    folder_of,
+)
 from cacheproxy.embed.batch import Flaw, run
 from cacheproxy.embed.device import choose_device
+from cacheproxy.embed.layers import MODES
 from cacheproxy.embed.locate import locate
 from cacheproxy.embed.onnx import OnnxEncoder
 from cacheproxy.embed.source import WEIGHTS, read_source
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
 
@@ -34,26 +44,33 @@ if TYPE_CHECKING:
     from cacheproxy.embed.layers import Form, Layers
     from cacheproxy.embed.source import Source
 
+_PRECISION = "fp32"
+"""What changed layers are trained and measured with."""
+_FOLDER = "encoders"
+"""In the data directory, which is one proxy's own: in `encoder.cache_dir` they might be another one's."""
 _PREFIX = "bert."
 """What some savers put before every name."""
+
+_log = structlog.get_logger()
 
 
 def open_tuned(encoder: settings.Encoder, data_dir: Path, artefact: Artefact) -> Encoder:
     """Return the encoder of an artefact of changed layers, loaded and tried; its fingerprint is the artefact's epoch.
 
     Blocks: about a second, and 10-30 s more when its export has to be made first. Raises ConfigError as
-    `open.open_encoder`, where the layers are not of the encoder that is configured, and on a GPU.
+    `open.open_encoder`, where the layers are not of the encoder that is configured, at int8 and on a GPU.
     """
     layers, source = artefact.layers, locate(encoder.name)
     if layers is None:
         raise ConfigError(f"{artefact.epoch}: is a head and changes no layer of the encoder")
     refuse_form(layers.form, source)
-    if choose_device(encoder.device) != "cpu":
+    if encoder.precision != _PRECISION or choose_device(encoder.device) != "cpu":
         raise ConfigError(
-            "changed layers are served on a CPU only: set encoder.device to 'cpu', or promote a similarity head"
+            "changed layers are served at fp32 on a CPU only: set encoder.precision to 'fp32' and encoder.device to "
+            "'cpu', or promote a similarity head"
         )
-    chosen = Path(encoder.cache_dir).expanduser() if encoder.cache_dir else data_dir / "encoders"
-    folder, manifest = ensure(_named(source, layers), encoder.precision, chosen, _Export(source, layers))
+    named, export = _named(source, layers), _Export(source, layers)
+    folder, manifest = ensure(named, _PRECISION, data_dir / _FOLDER, export)
     opened = OnnxEncoder(
         folder, fingerprint=artefact.epoch, dim=manifest.dim, window=manifest.window, precision=manifest.precision
     )
@@ -63,14 +80,22 @@ def open_tuned(encoder: settings.Encoder, data_dir: Path, artefact: Artefact) ->
     return opened
 
 
-def drop_export(encoder: settings.Encoder, data_dir: Path, artefact: Artefact) -> None:
-    """Remove the export of an artefact that serves no more; it is made again where it is wanted. Blocks."""
-    if artefact.layers is None:
+def prune_exports(encoder: settings.Encoder, data_dir: Path, kept: Collection[Artefact]) -> None:
+    """Remove all exports of changed layers but those of `kept`; each is made again where it is wanted. Blocks.
+
+    Also what an export left that was killed: none may be under way. Raises ConfigError where the encoder is missing.
+    """
+    folder = data_dir / _FOLDER
+    found = [one for mode in MODES for one in folder.glob(f"*+{mode}_onnx-*") if one.is_dir()]
+    if not found:
         return
-    chosen = Path(encoder.cache_dir).expanduser() if encoder.cache_dir else data_dir / "encoders"
-    named = _named(locate(encoder.name), artefact.layers)
-    name = named.fingerprint(f"onnx-{encoder.precision}", ARITHMETIC[encoder.precision]).replace("/", "_")
-    shutil.rmtree(chosen / name, ignore_errors=True)
+    source = locate(encoder.name)
+    wanted = {folder_of(_named(source, one.layers), _PRECISION, folder) for one in kept if one.layers}
+    for one in found:
+        if one not in wanted:
+            shutil.rmtree(one, ignore_errors=True)
+            one.with_name(f"{one.name}.lock").unlink(missing_ok=True)
+            _log.info("encoder_export_dropped", folder=str(one))
 
 
 def form_of(source: Source) -> dict[str, int]:
@@ -81,7 +106,7 @@ def form_of(source: Source) -> dict[str, int]:
 
 def fingerprints(source: Source) -> set[str]:
     """Return the names that vectors of a model may have, by all the ways that it is run in."""
-    found = {source.fingerprint(f"onnx-{name}", told) for name, told in ARITHMETIC.items()}
+    found = {exported_as(source, name) for name in ARITHMETIC}
     return found | {
         source.fingerprint(f"torch-{name}", told) for name, told in (("fp16", "float16"), ("fp32", "float32"))
     }
@@ -144,7 +169,7 @@ class _Export:
         manifest = msgspec.json.decode((out / MANIFEST).read_bytes(), type=Manifest)
         told = msgspec.structs.replace(
             manifest,
-            fingerprint=named.fingerprint(f"onnx-{precision}", ARITHMETIC[precision]),
+            fingerprint=exported_as(named, precision),
             weights_sha256=named.weights_sha256,
         )
         (out / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(told)))

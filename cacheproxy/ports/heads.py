@@ -13,22 +13,27 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a head is on its way. `step` is "", `filling`, or `failed` with a `problem`."""
+    """How far a head is on its way. `step` is "", `examining`, `filling`, or `failed` with a `problem`."""
 
     step: str = ""
     epoch: str = ""
     done: int = 0
     total: int = 0
-    """Entries, about."""
+    """Entries, about; texts while it is examined, as far as is known."""
     problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What was asked for, and what came of it. `verdict` is None where nothing had to be examined."""
+    """What was asked for, and what came of it. `verdict` is None where nothing had to be examined.
+
+    While it is `examining` nothing has come of it yet: `Heads.last` tells, once it has.
+    """
 
     epoch: str
     began: bool
+    dry_run: bool = False
+    examining: bool = False
     verdict: Verdict | None = None
 
 
@@ -62,6 +67,11 @@ class Heads(Protocol):
         """Epochs of what served before, the latest last; "" is the encoder alone."""
         ...
 
+    @property
+    def last(self) -> Change | None:
+        """What came of the last encoder that was examined while nobody waited, since the start; None of none."""
+        ...
+
     def known(self) -> list[str]:
         """Return the epochs of all heads that this proxy has been given. Blocks."""
         ...
@@ -70,11 +80,15 @@ class Heads(Protocol):
         """Return the head that serves, None for the encoder alone."""
         ...
 
-    async def promote(self, manifest: Mapping[str, Any], weights: bytes, *, force: bool, dry_run: bool) -> Change:
-        """Examine a head and, where it passes or `force` says so, begin to adopt it.
+    async def promote(
+        self, manifest: Mapping[str, Any], weights: bytes, *, actor: str, force: bool, dry_run: bool
+    ) -> Change:
+        """Examine a head and, where it passes or `force` says so, begin to adopt it; the audit log keeps who did.
+
+        One that changes the encoder's layers takes minutes: it is `examining` then, and `progress` and `last` tell.
 
         Raises InvalidRequest for one that cannot serve here, VersionConflict while another one is on its way or for the
-        one that serves, and EmbedderUnavailable.
+        one that serves, EmbedderUnavailable and NotChanged.
         """
         ...
 

@@ -97,7 +97,7 @@ class Folder:
             if not (folder / headfile.MANIFEST).exists():
                 continue
             artefact = headfile.read(folder)
-            headfile.refuse_base(artefact, base, str(folder))
+            headfile.refuse_base(artefact.manifest, base, str(folder))
             return Left(artefact=artefact, memory=_memory(folder / _MEMORY))
         return None
 

@@ -78,7 +78,7 @@ def train(grid: Grid, config: Mapping[str, object], place: Place) -> Artefact:
 
 def _refuse(start: Artefact, course: Course, where: str) -> None:
     """Raise ConfigError for a head that training cannot go on from."""
-    headfile.refuse_base(start, course.base, where)
+    headfile.refuse_base(start.manifest, course.base, where)
     if (start.layers.form if start.layers else None) != course.form:
         raise ConfigError(f"{where}: is of {start.manifest.mode}, or of other layers; give the same --mode as then")
     if start.head.dim_in != course.dim:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from cacheproxy.cli import main
 from cacheproxy.embed.export import export
-from cacheproxy.embed.headfile import ANY, Artefact, pack, unpack
+from cacheproxy.embed.headfile import ANY, Artefact, pack, unpack, write
 from cacheproxy.embed.slow import Slow
 from cacheproxy.embed.tuned import open_tuned
 from cacheproxy.index.sidefile import FILE as SIDE
@@ -32,6 +34,8 @@ from tests.support.tiny import tiny_change, tiny_encoder, tiny_settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    from click.testing import Result
 
     from cacheproxy.embed.source import Source
     from tests.support.proxy import Answered, Proxy
@@ -117,6 +121,21 @@ async def change(live: Proxy, wanted: dict[str, Any], query: str = "") -> Answer
     return await ask_admin(live, "POST", f"/encoders{query}", wanted)
 
 
+async def examined(live: Proxy, wanted: dict[str, Any], query: str = "") -> dict[str, Any]:
+    """Return what came of an encoder that was to be promoted: the proxy tells at once where to look for that."""
+    began = await change(live, wanted, query)
+    assert (began.status, began.get("location")) == (202, "/admin/v1/encoders"), began.body
+    assert (began.json()["examining"], began.json()["began"], began.json()["examined"]) == (True, False, None)
+
+    async def done() -> bool:
+        return bool((await told(live, "/encoders"))["progress"]["step"] != "examining")
+
+    await eventually_true(done, "it was examined", within_s=60)
+    found = await told(live, "/encoders")
+    assert found["last"] is not None, found["progress"]
+    return dict(found["last"])
+
+
 async def serves(live: Proxy, epoch: str) -> None:
     async def done() -> bool:
         found = await told(live, "/encoders")
@@ -163,10 +182,11 @@ async def test_it_takes_over_under_load_and_after_a_restart_and_goes_again(
                 asked += 1
 
         callers = [asyncio.create_task(caller(number)) for number in range(4)]
-        done = await change(live, body(force=True))
-        assert done.status == 200, done.body
-        assert done.json()["began"], done.body
+        done = await examined(live, body(force=True))
+        assert done["began"], done
         await serves(live, artefact.epoch)
+        (deed, *_) = (await told(live, "/audit"))["deeds"]
+        assert (deed["action"], deed["after"]) == ("encoders.promote", {"serving": artefact.epoch, "forced": True})
         stop = True
         await asyncio.gather(*callers)
         assert asked > 20
@@ -222,7 +242,7 @@ async def test_what_a_stop_cut_short_goes_on_with_what_was_made(
     async with proxy(upstream, tmp_path) as live:
         await fill(live, 100)
         monkeypatch.setattr(Slow, "_batch", counted)
-        assert (await change(live, body(force=True))).json()["began"]
+        assert (await examined(live, body(force=True)))["began"]
 
         async def under_way() -> bool:
             return len(encoded) >= 40 and len(aside(tmp_path)) >= 32
@@ -239,8 +259,9 @@ async def test_what_a_stop_cut_short_goes_on_with_what_was_made(
 
 
 async def test_what_encodes_is_examined_by_texts(
-    upstream: ScriptedUpstream, tmp_path: Path, artefact: Artefact
+    upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artefact: Artefact
 ) -> None:
+    monkeypatch.setattr("cacheproxy.encoders_cli._POLL_S", 0.005)  # a tiny encoder is done at once
     (tmp_path / "data").mkdir(mode=0o700)
     tuned = open_tuned(tiny_settings(), ENCODERS.parent, artefact)
     base, random = tiny_encoder(), np.random.default_rng(0)
@@ -265,17 +286,83 @@ async def test_what_encodes_is_examined_by_texts(
             )
             await writer.record(pair, writer.fence)
     async with proxy(upstream, tmp_path) as live:
-        tried = (await change(live, body(), "?dry_run=true")).json()
-        examined = tried["examined"]
-        assert examined["problems"] == [], examined
-        assert examined["after"]["f05"] == pytest.approx(1.0)
-        assert examined["low"] > 0
+        tried = await examined(live, body(), "?dry_run=true")
+        assert (tried["began"], tried["dry_run"], tried["examining"]) == (False, True, False)
+        found = tried["examined"]
+        assert found["problems"] == [], found
+        assert found["after"]["f05"] == pytest.approx(1.0)
+        assert found["low"] > 0
+        assert (await told(live, "/encoders"))["progress"]["step"] == ""
+
+        async def cli(*words: str) -> Result:
+            return await asyncio.to_thread(CliRunner().invoke, main, ("federated", *words, "--url", live.admin_url))
+
+        write(tmp_path / "head", tiny_change(), manifest_of(base.fingerprint, thresholds={ANY: LEARNT}))
+        gave = await cli("promote", str(tmp_path / "head"), "--dry-run", "--no-wait")
+        assert (gave.exit_code, "is being examined: see GET /admin/v1/encoders" in gave.output) == (0, True)
+
+        async def free() -> bool:
+            return bool((await told(live, "/encoders"))["progress"]["step"] == "")
+
+        await eventually_true(free, "it was examined", within_s=60)
+        done = await cli("promote", str(tmp_path / "head"))
+        assert done.exit_code == 0, done.output
+        assert "encoding the texts of held-back pairs" in done.output
+        assert f"{artefact.epoch} serves" in done.output
+        assert len(exports(tmp_path)) == 1
+        assert (await cli("rollback")).exit_code == 0
     with sqlite3.connect(tmp_path / "data" / FILE) as connection:
         connection.execute("UPDATE contents SET a_text = '', b_text = ''")
     async with proxy(upstream, tmp_path) as live:
-        refused = (await change(live, body())).json()
+        refused = await examined(live, body())
         assert not refused["began"]
         assert "federated.keep_texts" in refused["examined"]["problems"][0]
+
+        async def dropped() -> bool:
+            return exports(tmp_path) == []
+
+        await eventually_true(dropped, "what was examined and does not serve leaves no export")
+
+
+async def test_a_damaged_file_of_vectors_costs_a_start_nothing_but_time(
+    upstream: ScriptedUpstream, tmp_path: Path, artefact: Artefact
+) -> None:
+    async with proxy(upstream, tmp_path) as live:
+        base = str((await told(live, "/encoders"))["in_use"]["epoch"])
+        kept = str((await ask(live, QUESTION)).get("x-cacheproxy-entry"))
+        assert (await examined(live, body(force=True)))["began"]
+        await serves(live, artefact.epoch)
+        await eventually_true(lambda: _has(tmp_path, kept), "its vector is written down")
+    damage(tmp_path / "data" / SIDE)
+    async with proxy(upstream, tmp_path) as live:
+        assert (await ask(live, PARAPHRASE)).outcome == "hit"  # of the encoder alone, or once it is made again
+        await serves(live, artefact.epoch)
+        again = await ask(live, PARAPHRASE)
+        assert (again.outcome, again.get("x-cacheproxy-threshold")) == ("hit", f"{LEARNT:.4f}")
+        assert kept in aside(tmp_path)
+        assert (await told(live, "/encoders"))["before"] == [""]
+        assert (await change(live, {"rollback": True})).json()["epoch"] == base
+        await serves(live, base)
+    assert set_aside(tmp_path)
+
+
+async def _has(folder: Path, entry: str) -> bool:
+    return entry in aside(folder)
+
+
+def damage(file: Path) -> None:
+    """Leave nothing that SQLite could read."""
+    for one in file.parent.glob(f"{file.name}*"):
+        one.write_bytes(b"\xff" * 4096)
+
+
+def set_aside(folder: Path) -> list[Path]:
+    return list((folder / "data").glob(f"{SIDE}.corrupt-*Z"))
+
+
+def exports(folder: Path) -> list[str]:
+    """Return the exports of encoders with changed layers."""
+    return [one.name for one in (folder / "data" / "encoders").glob("*+lora_*") if one.is_dir()]
 
 
 async def test_layers_of_another_encoder_are_refused(upstream: ScriptedUpstream, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cacheproxy.index.partitioned import PartitionedIndex
 
 DIM = 16
-EPOCH = "test-encoder"
+EPOCH = "test-encoder/onnx-fp32/1-0"
 
 Rows = dict[str, tuple[Partition, "NDArray[np.float32]"]]
 

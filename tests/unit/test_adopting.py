@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, cast
 
 import msgspec
 import pytest
+import structlog
 
-from cacheproxy.adopting import Adopting, Means, Opens
+from cacheproxy import settings
+from cacheproxy.adopting import Adopting, Means
 from cacheproxy.embed.headfile import WEIGHTS, Artefact, pack
-from cacheproxy.embed.headshelf import HeadShelf, State
-from cacheproxy.errors import NotFound, VersionConflict
+from cacheproxy.embed.headshelf import MOST_KEPT, HeadShelf, State
+from cacheproxy.embed.layers import Form, Layers
+from cacheproxy.errors import ConfigError, NotFound, StoreUnavailable, VersionConflict
 from cacheproxy.examining import Examining
 from cacheproxy.govern.audit import AuditLog
 from cacheproxy.index.spaces import Spaces
@@ -22,6 +25,8 @@ from cacheproxy.policy.active import Policy
 from cacheproxy.policy.bound import share
 from cacheproxy.policy.gate import Terms
 from cacheproxy.policy.pack import Category, Encoder, Pack
+from cacheproxy.proving import Proving
+from cacheproxy.recoding import Around, Layered
 from cacheproxy.supervise import Supervisor
 from cacheproxy.telemetry import Telemetry
 from tests.support.clock import FakeClock
@@ -30,13 +35,15 @@ from tests.support.index_world import DIM, EPOCH, graphs_from, partition, scan, 
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Collection
     from pathlib import Path
 
     from cacheproxy.govern.book import PolicyBook
     from cacheproxy.index.restore import Row
     from cacheproxy.policy.bound import Share
     from cacheproxy.policy.learnt import Learnt
+    from cacheproxy.ports import EntryCatalogue
+    from cacheproxy.recoding import Recoding
 
 HEAD = rotation(DIM, seed=3)
 HEADED = Artefact(manifest=pack(HEAD, manifest_of(EPOCH))[0], head=HEAD).epoch
@@ -54,9 +61,26 @@ PACK = Pack(
 class Store:
     """Twenty entries; it fails on order."""
 
+    fails = False
+
     def scan(self, epoch: str) -> AsyncIterator[Row]:
         assert epoch == EPOCH
+        if self.fails:
+            raise StoreUnavailable("store: the disk is full")
         return scan({f"e{at}": (partition(), row) for at, row in enumerate(ROWS)})
+
+
+class Unopened(Layered):
+    """Opens no encoder: its layers are of none that is here. Notes whose exports are wanted."""
+
+    wanted: frozenset[str] | None = None
+
+    async def prune(self, kept: Collection[Artefact]) -> None:
+        await super().prune(kept)
+        self.wanted = frozenset(artefact.epoch for artefact in kept if artefact.layers)
+
+    async def open(self, artefact: Artefact) -> Recoding:
+        raise ConfigError(f"{artefact.epoch}: its export failed")
 
 
 class Book:
@@ -75,6 +99,14 @@ class World:
         self.learnt: dict[str, Learnt] = {}
         self.heard: Share = share(0, 0)
         self.grace_s = 0.01
+        self.store = Store()
+        around = Around(
+            store=cast("EntryCatalogue", None),  # no text is read here
+            config=settings.Encoder(),
+            data_dir=folder,
+            busy=lambda: False,
+        )
+        self.layered = Unopened(around)
         self._book = cast("PolicyBook", Book())
         self._supervisor = supervisor
         policy = Policy.of(PACK)
@@ -87,14 +119,18 @@ class World:
                 spaces=self.spaces,
                 shelf=self.shelf,
                 learnt=self.learnt,
-                examining=Examining(pairs=self.folder / FILE, base=EPOCH, book=self._book, terms=Terms()),
-                store=Store(),
-                policy=self._policy,
+                proving=Proving(
+                    shelf=self.shelf,
+                    layered=self.layered,
+                    examining=Examining(pairs=self.folder / FILE, base=EPOCH, book=self._book, terms=Terms()),
+                    policy=self._policy,
+                ),
+                store=self.store,
                 lookups=LookupLog(self._policy, Telemetry(), FakeClock(), EPOCH),
                 heard=lambda: self.heard,
                 spawn=self._supervisor.spawn,
                 audit=AuditLog(self.folder / "audit.jsonl", FakeClock()),
-                layered=cast("Opens", None),
+                layered=self.layered,
                 grace_s=self.grace_s,
             ),
             self.shelf.state(),
@@ -179,7 +215,7 @@ def manifest_tree(threshold: float = 0.8, seed: int = 3) -> tuple[dict[str, obje
 
 async def promoted(one: World, adopting: Adopting, seed: int = 3, threshold: float = 0.8) -> str:
     tree, weights = manifest_tree(threshold, seed)
-    change = await adopting.promote(tree, weights, force=True, dry_run=False)
+    change = await adopting.promote(tree, weights, actor="admin@test", force=True, dry_run=False)
     await eventually(lambda: one.spaces.epoch == change.epoch, "it serves")
     await eventually(lambda: adopting.progress.step == "", "it is written down")
     return change.epoch
@@ -195,7 +231,7 @@ async def test_a_dry_run_leaves_no_threshold_behind(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         adopting = one.adopting()
         tree, weights = manifest_tree(0.5)
-        assert not (await adopting.promote(tree, weights, force=True, dry_run=True)).began
+        assert not (await adopting.promote(tree, weights, actor="admin@test", force=True, dry_run=True)).began
         assert one.learnt == {}
         epoch = await promoted(one, adopting, threshold=0.9)
         assert {name: learnt.rest for name, learnt in one.learnt.items()} == {epoch: 0.9}
@@ -248,7 +284,7 @@ async def test_what_serves_already_is_not_promoted(tmp_path: Path) -> None:
         await promoted(one, adopting)
         tree, weights = manifest_tree()
         with pytest.raises(VersionConflict, match="serves already"):
-            await adopting.promote(tree, weights, force=True, dry_run=False)
+            await adopting.promote(tree, weights, actor="admin@test", force=True, dry_run=False)
 
 
 async def test_a_watch_outlives_a_restart(tmp_path: Path) -> None:
@@ -259,7 +295,7 @@ async def test_a_watch_outlives_a_restart(tmp_path: Path) -> None:
         one.heard = share(30, 60)
         await again.tend()
         await eventually(lambda: one.spaces.epoch == EPOCH, "it went")
-        assert "30 of 60" in one.audited()
+        await eventually(lambda: "30 of 60" in one.audited(), "it is audited")
 
 
 async def test_what_was_cut_short_twice_is_given_up(tmp_path: Path) -> None:
@@ -271,3 +307,101 @@ async def test_what_was_cut_short_twice_is_given_up(tmp_path: Path) -> None:
         assert "cut short 2 times" in adopting.progress.problem
         assert one.spaces.epoch == EPOCH
         await promoted(one, adopting)
+
+
+# What cannot be opened
+
+
+FORM = Form(mode="lora", dim=DIM, inner=32, depth=1, layers=1, rank=1)
+
+
+def put_layers(one: World, seed: int) -> str:
+    """Leave an encoder with changed layers on the shelf, as it once was promoted."""
+    manifest, weights = pack(Layers(form=FORM, flat=FORM.start(seed)), manifest_of(EPOCH))
+    artefact = one.shelf.checked(manifest, weights, "it")
+    one.shelf.put(artefact, weights)
+    return artefact.epoch
+
+
+async def test_going_back_by_itself_passes_over_what_cannot_be_opened_and_is_told_once(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        first = await promoted(one, one.adopting())
+        lost = [put_layers(one, seed) for seed in (1, 2)]
+        one.shelf.note(State(serving=first, before=("", *lost), watched=(4, 100)))
+        with structlog.testing.capture_logs() as logs:
+            adopting = one.adopting()
+            one.heard = share(30, 60)
+            await adopting.tend()
+            await eventually(lambda: one.spaces.epoch == EPOCH and not adopting.progress.step, "the encoder serves")
+            await eventually(lambda: "encoders.rollback" in one.audited(), "it is audited")
+            for _ in range(3):
+                await adopting.tend()  # nothing is left to go back for
+        told = [line["event"] for line in logs if line["log_level"] != "info"]
+        assert told == ["head_left_out", "head_left_out", "head_rolled_back"]
+        assert [line["epoch"] for line in logs if line["event"] == "head_left_out"] == [*reversed(lost)]
+        assert one.audited().count("encoders.rollback") == 1
+        assert list(adopting.before) == []
+
+
+async def test_an_operator_goes_back_past_what_cannot_be_opened_as_well(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        first = await promoted(one, one.adopting(), 3)
+        second = await promoted(one, one.adopting(), 4)
+        lost = put_layers(one, 1)
+        one.shelf.note(State(serving=second, before=("", first, lost)))
+        adopting = one.adopting()
+        assert (await adopting.rollback()).epoch == lost
+        await eventually(lambda: one.spaces.epoch == first and not adopting.progress.step, "the one before serves")
+        assert list(adopting.before) == [""]
+
+
+async def test_a_store_that_fails_costs_no_head_and_no_line_in_the_audit_log(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        adopting = one.adopting()
+        first, second = await promoted(one, adopting, 3), await promoted(one, adopting, 4)
+        await asyncio.sleep(0.1)  # the space of the first is closed
+        one.store.fails = True
+        one.heard = share(55, 60)
+        await adopting.tend()
+        await eventually(lambda: adopting.progress.step == "failed", "it failed")
+        assert one.spaces.epoch == second
+        assert "encoders.rollback" not in one.audited()
+        one.store.fails = False
+        await adopting.tend()
+        await eventually(lambda: one.spaces.epoch == first and not adopting.progress.step, "it went")
+        await eventually(lambda: one.audited().count("encoders.rollback") == 1, "it is audited")
+
+
+async def test_a_way_back_that_a_stop_cut_short_is_audited_once_it_is_gone(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        first = await promoted(one, one.adopting())
+        one.shelf.note(State(serving=first, before=("",), adopting="", back=True, attempts=1, why="hits were wrong"))
+        adopting = one.adopting()
+        await eventually(lambda: one.spaces.epoch == EPOCH and not adopting.progress.step, "it went")
+        await eventually(lambda: one.audited().count("hits were wrong") == 1, "it is audited")
+
+
+# What is left on disk
+
+
+async def test_no_more_than_a_few_heads_are_kept_and_none_that_is_needed_goes(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        adopting = one.adopting()
+        epochs = [await promoted(one, adopting, seed) for seed in range(MOST_KEPT + 4)]
+        await eventually(lambda: len(adopting.known()) <= MOST_KEPT + 1, "the oldest are gone")
+        assert len(adopting.before) == MOST_KEPT
+        assert set(adopting.known()) >= {epoch for epoch in adopting.before if epoch} | {epochs[-1]}
+        assert epochs[0] not in adopting.known()
+        for _ in range(MOST_KEPT - 1):
+            await back(one, adopting)
+        assert await back(one, adopting) == EPOCH  # the encoder alone can always be gone back to
+
+
+async def test_of_all_that_served_only_the_last_ones_export_is_wanted(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        first = await promoted(one, one.adopting())
+        await eventually(lambda: one.layered.wanted == frozenset(), "a head has no export")
+        older, latest = put_layers(one, 1), put_layers(one, 2)
+        one.shelf.note(State(serving=first, before=("", older, latest)))
+        one.adopting()
+        await eventually(lambda: one.layered.wanted == {latest}, "the start tells")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import pytest
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import save
 
 from cacheproxy.embed.headfile import MANIFEST, WEIGHTS, pack, parsed, read, refuse_base, told, unpack, write
-from cacheproxy.embed.headshelf import HeadShelf, State
+from cacheproxy.embed.headshelf import MOST_KEPT, HeadShelf, State
 from cacheproxy.errors import ConfigError
 from tests.support.heads import manifest_of, rotation
 
@@ -143,9 +145,9 @@ def test_the_shelf_tells_what_it_was_given_and_what_serves(tmp_path: Path) -> No
 
 
 def test_a_head_of_another_encoder_is_refused() -> None:
-    manifest, weights = pack(HEAD, manifest_of())
+    manifest, _ = pack(HEAD, manifest_of())
     with pytest.raises(ConfigError, match="was made for the encoder base/1, the one in use is base/2"):
-        refuse_base(unpack(manifest, weights, "it"), "base/2", "it")
+        refuse_base(manifest, "base/2", "it")
 
 
 def test_a_head_that_was_damaged_on_the_shelf_is_not_served(tmp_path: Path) -> None:
@@ -169,14 +171,49 @@ def test_the_same_weights_with_other_thresholds_are_another_epoch() -> None:
 
 
 def test_the_encoder_alone_can_always_be_gone_back_to(tmp_path: Path) -> None:
-    shelf = HeadShelf(tmp_path, "base/1", 8)
-    shelf.note(State(serving="z", before=("", *(f"e{at}" for at in range(40)))))
-    before = shelf.state().before
-    assert (before[0], before[-1], len(before)) == ("", "e39", 16)
+    state = State()
+    for at in range(40):
+        state = msgspec.structs.replace(state, adopting=f"e{at}").adopted((0, 0))
+    before = state.before
+    assert (state.serving, before[0], before[-1], len(before)) == ("e39", "", "e38", MOST_KEPT)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b'{"before": 1}'])
-def test_whatever_is_wrong_with_a_state_is_said(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_state_is_kept_aside_and_the_encoder_serves_alone(tmp_path: Path, content: bytes) -> None:
+    shelf = HeadShelf(tmp_path, "base/1", 8)
+    manifest, weights = pack(HEAD, manifest_of())
+    for at in range(MOST_KEPT + 2):
+        more = msgspec.structs.replace(manifest, round=at, thresholds={"*": at / 100})
+        shelf.put(shelf.checked(more, weights, "it"), weights)
     (tmp_path / "state.json").write_bytes(content)
-    with pytest.raises(ConfigError, match="delete it to serve with the encoder alone"):
+    with structlog.testing.capture_logs() as logs:
+        assert shelf.state() == State()
+    [aside] = tmp_path.glob("state.json.corrupt-*")
+    assert aside.read_bytes() == content
+    [line] = logs
+    assert (line["event"], line["log_level"], line["moved_to"]) == ("head_state_set_aside", "error", str(aside))
+    assert shelf.state() == State()
+    shelf.prune()  # nobody knows which ones served: none goes
+    assert len(shelf.epochs()) == MOST_KEPT + 2
+
+
+def test_a_state_that_cannot_be_read_stops_a_start_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "state.json").mkdir()
+    with pytest.raises(ConfigError, match=r"state\.json: cannot be read .*; see the disk"):
         HeadShelf(tmp_path, "base/1", 8).state()
+    assert (tmp_path / "state.json").is_dir()
+
+
+def test_a_head_that_came_just_now_is_never_dropped(tmp_path: Path) -> None:
+    shelf = HeadShelf(tmp_path, "base/1", 8)
+    manifest, weights = pack(HEAD, manifest_of())
+    epochs = []
+    for at in range(MOST_KEPT + 3):
+        made = shelf.checked(msgspec.structs.replace(manifest, thresholds={"*": at / 100}), weights, "it")
+        shelf.put(made, weights)
+        epochs.append(made.epoch)
+    for at, epoch in enumerate(epochs):
+        os.utime(tmp_path / epoch[-32:], (at, at))
+    shelf.note(State(serving=epochs[0], before=("", *epochs[1 : MOST_KEPT + 1])))
+    shelf.prune()
+    assert set(shelf.epochs()) == {*epochs[: MOST_KEPT + 1], epochs[-1]}

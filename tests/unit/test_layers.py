@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,17 +13,29 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from safetensors.numpy import load_file, save
 
+from cacheproxy.embed.export import export
 from cacheproxy.embed.headfile import pack, read, told, unpack, write
+from cacheproxy.embed.headshelf import HeadShelf
 from cacheproxy.embed.layers import SCALE, Form, Layers
 from cacheproxy.embed.source import WEIGHTS
-from cacheproxy.embed.tuned import changed, changed_weights, fingerprints, form_of, refuse_form
+from cacheproxy.embed.tuned import (
+    changed,
+    changed_weights,
+    fingerprints,
+    form_of,
+    open_tuned,
+    prune_exports,
+    refuse_form,
+)
 from cacheproxy.errors import ConfigError
 from tests.support.heads import manifest_of, rotation
-from tests.support.tiny import tiny_change, tiny_form, tiny_source
+from tests.support.tiny import tiny_change, tiny_encoder, tiny_form, tiny_settings, tiny_source
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from cacheproxy.embed.headfile import Manifest
     from cacheproxy.embed.layers import Mode
 
 MODES: list[Mode] = ["top-layers", "lora"]
@@ -114,6 +128,77 @@ def test_weights_of_other_names_shapes_or_values_are_refused() -> None:
         manifest = msgspec.structs.replace(manifest, sha256=hashlib.sha256(weights).hexdigest())
         with pytest.raises(ConfigError, match="set of adapters"):
             unpack(manifest, weights, "it")
+
+
+def _wide(dim: int) -> tuple[Manifest, bytes]:
+    """Return adapters of an encoder of that width: little on the wire, whatever is claimed of it."""
+    form = Form(mode="lora", dim=dim, inner=64, depth=1, layers=1, rank=1)
+    return pack(Layers(form=form, flat=form.start(0)), manifest_of("wide/onnx-fp32/1-0"))
+
+
+def _most_bytes(work: Callable[[], object], says: str) -> int:
+    """Return how much memory refusing took at once."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError, match=says):
+            work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_width_that_is_claimed_is_made_room_for_before_it_is_compared(tmp_path: Path) -> None:
+    manifest, weights = _wide(16384)
+    assert len(weights) < 1 << 20
+    assert _most_bytes(lambda: unpack(manifest, weights, "it"), "more than any head may have") < 8 << 20
+    manifest, weights = _wide(2048)  # as wide as a head may be, and not the encoder's
+    for shelf, says in (
+        (HeadShelf(tmp_path, "wide/onnx-fp32/1-0", 384), "takes vectors of 2048 components"),
+        (HeadShelf(tmp_path, "base/onnx-fp32/1-0", 2048), "was made for the encoder wide"),
+    ):
+        refused = _most_bytes(partial(shelf.checked, manifest, weights, "it"), says)
+        assert refused < 1 << 20
+
+
+def test_layers_of_another_precision_than_fp32_are_refused_by_name(tmp_path: Path) -> None:
+    for variant in ("onnx-int8", "torch-fp32", "torch-fp16"):
+        base = f"bert-32/{variant}/1-0"
+        manifest, weights = pack(tiny_change(), manifest_of(base))
+        with pytest.raises(ConfigError, match=rf"it: changed layers .* the encoder is {base}; set encoder\.precision"):
+            HeadShelf(tmp_path, base, 32).checked(manifest, weights, "it")
+        head, weights = pack(rotation(32), manifest_of(base))
+        assert HeadShelf(tmp_path, base, 32).checked(head, weights, "it").layers is None
+    manifest, weights = pack(tiny_change(), manifest_of("bert-32/onnx-fp32/1-0"))
+    made = HeadShelf(tmp_path, "bert-32/onnx-fp32/1-0", 32).checked(manifest, weights, "it")
+    int8 = msgspec.structs.replace(tiny_settings(), precision="int8")
+    with pytest.raises(ConfigError, match=r"set encoder\.precision to 'fp32'"):
+        open_tuned(int8, tmp_path, made)
+
+
+def test_exports_that_nobody_wants_are_removed_and_the_encoders_own_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheproxy.embed.tuned.export_in_child", export)  # in this process, where torch is there
+    base = tiny_encoder().fingerprint
+    made = [unpack(*pack(tiny_change("lora", seed), manifest_of(base)), "it") for seed in (0, 1)]
+    for one in made:
+        assert open_tuned(tiny_settings(), tmp_path, one).fingerprint == one.epoch
+    folder = tmp_path / "encoders"
+    own, killed = folder / base.replace("/", "_"), folder / ".bert-32+lora_onnx-fp32_1-0.killed"
+    for more in (own, killed):
+        more.mkdir()
+    assert len([one for one in folder.iterdir() if one.is_dir()]) == 4
+    prune_exports(tiny_settings(), tmp_path, made[1:])
+    left = {one for one in folder.iterdir() if one.is_dir()}
+    assert own in left
+    assert len(left) == 2
+    told = left - {own}
+    opened = open_tuned(tiny_settings(), tmp_path, made[1])
+    assert {one for one in folder.iterdir() if one.is_dir()} == left  # it was the other one that went
+    assert opened.fingerprint == made[1].epoch
+    prune_exports(tiny_settings(), tmp_path, ())
+    assert not any(one.exists() for one in told)
+    assert own.is_dir()
 
 
 def test_a_changed_model_is_a_model_directory_of_its_own() -> None:

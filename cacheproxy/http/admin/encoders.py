@@ -61,26 +61,14 @@ class InUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Way(msgspec.Struct, frozen=True, kw_only=True):
-    """A head on its way. `step` is `filling` or `failed`, and why; "" when none is."""
+    """A head on its way. `step` is `examining`, `filling`, or `failed`, and why; "" when none is."""
 
     step: str
     epoch: str
     done: int
     total: int
-    """Entries, about."""
+    """Entries, about; while it is examined, texts that are known to be encoded for that."""
     problem: str
-
-
-class Encoders(msgspec.Struct, frozen=True, kw_only=True):
-    """The encoder in use, and what is kept without a vector of it: for exact matches only, or from another encoder."""
-
-    in_use: InUse | None
-    other_entries: int
-    heads: list[str]
-    """Epochs of the heads that this proxy has been given."""
-    before: list[str]
-    """What served before, the latest last: rolling back goes there. "" is the encoder without a head."""
-    progress: Way
 
 
 class Promoted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -121,7 +109,23 @@ class Changed(msgspec.Struct, frozen=True, kw_only=True):
     epoch: str
     began: bool
     dry_run: bool
+    examining: bool
+    """Whether it is still examined, with status 202: `GET` tells how far that is, and in `last` what came of it."""
     examined: Examined | None
+
+
+class Encoders(msgspec.Struct, frozen=True, kw_only=True):
+    """The encoder in use, and what is kept without a vector of it: for exact matches only, or from another encoder."""
+
+    in_use: InUse | None
+    other_entries: int
+    heads: list[str]
+    """Epochs of the heads that this proxy has been given; the newest eight, and those that served before."""
+    before: list[str]
+    """What served before, the latest last: rolling back goes there. "" is the encoder without a head."""
+    progress: Way
+    last: Changed | None
+    """What came of the last encoder with changed layers that was to be promoted, since the start."""
 
 
 def handlers(house: Operated) -> list[HTTPRouteHandler]:
@@ -148,14 +152,16 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
         if wanted.promote is None:
             change = await heads.rollback(dry_run=dry_run)
         else:
-            head = wanted.promote
-            change = await heads.promote(head.manifest, head.weights, force=wanted.force, dry_run=dry_run)
-        if change.began:
-            what = "encoders.rollback" if wanted.rollback else "encoders.promote"
-            after = {"serving": change.epoch, "forced": _forced(change)}
-            await house.audit.record(actor_of(request), what, change.epoch, before={"serving": before}, after=after)
-        examined = None if change.verdict is None else _examined(change.verdict)
-        return Response(Changed(epoch=change.epoch, began=change.began, dry_run=dry_run, examined=examined))
+            head, actor = wanted.promote, actor_of(request)
+            change = await heads.promote(head.manifest, head.weights, actor=actor, force=wanted.force, dry_run=dry_run)
+        if wanted.rollback and change.began:
+            after = {"serving": change.epoch, "forced": False}
+            await house.audit.record(
+                actor_of(request), "encoders.rollback", change.epoch, before={"serving": before}, after=after
+            )
+        if not change.examining:
+            return Response(_changed(change))
+        return Response(_changed(change), status_code=202, headers={"location": _PATH})
 
     return [encoders, change_encoder]
 
@@ -185,6 +191,7 @@ def _told(house: Operated) -> Encoders:
         heads=heads.known(),
         before=list(heads.before),
         progress=Way(step=way.step, epoch=way.epoch, done=way.done, total=way.total, problem=way.problem),
+        last=None if heads.last is None else _changed(heads.last),
     )
 
 
@@ -193,8 +200,14 @@ def _head(house: Operated) -> HeadInUse | None:
     return None if head is None else HeadInUse(**{name: getattr(head, name) for name in HeadInUse.__struct_fields__})
 
 
-def _forced(change: Change) -> bool:
-    return change.verdict is not None and not change.verdict.passed
+def _changed(change: Change) -> Changed:
+    return Changed(
+        epoch=change.epoch,
+        began=change.began,
+        dry_run=change.dry_run,
+        examining=change.examining,
+        examined=None if change.verdict is None else _examined(change.verdict),
+    )
 
 
 def _examined(verdict: Verdict) -> Examined:
