@@ -149,6 +149,11 @@ class World:
         for file in self.folder.glob(f"{epoch.rpartition('+')[2] or '*'}/{WEIGHTS}"):
             file.write_bytes(b"")
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way any more."""
+        return not len(self._supervisor)
+
     def audited(self) -> str:
         """Return the audit log."""
         return (self.folder / "audit.jsonl").read_text()
@@ -400,8 +405,10 @@ async def test_no_more_than_a_few_heads_are_kept_and_none_that_is_needed_goes(tm
 async def test_of_all_that_served_only_the_last_ones_export_is_wanted(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         first = await promoted(one, one.adopting())
-        await eventually(lambda: one.layered.wanted == frozenset(), "a head has no export")
+        await eventually(lambda: one.idle, "it is done")
+        assert one.layered.wanted == frozenset()  # a head has no export
         older, latest = put_layers(one, 1), put_layers(one, 2)
         one.shelf.note(State(serving=first, before=("", older, latest)))
         one.adopting()
-        await eventually(lambda: one.layered.wanted == {latest}, "the start tells")
+        await eventually(lambda: one.idle, "it is done")
+        assert one.layered.wanted == {latest}
