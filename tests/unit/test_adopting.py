@@ -364,7 +364,7 @@ async def test_a_store_that_fails_costs_no_head_and_no_line_in_the_audit_log(tmp
     async with world(tmp_path) as one:
         adopting = one.adopting()
         first, second = await promoted(one, adopting, 3), await promoted(one, adopting, 4)
-        await asyncio.sleep(0.1)  # the space of the first is closed
+        await eventually(lambda: one.idle, "the space of the first is closed")
         one.store.fails = True
         one.heard = share(55, 60)
         await adopting.tend()
