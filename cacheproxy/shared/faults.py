@@ -71,8 +71,18 @@ _BY_CODE: Mapping[str, Fault] = {
         _fault("MASTERDOWN", _D, "is a replica without a master", counts=True, moves=True),
         _fault("BUSY", _D, "is busy with a script", counts=True),
         _fault("CLUSTERDOWN", _D, "is a Cluster that lacks nodes", counts=True, moves=True),
-        _fault("NOAUTH", _C, "wants a password: give it in store.url", counts=True),
-        _fault("WRONGPASS", _C, "does not take this user and password: see store.url", counts=True),
+        _fault(
+            "NOAUTH",
+            _C,
+            "wants a password: give it as store.password, by file in CACHEPROXY_STORE__PASSWORD_FILE",
+            counts=True,
+        ),
+        _fault(
+            "WRONGPASS",
+            _C,
+            "does not take this user and password: see store.url and store.password, or its file",
+            counts=True,
+        ),
         _fault("NOPERM", _C, "does not let this user do what is needed: see docs/operations.md for its ACL"),
         _fault("CROSSSLOT", _C, "refused keys of two slots in one command: this is a bug of ours"),
         _fault("WRONGTYPE", _C, "holds another program's data under our names: give another store.prefix"),
@@ -83,7 +93,7 @@ _BY_CODE: Mapping[str, Fault] = {
     )
 }
 
-_NO_PASSWORD = _fault("WRONGPASS", _C, "has no password, and store.url gives one", counts=True)
+_NO_PASSWORD = _fault("WRONGPASS", _C, "has no password, and store.url or store.password gives one", counts=True)
 _BY_WORDS: tuple[tuple[str, Fault], ...] = (
     ("max number of clients reached", _fault("clients", _D, "has no connection left (maxclients)", counts=True)),
     ("unknown command", _fault("unknown-command", _C, "lacks a command: Redis 6.2 or later is needed")),

@@ -59,6 +59,8 @@ _ROUTES = (
     config,
 )
 """Modules with `handlers(house)`; a new module is listed here and nowhere else."""
+_SHARED = frozenset({"store", "shared"})
+"""Parts that fail where the engine of replicas does."""
 
 
 def create_admin_app(house: Operated) -> Guarded:
@@ -92,10 +94,9 @@ def check_role(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandl
 
 
 def _with_reason(house: Operated, request: Request[Any, Any, Any], exc: PartUnavailable) -> Response[bytes]:
-    """Say beside what failed why this replica is not as it should be: what fails is most often due to that."""
-    if why := house.replicas.ails():
-        exc.message = f"{exc.message} ({why}; GET /readyz says when it is over)"
-    return problems.from_ours(request, exc)
+    """Say what ails this replica, and what to do, in the place of what failed because of it."""
+    why = house.replicas.ails() if exc.part in _SHARED else ""
+    return problems.from_ours(request, PartUnavailable(f"{why} (/readyz says so, too)") if why else exc)
 
 
 def _refused_policy(_: Request[Any, Any, Any], exc: PolicyRefused) -> Response[bytes]:
