@@ -16,11 +16,20 @@ import structlog
 from msgspec.structs import replace as replaced
 
 from cacheproxy.embed.headshelf import State, earlier
-from cacheproxy.errors import CacheProxyError, ConfigError, NotChanged, NotFound, StoreUnavailable, VersionConflict
+from cacheproxy.errors import (
+    CacheProxyError,
+    ConfigError,
+    NotChanged,
+    NotFound,
+    Stopped,
+    StoreUnavailable,
+    VersionConflict,
+)
 from cacheproxy.policy.bound import share
 from cacheproxy.policy.watch import Watch
 from cacheproxy.ports import Change, HeadTold, Progress
 from cacheproxy.proving import learnt_of
+from cacheproxy.stopping import Stop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -93,6 +102,7 @@ class Adopting:
         self._artefact = serving
         self._examined: Artefact | None = None
         self._watch = Watch()
+        self._stop = Stop()
         self.progress = Progress()
         self.last: Change | None = None
         if state.watched is not None:
@@ -142,6 +152,7 @@ class Adopting:
             return
         problem = f"it was cut short {state.attempts} times; promote it again when there is memory for two indexes"
         self.progress = Progress(step="failed", epoch=state.adopting or self._means.spaces.base, problem=problem)
+        self._means.spawn(self._tidy())
 
     async def promote(
         self, manifest: Mapping[str, Any], weights: bytes, *, actor: str, force: bool, dry_run: bool
@@ -154,6 +165,7 @@ class Adopting:
         self._refuse(serving, artefact.epoch)
         if self.progress.step == "examining":
             raise VersionConflict(f"{self.progress.epoch} is being examined; wait until that is told")
+        self._stop = Stop()
         wanted = _Wanted(artefact=artefact, weights=weights, serving=serving, actor=actor, force=force, dry_run=dry_run)
         if artefact.layers is None:
             return await self._promote(wanted, Progress())
@@ -167,6 +179,17 @@ class Adopting:
         Raises NotFound where nothing did, VersionConflict as `promote`.
         """
         return await self._go_back("", dry_run=dry_run)
+
+    def cancel(self, *, dry_run: bool = False) -> Change:
+        """End what is examined or on its way, there or back; what serves goes on. Raises NotFound where nothing is.
+
+        `progress` tells that it ended, and why.
+        """
+        if self.progress.step not in {"examining", "filling"} or not self._stop.possible:
+            raise NotFound("nothing is on its way: what serves already can be rolled back")
+        if not dry_run:
+            self._stop.ask()
+        return Change(epoch=self.progress.epoch, began=False, dry_run=dry_run)
 
     async def tend(self) -> None:
         """Go back where hits have become wrong more often since a head was adopted."""
@@ -196,7 +219,7 @@ class Adopting:
 
     async def _promote(self, wanted: _Wanted, progress: Progress) -> Change:
         means, artefact, serving = self._means, wanted.artefact, wanted.serving
-        verdict = await means.proving.verdict(artefact, serving, progress)
+        verdict = await self._stop.unless_asked(means.proving.verdict(artefact, serving, progress))
         self._refuse(serving, artefact.epoch)
         began = not wanted.dry_run and (verdict.passed or wanted.force)
         change = Change(epoch=artefact.epoch, began=began, dry_run=wanted.dry_run, verdict=verdict)
@@ -227,6 +250,7 @@ class Adopting:
         if epoch is None:
             raise NotFound("nothing served before: there is nothing to go back to")
         if not dry_run:
+            self._stop = Stop()
             self._begin(replaced(self._state, adopting=epoch, back=True, why=why))
         return Change(epoch=epoch or self._means.spaces.base, began=not dry_run, dry_run=dry_run)
 
@@ -244,7 +268,7 @@ class Adopting:
 
     async def _next_back(self, way: State, failure: CacheProxyError) -> State | None:
         """Return the way back past what cannot be opened; None where that would be no help."""
-        if not way.back or not way.adopting or isinstance(failure, StoreUnavailable):
+        if not way.back or not way.adopting or isinstance(failure, Stopped | StoreUnavailable):
             return None
         log.warning("head_left_out", epoch=way.adopting, reason=failure.message)
         older = replaced(way, before=earlier(way.before, way.adopting))
@@ -302,13 +326,14 @@ class Adopting:
         own = await means.layered.open(artefact) if artefact and artefact.layers else None
         projection = artefact.projection if artefact else None
         async with spaces.beside(progress.epoch, projection, own) as space:
-            await spaces.fill(space, means.store.scan(spaces.base), advance)
+            await self._stop.unless_asked(spaces.fill(space, means.store.scan(spaces.base), advance))
             return self._serve(space, artefact, way)
 
     def _serve(self, space: Space, artefact: Artefact | None, way: State) -> Space:
         """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after."""
         means = self._means
         wrong = means.heard()
+        self._stop.late()
         before = means.spaces.serve(space)
         self._artefact = artefact
         means.lookups.restart(space.epoch)

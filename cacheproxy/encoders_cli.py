@@ -75,6 +75,28 @@ def rollback(admin: Admin, as_json: bool, wait: bool, dry_run: bool) -> None:
     _finish(admin, done, wait=wait, as_json=as_json, back=True)
 
 
+@click.command()
+@asks
+@DRY_RUN
+def cancel(admin: Admin, as_json: bool, dry_run: bool) -> None:
+    """Stop a promotion or a way back that is under way; what serves now goes on serving.
+
+    What was made of kept texts for it is deleted: promoting it again begins anew. Exit code 1: nothing is on its way.
+
+    \b
+    Example:
+      cacheproxy federated cancel
+    """
+    done = admin.call("POST", "encoders", {"cancel": True}, query={"dry_run": dry_run})
+    if not dry_run:
+        while admin.get("encoders")["progress"]["step"] in {"examining", "filling"}:
+            time.sleep(_POLL_S)
+    if as_json:
+        show_json(done)
+        return
+    click.echo(f"{done['epoch']} {'would be' if dry_run else 'was'} stopped")
+
+
 def _finish(admin: Admin, done: Mapping[str, Any], *, wait: bool, as_json: bool, back: bool = False) -> None:
     if done["began"] and wait:
         done = {**done, "epoch": _await(admin, done["epoch"], back=back)}

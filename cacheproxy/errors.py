@@ -20,6 +20,7 @@
     │   └── NotCached            504, the caller asked for `only-if-cached`
     ├── NotChanged              503, a change could not be written down, and was not made
     ├── Overloaded               503, this proxy holds all the requests it can
+    ├── Stopped                  an operator ended what was under way
     ├── AnsweredElsewhere        another replica has asked the backend meanwhile: its answer is looked for
     ├── UpstreamError            the backend did not answer as it must
     │   ├── UpstreamUnreachable  502, no connection: nothing was sent
@@ -199,6 +200,10 @@ class Overloaded(CacheProxyError):
     status = 503
     code = "overloaded"
     retry_after_s = 1.0
+
+
+class Stopped(CacheProxyError):
+    """An operator ended what was under way; all is as it was before. It shows in what is told of its progress."""
 
 
 class AnsweredElsewhere(CacheProxyError):

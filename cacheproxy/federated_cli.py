@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from cacheproxy.encoders_cli import promote, rollback
+from cacheproxy.encoders_cli import cancel, promote, rollback
 from cacheproxy.errors import ConfigError
 from cacheproxy.flags import COMMON_FLAGS, encoder_of, load, with_flags
 
@@ -345,4 +345,5 @@ def _done(artefact: Any, out: Path, key: Path | None) -> None:
 
 
 federated.add_command(promote)
+federated.add_command(cancel)
 federated.add_command(rollback)

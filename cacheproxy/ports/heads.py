@@ -95,3 +95,7 @@ class Heads(Protocol):
     async def rollback(self, *, dry_run: bool = False) -> Change:
         """Begin to go back to what served before. Raises NotFound where nothing did, VersionConflict as `promote`."""
         ...
+
+    def cancel(self, *, dry_run: bool = False) -> Change:
+        """End what is on its way; what serves goes on. Raises NotFound where nothing is."""
+        ...

@@ -258,6 +258,51 @@ async def test_what_a_stop_cut_short_goes_on_with_what_was_made(
         assert (await ask(live, f"{UNRELATED} EGG number 37.")).outcome == "hit"
 
 
+async def test_an_operator_cancels_it_and_the_one_before_serves_on(
+    upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artefact: Artefact
+) -> None:
+    go, whole, encoded = asyncio.Event(), Slow._batch, list[str]()
+
+    async def held(self: Slow, texts: list[str]) -> Any:
+        encoded.extend(texts)
+        if len(encoded) > 70:
+            await go.wait()
+        return await whole(self, texts)
+
+    async with proxy(upstream, tmp_path) as live:
+        await fill(live, 100)
+        await ask(live, QUESTION)
+        base = (await told(live, "/encoders"))["in_use"]["searched"]
+        assert (await change(live, {"cancel": True})).status == 404
+        assert (await change(live, {"cancel": True, "rollback": True})).status == 400
+        monkeypatch.setattr(Slow, "_batch", held)
+        await change(live, body(force=True))
+
+        async def under_way() -> bool:
+            return (await told(live, "/encoders"))["progress"]["done"] > 0 and bool(aside(tmp_path))
+
+        await eventually_true(under_way, "some are encoded", within_s=60)
+        done = (await change(live, {"cancel": True})).json()
+        assert (done["epoch"], done["began"]) == (artefact.epoch, False)
+
+        async def ended() -> bool:
+            return (await told(live, "/encoders"))["progress"]["step"] == "failed" and not aside(tmp_path)
+
+        await eventually_true(ended, "it ended, and nothing of it is left", within_s=10)
+        go.set()
+        found = await told(live, "/encoders")
+        assert "an operator stopped it" in found["progress"]["problem"]
+        assert found["in_use"]["searched"] == base
+        assert (await ask(live, PARAPHRASE)).outcome == "hit"
+        (deed, *_) = (await told(live, "/audit"))["deeds"]
+        assert (deed["action"], deed["after"]) == ("encoders.cancel", {"serving": base, "forced": False})
+    async with proxy(upstream, tmp_path) as live:
+        assert (await told(live, "/encoders"))["progress"]["step"] == ""
+        await change(live, body(force=True))  # and it may be promoted again
+        await serves(live, artefact.epoch)
+        assert (await ask(live, PARAPHRASE)).outcome == "hit"
+
+
 async def test_what_encodes_is_examined_by_texts(
     upstream: ScriptedUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, artefact: Artefact
 ) -> None:

@@ -18,6 +18,8 @@ from cacheproxy.embed.layers import Form, Layers
 from cacheproxy.errors import ConfigError, NotFound, StoreUnavailable, VersionConflict
 from cacheproxy.examining import Examining
 from cacheproxy.govern.audit import AuditLog
+from cacheproxy.index.sidefile import FILE as SIDE
+from cacheproxy.index.sidefile import SideFile
 from cacheproxy.index.spaces import Spaces
 from cacheproxy.learn.lookups import LookupLog
 from cacheproxy.learn.pairfile import FILE
@@ -32,6 +34,7 @@ from cacheproxy.telemetry import Telemetry
 from tests.support.clock import FakeClock
 from tests.support.heads import manifest_of, rotation
 from tests.support.index_world import DIM, EPOCH, graphs_from, partition, scan, units
+from tests.support.pairs import held_in
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:
@@ -107,6 +110,8 @@ class World:
             busy=lambda: False,
         )
         self.layered = Unopened(around)
+        self.whole = True
+        """Whether the store has told of all it keeps."""
         self._book = cast("PolicyBook", Book())
         self._supervisor = supervisor
         policy = Policy.of(PACK)
@@ -164,7 +169,9 @@ async def world(folder: Path) -> AsyncIterator[World]:
     async with Spaces(graphs_from(10_000), dim=DIM, base=EPOCH) as spaces, Supervisor() as supervisor:
         for at, row in enumerate(ROWS):
             spaces.add(partition(), f"e{at}", row)
-        yield World(folder, spaces, supervisor)
+        found = World(folder, spaces, supervisor)
+        await spaces.restore(None, Store().scan(EPOCH), whole=lambda: found.whole)
+        yield found
 
 
 async def test_what_a_stop_cut_short_goes_on(tmp_path: Path) -> None:
@@ -303,6 +310,39 @@ async def test_a_watch_outlives_a_restart(tmp_path: Path) -> None:
         await eventually(lambda: "30 of 60" in one.audited(), "it is audited")
 
 
+async def test_what_is_on_its_way_can_be_cancelled_until_it_serves(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        adopting = one.adopting()
+        with pytest.raises(NotFound, match="nothing is on its way"):
+            adopting.cancel()
+        one.whole = False  # an engine is away: filling waits
+        tree, weights = manifest_tree()
+        change = await adopting.promote(tree, weights, actor="t", force=True, dry_run=False)
+        await eventually(lambda: one.shelf.state().adopting == HEADED, "it is on its way")
+        assert adopting.cancel(dry_run=True).epoch == change.epoch
+        await asyncio.sleep(0.1)
+        assert adopting.progress.step == "filling"
+        assert adopting.cancel().epoch == change.epoch
+        await eventually(lambda: adopting.progress.step == "failed", "it ended")
+        assert "an operator stopped it" in adopting.progress.problem
+        await eventually(lambda: one.shelf.state() == State(), "the next start does not go on with it")
+        assert (one.spaces.epoch, one.spaces.held(HEADED)) == (EPOCH, None)
+        one.whole = True
+        assert await promoted(one, adopting) == HEADED
+        with pytest.raises(NotFound, match="rolled back"):
+            adopting.cancel()
+
+
+async def test_what_is_cancelled_before_it_is_filled_is_not_filled(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        adopting = one.adopting()
+        tree, weights = manifest_tree()
+        await adopting.promote(tree, weights, actor="t", force=True, dry_run=False)
+        adopting.cancel()  # its task has not run yet
+        await eventually(lambda: adopting.progress.step == "failed", "it ended")
+        assert one.spaces.epoch == EPOCH
+
+
 async def test_what_was_cut_short_twice_is_given_up(tmp_path: Path) -> None:
     async with world(tmp_path) as one:
         one.examined()
@@ -312,6 +352,18 @@ async def test_what_was_cut_short_twice_is_given_up(tmp_path: Path) -> None:
         assert "cut short 2 times" in adopting.progress.problem
         assert one.spaces.epoch == EPOCH
         await promoted(one, adopting)
+
+
+async def test_what_is_given_up_leaves_no_vector_of_what_is_kept(tmp_path: Path) -> None:
+    async with SideFile(tmp_path / SIDE) as side:
+        await side.change(HEADED, {"e1": ROWS[1]}, ())
+    async with world(tmp_path) as one, one.layered:
+        one.examined()
+        one.shelf.note(State(adopting=HEADED, attempts=2))
+        adopting = one.adopting()
+        await eventually(lambda: one.idle, "it is tidied up")
+        assert adopting.progress.step == "failed"
+    assert ROWS[1].tobytes() not in held_in(tmp_path)
 
 
 # What cannot be opened

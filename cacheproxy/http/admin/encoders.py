@@ -79,10 +79,14 @@ class Promoted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Wanted(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Either a head to `promote`, or to `rollback` to what served before. `force` promotes one that does not pass."""
+    """A head to `promote`, or to `rollback` to what served before, or to `cancel` what is on its way.
+
+    `force` promotes one that does not pass.
+    """
 
     promote: Promoted | None = None
     rollback: bool = False
+    cancel: bool = False
     force: bool = False
 
 
@@ -104,7 +108,7 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Changed(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of it. Once it `began`, `GET` tells how far it is."""
+    """What came of it, for the head of an epoch. Once it `began`, `GET` tells how far it is."""
 
     epoch: str
     began: bool
@@ -146,19 +150,20 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
     async def change_encoder(request: Request[Any, Any, Any]) -> Response[Changed]:
         refuse_unknown(request, {"dry_run"})
         dry_run, wanted = is_dry_run(request), body_of(await request.body(), Wanted, "encoders")
-        if (wanted.promote is not None) == wanted.rollback:
-            raise InvalidRequest("give either a head to `promote`, or `rollback`: true")
+        if [wanted.promote is not None, wanted.rollback, wanted.cancel].count(True) != 1:
+            raise InvalidRequest("give one of these: a head to `promote`, `rollback`: true, or `cancel`: true")
         before, heads = house.pipeline.parts.index.epoch, house.heads
-        if wanted.promote is None:
+        if wanted.cancel:
+            change = heads.cancel(dry_run=dry_run)
+        elif wanted.promote is None:
             change = await heads.rollback(dry_run=dry_run)
         else:
             head, actor = wanted.promote, actor_of(request)
             change = await heads.promote(head.manifest, head.weights, actor=actor, force=wanted.force, dry_run=dry_run)
-        if wanted.rollback and change.began:
-            after = {"serving": change.epoch, "forced": False}
-            await house.audit.record(
-                actor_of(request), "encoders.rollback", change.epoch, before={"serving": before}, after=after
-            )
+        if wanted.promote is None and not dry_run:
+            what = "encoders.cancel" if wanted.cancel else "encoders.rollback"
+            after = {"serving": before if wanted.cancel else change.epoch, "forced": False}
+            await house.audit.record(actor_of(request), what, change.epoch, before={"serving": before}, after=after)
         if not change.examining:
             return Response(_changed(change))
         return Response(_changed(change), status_code=202, headers={"location": _PATH})
