@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import InvalidRequest
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _BYPASS = (Trait.UNREADABLE, Trait.ANONYMOUS, Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.AUDIO)
 _NEARBY = 0.03
 """Least probability of a category for its entries to be verified for a text of another one."""
-_MOST_TERMS = 4096
+_MOST_TERMS, _MOST_PLANS = 4096, 64
 _ANSWERED = ("chat", "completions", "responses")
 """Dialects in which a model answers a question; embeddings are no answers."""
 # Requests that only the very same request may share: what must be equal is not all in the last user text.
@@ -63,6 +63,8 @@ class _Terms:
     """The reason where the rules allow no caching."""
     unverified: bool = False
     """Whether there is no threshold because there is no verifier: with one, answers might be served by similarity."""
+    plans: dict[tuple[object, ...], Plan] = field(default_factory=dict, repr=False, compare=False)
+    """What was planned by them."""
 
 
 def plan(query: Query, policy: Policy, epoch: str | None, told: Classification, load: float = 0.0) -> Plan:
@@ -194,6 +196,20 @@ def _unverified(policy: Policy, names: Iterable[str], epoch: str | None) -> bool
 
 
 def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
+    """Return the plan of `_planned`, made once for all queries that nothing sets apart that it looks at."""
+    lone = _lone(query)
+    hot = query.temperature is not None and query.temperature > terms.rules.max_temperature
+    key = (query.traits, query.controls, query.dialect, lone, hot, epoch, load)
+    plan = terms.plans.get(key)
+    if plan is None:
+        if len(terms.plans) >= _MOST_PLANS:
+            terms.plans.clear()  # callers choose their controls, and load is any number
+        plan = terms.plans[key] = _planned(query, terms, epoch, load)
+    return plan
+
+
+def _planned(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
+    """Work a plan out. What it reads of a query, and whatever more it should read, stands in `_plan`'s key."""
     rules, controls = terms.rules, query.controls
     bypass = _bypass_reason(query, rules, terms.refusal)
     exact_only = _exact_only_reason(query, terms, epoch)
@@ -265,10 +281,15 @@ def _shared(query: Query, category: Category) -> Shared | None:
 
     The answer of a dialect with state at the backend names that state, so only chat and completions are shared.
     """
-    lone = not (query.chain or query.earlier or query.user) and query.dialect in ("chat", "completions")
-    if category.share == "never" or query.common is None or not lone:
+    if category.share == "never" or not _lone(query):
         return None
     return Shared(principals=category.share_principals, agreed=category.share == "agreed", most=category.tenant_share)
+
+
+def _lone(query: Query) -> bool:
+    """Whether it stands alone and names nobody, where tenants share answers at all."""
+    alone = not (query.chain or query.earlier or query.user)
+    return alone and query.common is not None and query.dialect in ("chat", "completions")
 
 
 def _staleness(controls: Controls, category: Category) -> Staleness:

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from cacheproxy.errors import InvalidRequest
-from cacheproxy.model import Classification, Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
+from cacheproxy.model import Classification, Common, Controls, Plan, Query, Scope, Staleness, Tier, Trait, Wire
 from cacheproxy.policy import plan as plan_module
 from cacheproxy.policy.active import Policy, stricter
 from cacheproxy.policy.learnt import Learnt
@@ -40,6 +40,7 @@ PACK = Pack(
 )
 
 POLICY = Policy.of(PACK)
+COMMON = Common(tenant="all", compatibility=b"c" * 32, fingerprint=b"f" * 32)
 
 
 def query(controls: Controls | None = None, **fields: Any) -> Query:
@@ -307,3 +308,28 @@ def test_what_a_text_is_near_to_has_its_rules_worked_out_once(monkeypatch: pytes
     assert len(worked_out) == 1
     plan(query(), policy, EPOCH, dataclasses.replace(told, scores=(*scores, ("new", 0.2))))
     assert len(worked_out) == 2
+
+
+def test_a_plan_that_was_made_before_is_the_one_that_would_be_made_now() -> None:
+    shared = Category(semantic=True, ttl_s=100.0, share="agreed", augment="auto")
+    pack = structs.replace(PACK, categories={**PACK.categories, "default": shared})
+    policy = Policy.of(pack)
+    asked = [
+        query(controls, traits=traits, **fields)
+        for controls in (
+            Controls(),
+            Controls(no_store=True),
+            Controls(threshold=0.95, ttl_s=5.0),
+            Controls(tiers=EXACT),
+        )
+        for traits in (frozenset[Trait](), frozenset({Trait.TOOLS}), frozenset({Trait.RESPONSE_FORMAT}))
+        for fields in (
+            *({}, {"temperature": 2.0}, {"dialect": "embeddings"}, {"user": "u"}),
+            *({"common": COMMON}, {"common": COMMON, "user": "u"}, {"common": COMMON, "chain": ("a", "b")}),
+        )
+    ]
+    for category in ("default", "careful", "calling", "plain"):
+        told = Classification(category=category)
+        for load in (0.0, 0.5):
+            for one in (*asked, *reversed(asked)):
+                assert plan(one, policy, EPOCH, told, load) == plan(one, Policy.of(pack), EPOCH, told, load)
