@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Self
 
@@ -81,7 +83,7 @@ class MicroBatcher:
         self._memo = Memo(memo)
         self._jobs: dict[bytes, Job] = {}
         self._pending: dict[bytes, Job] = {}
-        self._runs: dict[asyncio.Future[list[Embedding | Flaw]], list[Job]] = {}
+        self._runs: dict[Future[list[Embedding | Flaw]], list[Job]] = {}
         self._executor: ThreadPoolExecutor | None = None
         self._failed_in_a_row = 0
         self._failed_at_s = 0.0
@@ -124,7 +126,7 @@ class MicroBatcher:
             self._settle(job, Flaw.CLOSED)
         self._pending.clear()
         if self._runs:
-            await asyncio.wait(list(self._runs), timeout=self._timeout_s)
+            await asyncio.wait(list(map(asyncio.wrap_future, self._runs)), timeout=self._timeout_s)
         if self._runs:
             _log.warning("encoder_abandoned", batches=len(self._runs))
         if executor is not None:
@@ -209,13 +211,18 @@ class MicroBatcher:
                 del self._pending[job.key]
                 job.started_s = time.monotonic()
             texts = [job.text for job in jobs]
-            future = asyncio.get_running_loop().run_in_executor(self._executor, run, self._encoder, texts)
-            self._runs[future] = jobs
-            future.add_done_callback(self._finish)
+            work = self._executor.submit(run, self._encoder, texts)
+            self._runs[work] = jobs
+            work.add_done_callback(partial(self._end, asyncio.get_running_loop()))
 
-    def _finish(self, future: asyncio.Future[list[Embedding | Flaw]]) -> None:
-        jobs = self._runs.pop(future)
-        outcomes = future.result()
+    def _end(self, loop: asyncio.AbstractEventLoop, work: Future[list[Embedding | Flaw]]) -> None:
+        """Hand a batch back to the loop: called in the worker thread. An asyncio future would take a turn more."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(self._finish, work)
+
+    def _finish(self, work: Future[list[Embedding | Flaw]]) -> None:
+        jobs = self._runs.pop(work)
+        outcomes = work.result()
         self.stats.batches += 1
         self.stats.texts += len(jobs)
         if any(isinstance(outcome, Flaw) for outcome in outcomes):

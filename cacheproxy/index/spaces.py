@@ -132,8 +132,10 @@ class Spaces:
         The vector is the encoder's, or, where the epoch has its own `encoder`, that one's. Raises IndexUnavailable for
         one that is not: of wrong dtype, shape, norm or not finite.
         """
-        check_vector(vector, self._dim)
         space = self._all.get(partition.epoch)
+        if space is not None and space.head is None:
+            return await space.index.search(partition, vector, k)  # which checks it
+        check_vector(vector, self._dim)
         return [] if space is None else await space.index.search(partition, space.made(vector), k)
 
     def add(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from cacheproxy.errors import VerifierUnavailable
@@ -63,21 +64,22 @@ class ThreadedVerifier:
         """Return a verification for each kept asking. Chains are not looked at. Raises VerifierUnavailable."""
         if len(self._inside) >= self._room:
             raise VerifierUnavailable("too many questions wait to be verified")
-        pairs, left = [(asking.text, similarity) for asking, similarity in kept], threading.Event()
+        pairs, loop = [(asking.text, similarity) for asking, similarity in kept], asyncio.get_running_loop()
+        # Not a future wrapped around the work: leaving would cancel it, and then it would count no more though its
+        # thread is busy with it.
+        waiter: asyncio.Future[None] = loop.create_future()
         try:
-            work = self._pool.submit(self._run, asked.text, pairs, left)
+            work = self._pool.submit(self._run, asked.text, pairs, waiter)
         except RuntimeError as exc:
             raise VerifierUnavailable("the verifier is closed") from exc
         self._inside.add(work)
-        work.add_done_callback(self._inside.discard)
+        work.add_done_callback(partial(self._end, loop, waiter))
+        deadline = loop.call_later(self._timeout_s, _wake, waiter)
         try:
-            waiter = asyncio.wrap_future(work)
-            waiter.add_done_callback(_forgotten)
-            # Not wait_for: it would cancel the work, which then counts no more though its thread is busy with it.
-            await asyncio.wait([waiter], timeout=self._timeout_s)
+            await waiter
         finally:
-            left.set()
-        return _told(waiter)
+            deadline.cancel()
+        return _told(work)
 
     def forget(self) -> int:
         """Remember no text of before, nor of what is being verified right now; return how many were known."""
@@ -87,8 +89,15 @@ class ThreadedVerifier:
         """Return "" when able to serve, else what is wrong."""
         return "overloaded" if len(self._inside) >= self._room else ""
 
-    def _run(self, asked: str, kept: Sequence[tuple[str, float]], left: threading.Event) -> list[Verification]:
-        return [] if left.is_set() else self.scorer.verify(asked, kept)
+    def _run(self, asked: str, kept: Sequence[tuple[str, float]], waiter: asyncio.Future[None]) -> list[Verification]:
+        return [] if waiter.done() else self.scorer.verify(asked, kept)  # done: whoever waited has gone
+
+    def _end(
+        self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None], work: Future[list[Verification]]
+    ) -> None:
+        self._inside.discard(work)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_wake, waiter)
 
     async def __aenter__(self) -> Self:
         """Enter."""
@@ -101,20 +110,20 @@ class ThreadedVerifier:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _told(waiter: asyncio.Future[list[Verification]]) -> list[Verification]:
-    """Return the result of a future that was waited for. Raises VerifierUnavailable."""
-    if not waiter.done():
+def _told(work: Future[list[Verification]]) -> list[Verification]:
+    """Return the result of what was waited for. Raises VerifierUnavailable."""
+    if not work.done():
         raise VerifierUnavailable("the verifier took longer than its budget")
-    if waiter.cancelled():
+    if work.cancelled():
         raise VerifierUnavailable("the verifier is closed")
     try:
-        return waiter.result()
+        return work.result()
     except VerifierUnavailable:
         raise
     except Exception as exc:  # whatever a model or a text does is a miss, never a failed answer
         raise VerifierUnavailable(f"the verifier failed ({type(exc).__name__})") from exc
 
 
-def _forgotten(late: asyncio.Future[list[Verification]]) -> None:
-    if not late.cancelled():
-        late.exception()  # nobody may wait for it any more
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
