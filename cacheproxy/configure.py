@@ -23,6 +23,7 @@ _MOST_SECRET_BYTES = 64 * 1024
 _NAME = re.compile(r"(?!default$)[a-z0-9]+([_-][a-z0-9]+)*")
 _CHOICES = {
     ("access", "mode"): ("pass", "keys"),
+    ("index", "vectors"): ("float32", "int8"),
     ("encoder", "device"): ("auto", "cpu", "cuda", "mps"),
     ("encoder", "precision"): ("fp32", "int8"),
     ("federated", "collect"): ("all", "consenting", "none"),

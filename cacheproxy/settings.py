@@ -315,6 +315,10 @@ class Index(_Section, frozen=True):
     """HNSW: breadth of the search while building."""
     ef_search: Count = 64
     """HNSW: breadth of a lookup."""
+    vectors: str = "float32"
+    """How the index keeps vectors in memory: `float32`, or `int8` with graphs over fewer components: half the memory."""
+    components: Annotated[int, msgspec.Meta(ge=2)] = 128
+    """With `int8`: components that graphs are built over. Vectors of no more than this stay as they are."""
     snapshot_interval_s: Positive = 300.0
     """Pause between snapshots; one more is taken at a clean stop."""
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cacheproxy.index.rows import mapped, room
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from cacheproxy.index.rows import Form
 
 BLOCK_ROWS = 1024
 """Most rows of one block: bounds what growing or compacting it copies (1.5 MB of 384 values: 0.3 ms)."""
 
 _HOLE = -2.0  # below every cosine
-_MAPPED_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,13 +26,12 @@ class Slice:
 
     block: Block
     first: int
-    matrix: NDArray[np.float32]
+    matrix: NDArray[Any]
     holes: tuple[int, ...]
 
     def nearest(self, vector: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
-        """Return at most `k` (slot, cosine), closest first. Exact."""
-        # Not a matrix product: OpenBLAS would spread it over threads, and on busy cores wait milliseconds for them.
-        cosines = np.vecdot(self.matrix, vector)
+        """Return at most `k` (slot, cosine), closest first. Exact, of what is kept."""
+        cosines = self.block.form.cosines(self.matrix, vector)
         if self.holes:
             cosines[np.asarray(self.holes) - self.first] = _HOLE
         rows = np.argpartition(cosines, -k)[-k:] if k < len(cosines) else np.arange(len(cosines))
@@ -57,10 +58,11 @@ class Block:
     `ids` holds None for a slot whose entry was dropped or moved on; `head` is the first slot not moved to a graph.
     """
 
-    __slots__ = ("_holes", "_matrix", "head", "ids")
+    __slots__ = ("_holes", "_matrix", "form", "head", "ids")
 
-    def __init__(self, dim: int, capacity: int = 1) -> None:
-        self._matrix = _matrix(capacity, dim)
+    def __init__(self, form: Form, capacity: int = 1) -> None:
+        self.form = form
+        self._matrix = room(capacity, form)
         self._holes: list[int] = []
         self.ids: list[str | None] = []
         self.head = 0
@@ -84,17 +86,17 @@ class Block:
         """Copy a vector in; return its slot. The block must not be full."""
         slot = len(self.ids)
         if slot == len(self._matrix):
-            grown = _matrix(_room(slot, self._matrix.nbytes), self._matrix.shape[1])
+            grown = room(_more(slot, self._matrix.nbytes), self.form)
             grown[:slot] = self._matrix
             self._matrix = grown  # a new array: a scan on another thread keeps the old one
-        self._matrix[slot] = vector
+        self._matrix[slot] = self.form.kept(vector[None])[0]
         self.ids.append(entry_id)
         return slot
 
     def drop(self, slot: int) -> None:
         """Leave a hole where a live row was; the vector is erased."""
         self.ids[slot] = None
-        self._matrix[slot] = 0.0
+        self._matrix[slot] = 0
         self._holes.append(slot)
 
     def advance(self, head: int) -> None:
@@ -113,25 +115,20 @@ class Block:
         found = [(slot, entry_id) for slot in range(self.head, end) if (entry_id := self.ids[slot]) is not None]
         slots = [slot for slot, _ in found]
         return Batch(
-            block=self, slots=slots, ids=[entry_id for _, entry_id in found], rows=self._matrix[slots], end=end
+            block=self,
+            slots=slots,
+            ids=[entry_id for _, entry_id in found],
+            rows=self.form.vectors(self._matrix[slots]),
+            end=end,
         )
 
     def rows(self) -> list[tuple[str, NDArray[np.float32]]]:
         """Return (id, vector) of each live row."""
-        return [(entry_id, self._matrix[slot]) for slot, entry_id in enumerate(self.ids) if entry_id is not None]
+        live = [(slot, entry_id) for slot, entry_id in enumerate(self.ids) if entry_id is not None]
+        vectors = self.form.vectors(self._matrix[[slot for slot, _ in live]])
+        return [(entry_id, vector) for (_, entry_id), vector in zip(live, vectors, strict=True)]
 
 
-def _room(rows: int, size_bytes: int) -> int:
-    """Return how many rows a full block is to have room for: an eighth more, since most partitions stay small.
-
-    A mapping may be larger at once: what is not used of it takes no memory.
-    """
-    return min(2 * rows if size_bytes >= _MAPPED_BYTES else rows + max(1, rows // 8), BLOCK_ROWS)
-
-
-def _matrix(rows: int, dim: int) -> NDArray[np.float32]:
-    """Return room for vectors; a large one is a mapping of its own, which goes back to the system when it is freed."""
-    size = 4 * rows * dim
-    if size < _MAPPED_BYTES:
-        return np.empty((rows, dim), dtype=np.float32)
-    return np.frombuffer(mmap.mmap(-1, size), dtype=np.float32).reshape(rows, dim)
+def _more(rows: int, size_bytes: int) -> int:
+    """Return how many rows a full block is to have room for: an eighth more, since most partitions stay small."""
+    return min(2 * rows if mapped(size_bytes) else rows + max(1, rows // 8), BLOCK_ROWS)

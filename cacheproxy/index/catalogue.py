@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cacheproxy.index.block import Batch
+    from cacheproxy.index.rows import Form
     from cacheproxy.model import Partition
 
 
 class Catalogue:
     """Every shelf by its partition, every entry's place. An id lies in one place; an empty shelf is not kept."""
 
-    def __init__(self, dim: int) -> None:
-        self._dim = dim
+    def __init__(self, form: Form) -> None:
+        self._form = form
         self._places: dict[str, tuple[Shelf, Block | Graph, int]] = {}
         self.shelves: dict[Partition, Shelf] = {}
         self.graphs: dict[Partition, Graph] = {}
@@ -39,7 +40,7 @@ class Catalogue:
         self.drop(entry_id)
         shelf = self.shelf(partition)
         if not shelf.blocks or shelf.blocks[-1].full:
-            shelf.blocks.append(Block(self._dim))
+            shelf.blocks.append(Block(self._form))
         block = shelf.blocks[-1]
         self._places[entry_id] = (shelf, block, block.append(entry_id, vector))
         shelf.tail += 1
@@ -106,7 +107,7 @@ class Catalogue:
         self._places[entry_id] = (shelf, graph, label)
 
     def _compact(self, shelf: Shelf, block: Block) -> None:
-        compact = Block(self._dim, capacity=block.live)
+        compact = Block(self._form, capacity=block.live)
         for entry_id, vector in block.rows():
             self._places[entry_id] = (shelf, compact, compact.append(entry_id, vector))
         shelf.blocks[shelf.blocks.index(block)] = compact

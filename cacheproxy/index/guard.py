@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import hnswlib
 import numpy as np
 
 from cacheproxy.errors import IndexUnavailable
+from cacheproxy.index.rows import Coded, Exact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from cacheproxy.index.rows import Form
 
 NORM_TOLERANCE = 2e-3
 """How far a squared norm may be from 1."""
@@ -46,7 +50,8 @@ def check_vector(vector: object, dim: int) -> None:
         raise IndexUnavailable(f"a vector must be finite and of unit norm, got squared norm {square:g}")
 
 
-def _check_rows(rows: NDArray[np.float32], dim: int) -> None:
+def check_rows(rows: NDArray[np.float32], dim: int) -> None:
+    """Raise IndexUnavailable unless `rows` are finite, float32, of shape (n, dim) and each of unit norm."""
     if rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != dim:
         raise IndexUnavailable(f"rows must be float32 of shape (n, {dim}), got {rows.dtype} {rows.shape}")
     with np.errstate(all="ignore"):
@@ -55,24 +60,57 @@ def _check_rows(rows: NDArray[np.float32], dim: int) -> None:
         raise IndexUnavailable("every row must be finite and of unit norm")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What must agree for two graphs to be interchangeable; `ef_search` may differ."""
+    """What must agree for two graphs to be interchangeable; `ef_search` may differ.
+
+    With `components`, vectors are kept as codes, and a graph is over so many of their components.
+    """
 
     dim: int
     m: int
     ef_construction: int
     ef_search: int
+    components: int = 0
+
+    @cached_property
+    def form(self) -> Form:
+        """How vectors are kept."""
+        return Coded(self.dim) if self.components else Exact(self.dim)
+
+    @property
+    def graph(self) -> Shape:
+        """The shape of what hnswlib holds."""
+        return replace(self, dim=self.components, components=0) if self.components else self
+
+    @property
+    def graph_bytes(self) -> int:
+        """About what an element of a graph takes."""
+        vector_bytes = 4 * self.graph.dim + (self.form.dtype.itemsize if self.components else 0)
+        return vector_bytes + 9 * self.m
+
+
+class Taker(Protocol):
+    """A graph that rows may be appended to."""
+
+    def append(self, rows: NDArray[np.float32], labels: Sequence[int]) -> None:
+        """Add rows of shape (n, dim) under new labels."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GraphState:
-    """A graph's memory: hnswlib's scalars, level 0 (links, vector and label of each element), upper links, levels."""
+    """A graph's memory: hnswlib's scalars, level 0 (links, vector and label of each element), upper links, levels.
+
+    Of a graph over fewer components: its axes, and what is kept of the elements' whole vectors, in the same order.
+    """
 
     scalars: Mapping[str, Any]
     level0: NDArray[np.int8]
     links: NDArray[np.int8]
     levels: NDArray[np.int32]
+    axes: NDArray[np.float32] | None = None
+    codes: tuple[NDArray[Any], ...] = ()
 
     def _column(self, start: int, width: int) -> NDArray[np.int8]:
         count, stride = int(self.scalars["cur_element_count"]), int(self.scalars["size_data_per_element"])
@@ -86,6 +124,10 @@ class GraphState:
         """Return each element's vector in the same order: a view of shape (n, dim)."""
         return self._column(int(self.scalars["offset_data"]), 4 * int(self.scalars["dim"])).view(np.float32)
 
+    def kept(self) -> NDArray[Any]:
+        """Return what is kept of each element's whole vector, in the same order."""
+        return self.vectors() if self.axes is None else np.concatenate(self.codes)
+
     def deleted(self) -> NDArray[np.bool_]:
         """Return which elements are flagged as deleted, in the same order."""
         return (self._column(_DELETED_BYTE, 1).ravel() & _DELETED_BIT).astype(np.bool_)
@@ -96,7 +138,13 @@ class GraphState:
         if not scalars.keys() >= _SCALARS:
             return "hnswlib version"
         count = int(scalars["cur_element_count"])
-        if scalars["dim"] != shape.dim or scalars["space"] != "ip":
+        if (self.axes is not None) != bool(shape.components):
+            return "vectors"
+        if self.axes is not None and self.axes.shape != (shape.components, shape.dim):
+            return "dim"
+        if self.axes is not None and sum(map(len, self.codes)) != count:
+            return "size"
+        if scalars["dim"] != shape.graph.dim or scalars["space"] != "ip":
             return "dim"
         if scalars["M"] != shape.m or scalars["ef_construction"] != shape.ef_construction:
             return "parameters"
@@ -153,7 +201,7 @@ class Guard:
 
     def append(self, rows: NDArray[np.float32], labels: Sequence[int]) -> None:
         """Add rows of shape (n, dim) under new labels; a full graph grows where it is."""
-        _check_rows(rows, self._shape.dim)
+        check_rows(rows, self._shape.dim)
         if len(labels) != len(rows) or any(b <= a for a, b in zip((self._last_label, *labels), labels, strict=False)):
             raise IndexUnavailable("labels must ascend, one for each row, above every label used before")
         with self._turn:
@@ -188,14 +236,26 @@ class Guard:
             return [pair for pair in zip(labels[0].tolist(), cosines.tolist(), strict=True) if pair[1] >= -1.0]
         return []
 
-    def copy_to(self, other: Guard, labels: Sequence[int]) -> int:
+    def alive(self, labels: Sequence[int]) -> list[int]:
+        """Return those of these labels that a search may return."""
+        with self._turn:
+            return self._alive(labels)
+
+    def _alive(self, labels: Sequence[int]) -> list[int]:
+        self._bury()
+        return [label for label in labels if label not in self._deleted]
+
+    def successor(self, capacity: int) -> Guard:
+        """Return an empty graph to copy this one to."""
+        return Guard(self._shape, capacity=capacity)
+
+    def copy_to(self, other: Taker, labels: Sequence[int]) -> int:
         """Append those of these ascending labels that are live here to another graph; return how many.
 
         Reading a vector back holds the GIL for about 80 us: copy few at a time.
         """
         with self._turn:
-            self._bury()
-            live = [label for label in labels if label not in self._deleted]
+            live = self._alive(labels)
             try:
                 rows = self._index.get_items(np.asarray(live, dtype=np.uint64)) if live else None
             except RuntimeError as exc:

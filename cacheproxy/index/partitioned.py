@@ -68,9 +68,15 @@ class PartitionedIndex:
     """
 
     def __init__(self, config: settings.Index, *, dim: int, epoch: str) -> None:
-        self._shape = Shape(dim=dim, m=config.m, ef_construction=config.ef_construction, ef_search=config.ef_search)
+        self._shape = Shape(
+            dim=dim,
+            m=config.m,
+            ef_construction=config.ef_construction,
+            ef_search=config.ef_search,
+            components=config.components if config.vectors == "int8" and config.components < dim else 0,
+        )
         self._epoch = epoch
-        self._catalogue = Catalogue(dim)
+        self._catalogue = Catalogue(self._shape.form)
         self._worker = Worker("index")
         self._files = Worker("index-files")
         self._upkeep = Upkeep(self._catalogue, self._worker, self._shape, config.flat_limit)
@@ -210,7 +216,6 @@ class PartitionedIndex:
         graphs = self._catalogue.graphs.values()
         rows, live = sum(graph.rows for graph in graphs), sum(len(graph.ids) for graph in graphs)
         tail = len(self._catalogue) - live
-        vector_bytes = 4 * self._shape.dim
         return IndexStats(
             partitions=len(self._catalogue.shelves),
             graphs=len(graphs),
@@ -223,7 +228,7 @@ class PartitionedIndex:
             failures=self._upkeep.tally.failures,
             snapshots=self._snapshots,
             snapshot_refused=self._refused,
-            bytes=tail * vector_bytes + rows * (vector_bytes + 9 * self._shape.m),
+            bytes=tail * self._shape.form.dtype.itemsize + rows * self._shape.graph_bytes,
         )
 
     async def save(self, directory: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
 
 from cacheproxy.errors import IndexUnavailable
-from cacheproxy.index.guard import Guard, check_vector
+from cacheproxy.index.guard import check_vector
+from cacheproxy.index.reduced import graph_of
 from cacheproxy.index.sealed import SnapshotRefused
 from cacheproxy.index.shelf import Graph, Written
 from cacheproxy.index.snapshot import current, files_of, read_graph
@@ -36,19 +37,21 @@ Row = tuple["Partition", str, "NDArray[np.float32]"]
 
 
 @lru_cache(maxsize=4)
-def _keys(dim: int) -> NDArray[np.uint64]:
+def _keys(words: int) -> NDArray[np.uint64]:
     # Random for each process: no one can prepare two vectors of equal digest.
-    return np.random.default_rng().integers(2**64, size=dim, dtype=np.uint64) | np.uint64(1)
+    return np.random.default_rng().integers(2**64, size=words, dtype=np.uint64) | np.uint64(1)
 
 
-def digests(rows: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Return a 64-bit digest of each row's bits, shape (n,). Comparable within this process only."""
-    keys = _keys(rows.shape[1])
-    parts = [
-        np.vecdot(np.ascontiguousarray(rows[i : i + CHUNK_ROWS]).view(np.uint32).astype(np.uint64), keys)
-        for i in range(0, len(rows), CHUNK_ROWS)
-    ]
+def digests(kept: NDArray[Any]) -> NDArray[np.uint64]:
+    """Return a 64-bit digest of the bits of each vector, as it is kept, shape (n,). Comparable in this process only."""
+    parts = [_digests(np.ascontiguousarray(kept[i : i + CHUNK_ROWS])) for i in range(0, len(kept), CHUNK_ROWS)]
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint64)
+
+
+def _digests(kept: NDArray[Any]) -> NDArray[np.uint64]:
+    words = kept.view(np.uint32 if kept.dtype == np.float32 else np.uint8).reshape(len(kept), -1)
+    found: NDArray[np.uint64] = np.vecdot(words.astype(np.uint64), _keys(words.shape[1]))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,14 +69,14 @@ def load(path: Path, *, epoch: str, shape: Shape) -> Loaded:
     stored = read_graph(path, epoch=epoch, shape=shape)
     labels = stored.state.labels().tolist()
     deleted = stored.state.deleted().tolist()
-    marks = digests(stored.state.vectors()).tolist()
+    marks = digests(stored.state.kept()).tolist()
     known = {
         entry_id: (label, mark)
         for entry_id, label, mark, gone in zip(stored.ids, labels, marks, deleted, strict=True)
         if entry_id is not None and not gone
     }
     try:
-        guard = Guard(shape, state=stored.state)
+        guard = graph_of(shape, stored.state)
     except IndexUnavailable as exc:
         raise SnapshotRefused(path, "hnswlib") from exc
     graph = Graph(guard, rows=len(labels), next_label=max(labels) + 1, written=Written(path, 0))
@@ -152,7 +155,7 @@ class Restoration:
             self._take(chunk)
 
     def _take(self, chunk: list[Row]) -> None:
-        marks = digests(np.stack([vector for _, _, vector in chunk])).tolist()
+        marks = digests(self._shape.form.kept(np.stack([vector for _, _, vector in chunk]))).tolist()
         for (partition, entry_id, vector), mark in zip(chunk, marks, strict=True):
             if partition.epoch != self._epoch or entry_id in self.removed or entry_id in self._catalogue:
                 continue  # of another encoder, or older than what was done since the start

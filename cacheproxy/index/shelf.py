@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cacheproxy.index.block import Slice
-    from cacheproxy.index.guard import Guard
+    from cacheproxy.index.reduced import AnyGraph
     from cacheproxy.model import Partition
 
 WORN_SHARE = 0.25
@@ -26,7 +26,7 @@ WORN_SHARE = 0.25
 class Rebuild:
     """A graph's replacement in the making: `todo[done:]` are the labels still to copy."""
 
-    guard: Guard
+    guard: AnyGraph
     todo: Sequence[int]
     done: int = 0
     copied: int = 0
@@ -50,7 +50,7 @@ class Graph:
     graph still holds an erased vector: it is in no snapshot until it is rebuilt.
     """
 
-    guard: Guard
+    guard: AnyGraph
     ids: dict[int, str] = field(default_factory=dict)
     rows: int = 0
     next_label: int = 0
@@ -102,7 +102,7 @@ class View:
     slices: tuple[Slice, ...]
     rows: int
     graph: Graph | None
-    guard: Guard | None
+    guard: AnyGraph | None
 
     def nearest(self, vector: NDArray[np.float32], k: int) -> list[Found]:
         """Return the closest of each part, in no order. Raises IndexUnavailable."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from cacheproxy.errors import IndexUnavailable
 from cacheproxy.index.guard import GraphState
+from cacheproxy.index.rows import Coded
 from cacheproxy.index.sealed import SnapshotRefused, read_sealed, sync_directory, write_sealed
 from cacheproxy.model import Partition
 
@@ -43,13 +44,16 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """What a graph file holds; `sections` are the byte sizes of level 0, links, levels and ids, in that order."""
+    """What a graph file holds; `sections` are the byte sizes of level 0, links, levels and ids, in that order.
+
+    Of a graph over fewer components, two more: axes and codes.
+    """
 
     category: str
     compatibility: bytes
     epoch: str
     scalars: dict[str, Any]
-    sections: tuple[int, int, int, int]
+    sections: list[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,22 +91,25 @@ class Generation:
         """Write one graph with the ids of its labels; return where it will be found after `commit`."""
         names = msgspec.msgpack.encode([ids.get(label) for label in state.labels().tolist()])
         levels = state.levels.tobytes()
+        sections = [state.level0.nbytes, state.links.nbytes, len(levels), len(names)]
+        body: list[bytes | memoryview] = [state.level0.data.cast("B"), state.links.tobytes(), levels, names]
+        if state.axes is not None:
+            axes, codes = state.axes.tobytes(), [part.view(np.uint8).data for part in state.codes]
+            sections += [len(axes), sum(map(len, codes))]
+            body += [axes, *codes]
         header = msgspec.msgpack.encode(
             _Header(
                 category=partition.category,
                 compatibility=partition.compatibility,
                 epoch=partition.epoch,
                 scalars=dict(state.scalars),
-                sections=(state.level0.nbytes, state.links.nbytes, len(levels), len(names)),
+                sections=sections,
             )
         )
         size = len(header).to_bytes(_HEADER_SIZE_BYTES, "little")
         name = self._next_name()
         try:
-            write_sealed(
-                self._draft / name,
-                [size, header, state.level0.data.cast("B"), state.links.tobytes(), levels, names],
-            )
+            write_sealed(self._draft / name, [size, header, *body])
         except OSError as exc:
             raise _disk_failed(self._draft, exc) from exc
         return self._final / name
@@ -178,16 +185,18 @@ def read_graph(path: Path, *, epoch: str, shape: Shape) -> StoredGraph:
         if header.epoch != epoch:
             raise SnapshotRefused(path, "epoch")
         bounds = np.cumsum((start, *header.sections)).tolist()
-        level0, links, levels, names = (body[a:b] for a, b in pairwise(bounds))
+        level0, links, levels, names, *reduced = (body[a:b] for a, b in pairwise(bounds))
         state = GraphState(
             scalars=header.scalars,
             level0=np.frombuffer(level0, dtype=np.int8),
             links=np.frombuffer(links, dtype=np.int8),
             levels=np.frombuffer(levels, dtype=np.int32),
+            axes=np.frombuffer(reduced[0], dtype=np.float32).reshape(-1, shape.dim) if reduced else None,
+            codes=(np.frombuffer(reduced[1], dtype=Coded(shape.dim).dtype),) if reduced else (),
         )
         ids = msgspec.msgpack.decode(names, type=list[str | None])
         problem = state.problem(shape)
-    except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+    except (msgspec.MsgspecError, ValueError, TypeError, IndexError) as exc:
         raise SnapshotRefused(path, "header") from exc
     if problem:
         raise SnapshotRefused(path, problem)

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cacheproxy.index.guard import Guard, capacity_for
+from cacheproxy.index.guard import capacity_for
+from cacheproxy.index.reduced import new_graph
 from cacheproxy.index.shelf import Graph, Rebuild
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from cacheproxy.index.catalogue import Catalogue
     from cacheproxy.index.guard import Shape
+    from cacheproxy.index.reduced import AnyGraph
     from cacheproxy.index.shelf import Shelf
     from cacheproxy.index.worker import Worker
 
@@ -117,7 +119,8 @@ class Upkeep:
     async def _step(self, shelf: Shelf) -> None:
         graph = shelf.graph
         if graph is None:
-            guard = await self._worker.run(Guard, self._shape, capacity=capacity_for(shelf.tail))
+            capacity, begins_with = capacity_for(shelf.tail), shelf.view().slices
+            guard = await self._worker.run(new_graph, self._shape, capacity, begins_with)
             if self._is_due(shelf) and shelf.graph is None:
                 self._catalogue.attach(shelf, Graph(guard))
         elif graph.rebuild is not None or graph.worn:
@@ -137,7 +140,8 @@ class Upkeep:
         rebuild = graph.rebuild
         if rebuild is None:
             todo = sorted(graph.ids)
-            guard = await self._worker.run(Guard, self._shape, capacity=capacity_for(len(todo)))
+            successor: Callable[[int], AnyGraph] = graph.guard.successor
+            guard = await self._worker.run(successor, capacity_for(len(todo)))
             graph.rebuild = Rebuild(guard, todo)
             return
         step = rebuild.todo[rebuild.done : rebuild.done + STEP_ROWS]

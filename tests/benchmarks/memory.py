@@ -68,18 +68,18 @@ def rss() -> float:
     return (process(os.getpid())[1] or 0.0) * 2**20
 
 
-async def index(count: int, *, scopes: int, graph: bool) -> float:
+async def index(count: int, *, scopes: int, graph: bool, kept: str = "float32") -> float:
     """Return what the index grows by: flat rows of some scopes, or one graph."""
     found = vectors(count)
-    config = Index() if graph else Index(flat_limit=count + 1)
+    config = Index(vectors=kept) if graph else Index(vectors=kept, flat_limit=count + 1)
     before = rss()
-    async with PartitionedIndex(config, dim=DIM, epoch=EPOCH) as kept:
+    async with PartitionedIndex(config, dim=DIM, epoch=EPOCH) as filled:
         for number in range(count):
             scope = (number % scopes).to_bytes(32, "big")
-            kept.add(Partition(category="default", compatibility=scope, epoch=EPOCH), f"{number:032x}", found[number])
+            filled.add(Partition(category="default", compatibility=scope, epoch=EPOCH), f"{number:032x}", found[number])
             if number % BATCH == 0:
                 await asyncio.sleep(0)
-        await eventually(lambda: not kept.stats().due, "the graph is built", within_s=1800)
+        await eventually(lambda: not filled.stats().due, "the graph is built", within_s=1800)
         return rss() - before
 
 
@@ -108,6 +108,11 @@ COMPONENTS: dict[str, Callable[[int], Awaitable[float]]] = {
     "index, one graph": lambda count: index(count, scopes=1, graph=True),
     "index, flat, one scope": lambda count: index(count, scopes=1, graph=False),
     "index, flat, ten entries a scope": lambda count: index(count, scopes=max(1, count // 10), graph=False),
+    "index, int8, one graph": lambda count: index(count, scopes=1, graph=True, kept="int8"),
+    "index, int8, flat, one scope": lambda count: index(count, scopes=1, graph=False, kept="int8"),
+    "index, int8, flat, ten entries a scope": lambda count: index(
+        count, scopes=max(1, count // 10), graph=False, kept="int8"
+    ),
     "store, SQLite, none held decoded": lambda count: store(count, "", hot=False),
     "store, SQLite, all held decoded": lambda count: store(count, "", hot=True),
     "store, memory://": lambda count: store(count, "memory://", hot=True),

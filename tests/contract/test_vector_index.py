@@ -1,4 +1,8 @@
-"""What every VectorIndex promises, over flat partitions, settled graphs and graphs that are still being built."""
+"""What every VectorIndex promises, over flat partitions, settled graphs and graphs that are still being built.
+
+With vectors that int8 codes hold exactly, so that an index of codes must keep the very same promises; how far off it is
+with others is told in tests/unit/test_index_coded.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import pytest
 from cacheproxy.errors import IndexUnavailable
 from cacheproxy.index.partitioned import PartitionedIndex
 from cacheproxy.index.spaces import Spaces
-from tests.support.index_world import DIM, EPOCH, graphs_from, partition, settled, units
+from tests.support.index_world import DIM, EPOCH, graphs_from, levels, partition, settled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,17 +28,19 @@ if TYPE_CHECKING:
 HERE = partition()
 
 
-@pytest.fixture(params=["flat", "graph", "graph under way", "spaces"])
+@pytest.fixture(params=["flat", "graph", "graph under way", "spaces", "int8 flat", "int8 graph", "int8 under way"])
 async def world(request: pytest.FixtureRequest) -> AsyncIterator[tuple[VectorIndex, Callable[[], Awaitable[None]]]]:
     """An index, and a wait that lets background work finish where the configuration asks for it."""
     if request.param == "spaces":
         async with Spaces(graphs_from(4), dim=DIM, base=EPOCH) as spaces:
             yield spaces, lambda: settled(spaces.serving.index)
         return
-    async with PartitionedIndex(graphs_from(10_000 if request.param == "flat" else 4), dim=DIM, epoch=EPOCH) as index:
+    coded, flat = request.param.startswith("int8"), request.param.endswith("flat")
+    config = graphs_from(10_000 if flat else 4, vectors="int8" if coded else "float32")
+    async with PartitionedIndex(config, dim=DIM, epoch=EPOCH) as index:
 
         async def settle() -> None:
-            if request.param == "graph":
+            if request.param.endswith("graph"):
                 await settled(index)
 
         yield index, settle
@@ -56,11 +62,11 @@ def add_all(index: VectorIndex, rows: NDArray[np.float32]) -> None:
 
 
 async def test_unknown_partition_has_no_candidates(index: VectorIndex) -> None:
-    assert await index.search(HERE, units(1)[0], 4) == []
+    assert await index.search(HERE, levels(1)[0], 4) == []
 
 
 async def test_added_entry_is_found_at_once(index: VectorIndex) -> None:
-    for i, row in enumerate(units(40)):
+    for i, row in enumerate(levels(40)):
         index.add(HERE, f"e{i}", row)
         best = (await index.search(HERE, row, 1))[0]
         assert best.entry_id == f"e{i}"
@@ -70,7 +76,7 @@ async def test_added_entry_is_found_at_once(index: VectorIndex) -> None:
 async def test_candidates_are_the_closest_by_cosine_closest_first(
     index: VectorIndex, settle: Callable[[], Awaitable[None]]
 ) -> None:
-    rows, question = units(60), units(1, seed=9)[0]
+    rows, question = levels(60), levels(1, seed=9)[0]
     add_all(index, rows)
     await settle()
     found = await index.search(HERE, question, 5)
@@ -82,7 +88,7 @@ async def test_candidates_are_the_closest_by_cosine_closest_first(
 async def test_asking_for_more_than_there_is_gives_all_there_is(
     index: VectorIndex, settle: Callable[[], Awaitable[None]]
 ) -> None:
-    rows = units(20)
+    rows = levels(20)
     add_all(index, rows)
     await settle()
     assert {c.entry_id for c in await index.search(HERE, rows[0], 64)} == {f"e{i}" for i in range(20)}
@@ -92,7 +98,7 @@ async def test_asking_for_more_than_there_is_gives_all_there_is(
 async def test_opposite_vector_has_similarity_minus_one(
     index: VectorIndex, settle: Callable[[], Awaitable[None]]
 ) -> None:
-    rows = np.repeat(units(1), 10, axis=0)
+    rows = np.repeat(levels(1), 10, axis=0)
     add_all(index, rows)
     await settle()
     assert all(-1.0 <= c.similarity <= -0.9999 for c in await index.search(HERE, -rows[0], 10))
@@ -101,7 +107,7 @@ async def test_opposite_vector_has_similarity_minus_one(
 async def test_adding_an_id_again_replaces_its_vector(
     index: VectorIndex, settle: Callable[[], Awaitable[None]]
 ) -> None:
-    rows = units(30)
+    rows = levels(30)
     add_all(index, rows)
     await settle()
     index.add(HERE, "e7", -rows[7])
@@ -114,7 +120,7 @@ async def test_adding_an_id_again_replaces_its_vector(
 
 
 async def test_adding_an_id_elsewhere_moves_it(index: VectorIndex, settle: Callable[[], Awaitable[None]]) -> None:
-    rows, there = units(10), partition("other")
+    rows, there = levels(10), partition("other")
     add_all(index, rows)
     await settle()
     index.add(there, "e3", rows[3])
@@ -124,7 +130,7 @@ async def test_adding_an_id_elsewhere_moves_it(index: VectorIndex, settle: Calla
 
 
 async def test_removed_entries_are_never_returned(index: VectorIndex, settle: Callable[[], Awaitable[None]]) -> None:
-    rows = units(40)
+    rows = levels(40)
     add_all(index, rows)
     await settle()
     gone = {f"e{i}" for i in range(0, 40, 2)}
@@ -141,7 +147,7 @@ async def test_removed_entries_are_never_returned(index: VectorIndex, settle: Ca
 async def test_removing_all_and_unknown_ids_leaves_an_empty_partition(
     index: VectorIndex, settle: Callable[[], Awaitable[None]]
 ) -> None:
-    rows = units(20)
+    rows = levels(20)
     add_all(index, rows)
     await settle()
     index.remove([f"e{i}" for i in range(25)])
@@ -161,7 +167,7 @@ async def test_removing_all_and_unknown_ids_leaves_an_empty_partition(
 async def test_partitions_never_meet(
     index: VectorIndex, settle: Callable[[], Awaitable[None]], there: Partition
 ) -> None:
-    rows = units(20)
+    rows = levels(20)
     for i, row in enumerate(rows):
         index.add(HERE, f"here{i}", row)
         index.add(there, f"there{i}", row)
@@ -172,18 +178,18 @@ async def test_partitions_never_meet(
 
 
 BAD_VECTORS = {
-    "shorter": units(1, dim=DIM - 9)[0],
-    "longer": units(1, dim=2 * DIM)[0],
-    "two-dimensional": units(1),
-    "float64": units(1)[0].astype(np.float64),
-    "big-endian": units(1)[0].astype(">f4"),
+    "shorter": levels(1, dim=DIM - 9)[0],
+    "longer": levels(1, dim=2 * DIM)[0],
+    "two-dimensional": levels(1),
+    "float64": levels(1)[0].astype(np.float64),
+    "big-endian": levels(1)[0].astype(">f4"),
     "nan": np.full(DIM, np.nan, dtype=np.float32),
-    "one nan": np.concatenate([units(1, dim=DIM - 1)[0], np.array([np.nan], dtype=np.float32)]),
+    "one nan": np.concatenate([levels(1, dim=DIM - 1)[0], np.array([np.nan], dtype=np.float32)]),
     "infinite": np.full(DIM, np.inf, dtype=np.float32),
     "huge": np.full(DIM, 3e38, dtype=np.float32),
     "zero": np.zeros(DIM, dtype=np.float32),
-    "not unit": 1.1 * units(1)[0],
-    "list": units(1)[0].tolist(),
+    "not unit": 1.1 * levels(1)[0],
+    "list": levels(1)[0].tolist(),
     "none": None,
 }
 
@@ -192,7 +198,7 @@ BAD_VECTORS = {
 async def test_bad_vectors_are_refused_and_change_nothing(
     index: VectorIndex, settle: Callable[[], Awaitable[None]], name: str
 ) -> None:
-    bad, rows = BAD_VECTORS[name], units(20)
+    bad, rows = BAD_VECTORS[name], levels(20)
     add_all(index, rows)
     await settle()
     with pytest.raises(IndexUnavailable):
@@ -206,7 +212,7 @@ async def test_bad_vectors_are_refused_and_change_nothing(
 
 
 async def test_caller_may_reuse_its_array(index: VectorIndex) -> None:
-    rows = units(2)
+    rows = levels(2)
     scratch = rows[0].copy()
     index.add(HERE, "first", scratch)
     scratch[:] = rows[1]
@@ -217,7 +223,7 @@ async def test_caller_may_reuse_its_array(index: VectorIndex) -> None:
 async def test_cancelled_search_leaves_the_index_usable(
     index: VectorIndex, settle: Callable[[], Awaitable[None]]
 ) -> None:
-    rows = units(40)
+    rows = levels(40)
     add_all(index, rows)
     await settle()
     searches = [asyncio.ensure_future(index.search(HERE, row, 4)) for row in rows]

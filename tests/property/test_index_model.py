@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cacheproxy.index.partitioned import PartitionedIndex
-from tests.support.index_world import DIM, EPOCH, Rows, graphs_from, partition, scan, settled, units
+from tests.support.index_world import DIM, EPOCH, Rows, graphs_from, levels, partition, scan, settled
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cacheproxy.model import Partition
 
 PARTITIONS = [partition("a"), partition("b"), partition("a", b"d" * 32)]
-VECTORS = units(40)
+VECTORS = levels(40)  # that int8 codes hold exactly
 places = st.sampled_from(PARTITIONS)
 names = st.integers(0, 30).map(lambda i: f"e{i}")
 vectors = st.integers(0, len(VECTORS) - 1).map(lambda i: VECTORS[i])
@@ -34,6 +34,7 @@ class IndexMachine(RuleBasedStateMachine):
     """Graphs may miss; nothing in an answer may be removed, foreign, of another similarity, out of order or twice."""
 
     flat_limit: ClassVar[int]
+    kept_as: ClassVar[str] = "float32"
     exact: ClassVar[bool]
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     @initialize()
     def open(self) -> None:
-        self.index = PartitionedIndex(graphs_from(self.flat_limit), dim=DIM, epoch=EPOCH)
+        self.index = PartitionedIndex(graphs_from(self.flat_limit, vectors=self.kept_as), dim=DIM, epoch=EPOCH)
         self.run_async(self.index.__aenter__())
 
     @rule(where=places, name=names, vector=vectors)
@@ -125,8 +126,22 @@ class GraphMachine(IndexMachine):
     flat_limit, exact = 4, False
 
 
-FlatMachine.TestCase.settings = GraphMachine.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+class CodedFlatMachine(FlatMachine):
+    kept_as = "int8"
+
+
+class CodedGraphMachine(GraphMachine):
+    kept_as = "int8"
+
+
+for machine in (FlatMachine, GraphMachine, CodedFlatMachine, CodedGraphMachine):
+    machine.TestCase.settings = settings(
+        max_examples=40 if machine.kept_as == "float32" else 20,
+        stateful_step_count=40,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
 TestFlat = FlatMachine.TestCase
 TestGraph = GraphMachine.TestCase
+TestCodedFlat = CodedFlatMachine.TestCase
+TestCodedGraph = CodedGraphMachine.TestCase

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cacheproxy.index.rows import Coded
 from cacheproxy.model import Partition
 from cacheproxy.settings import Index
 
@@ -35,9 +36,15 @@ def units(count: int, *, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
     return rows
 
 
-def graphs_from(rows: int) -> Index:
+def levels(count: int, *, dim: int = DIM, seed: int = 0) -> NDArray[np.float32]:
+    """Random unit vectors that int8 codes hold exactly."""
+    form = Coded(dim)
+    return form.vectors(form.kept(units(count, dim=dim, seed=seed)))
+
+
+def graphs_from(rows: int, *, vectors: str = "float32", components: int = 12) -> Index:
     """Settings under which a partition becomes a graph above so many rows."""
-    return Index(flat_limit=rows)
+    return Index(flat_limit=rows, vectors=vectors, components=components)
 
 
 async def settled(index: PartitionedIndex, *, within_s: float = 60.0) -> None:

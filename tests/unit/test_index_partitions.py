@@ -14,6 +14,7 @@ from cacheproxy.index.block import BLOCK_ROWS, Block
 from cacheproxy.index.catalogue import Catalogue
 from cacheproxy.index.guard import Guard
 from cacheproxy.index.partitioned import LOOP_ROWS, PartitionedIndex
+from cacheproxy.index.rows import Exact
 from cacheproxy.index.upkeep import TAIL_ROWS
 from tests.support.index_world import DIM, EPOCH, filled, graphs_from, partition, settled, units
 
@@ -212,7 +213,7 @@ async def test_stopped_upkeep_shows_in_health() -> None:
 
 @pytest.mark.parametrize("kept", [1, 40])
 def test_churn_in_a_small_partition_does_not_grow_memory(kept: int) -> None:
-    catalogue, rows = Catalogue(DIM), units(2000)
+    catalogue, rows = Catalogue(Exact(DIM)), units(2000)
     for i, row in enumerate(rows):
         catalogue.put(HERE, f"e{i}", row)
         if i >= kept:
@@ -223,7 +224,7 @@ def test_churn_in_a_small_partition_does_not_grow_memory(kept: int) -> None:
 
 
 def test_single_entry_partition_costs_one_row() -> None:
-    block = Block(384)
+    block = Block(Exact(384))
     block.append("e0", units(1, dim=384)[0])
     matrix = block.slice().matrix.base
     assert matrix is not None
@@ -232,7 +233,7 @@ def test_single_entry_partition_costs_one_row() -> None:
 
 @pytest.mark.parametrize("entries", [2, 9, 10, 40, 160])
 def test_small_partition_has_room_for_an_eighth_more_at_most(entries: int) -> None:
-    block, rows = Block(384), units(entries, dim=384)
+    block, rows = Block(Exact(384)), units(entries, dim=384)
     for i, row in enumerate(rows):
         block.append(f"e{i}", row)
     matrix = block.slice().matrix.base
@@ -241,7 +242,7 @@ def test_small_partition_has_room_for_an_eighth_more_at_most(entries: int) -> No
 
 
 def test_dropped_flat_vector_is_erased() -> None:
-    block, rows = Block(DIM), units(2)
+    block, rows = Block(Exact(DIM)), units(2)
     for i, row in enumerate(rows):
         block.append(f"e{i}", row)
     block.drop(0)
@@ -249,7 +250,7 @@ def test_dropped_flat_vector_is_erased() -> None:
 
 
 def test_scan_under_way_is_not_disturbed_by_growth() -> None:
-    block, rows = Block(DIM), units(200)
+    block, rows = Block(Exact(DIM)), units(200)
 
     def extend(matrix: NDArray[np.float32], first: int) -> None:
         for i, row in enumerate(matrix):
