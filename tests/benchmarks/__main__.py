@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks import goals, memory, overloads, peers, replicas_report, report, scale
+from tests.benchmarks import goals, memory, overloads, peers, replicas_report, report, scale, scale_index
 from tests.benchmarks.page import written
 
 if TYPE_CHECKING:
@@ -77,6 +77,13 @@ PARTS = {
         within_s=240,
         render=scale.render,
         smoke=("--entries", "2000"),
+    ),
+    "index": Part(
+        module="scale_index",
+        file="benchmarks-index.json",
+        within_s=420,
+        render=scale_index.render,
+        smoke=("--entries", "1000", "--scopes", "1", "100", "--kept", "float32"),
     ),
     "memory": Part(
         module="memory",
