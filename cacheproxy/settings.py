@@ -316,7 +316,7 @@ class Index(_Section, frozen=True):
     ef_search: Count = 64
     """HNSW: breadth of a lookup."""
     vectors: str = "float32"
-    """How the index keeps vectors in memory: `float32`, or `int8` with graphs over fewer components, which takes less."""
+    """How the index keeps vectors in memory: `float32`, or `int8` with graphs over fewer components: less memory."""
     components: Annotated[int, msgspec.Meta(ge=2)] = 128
     """With `int8`: components that graphs are built over. Vectors of no more than this stay as they are."""
     snapshot_interval_s: Positive = 300.0
