@@ -169,8 +169,6 @@ async def stalls() -> AsyncIterator[list[float]]:
 
 async def measure(case: Case, kept: str, churn: int) -> dict[str, Any]:
     """Return the figures of one case."""
-    gc.collect()
-    gc.freeze()  # as a proxy does when it has started
     ids, config = case.ids, Index(vectors=kept)
     found: dict[str, Any] = {"entries": len(ids), "scopes": len(case.partitions), "vectors": kept, "real": case.real}
     before_mb = _rss_mb()
@@ -272,6 +270,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.one:
         entries, scopes, kept = arguments.one
         case = Case(np.load(arguments.vectors), int(entries), int(scopes))
+        gc.collect()
+        gc.freeze()  # as a proxy does when it has started
         churn = arguments.churn if int(entries) <= arguments.churned else 0
         sys.stdout.write(json.dumps(uvloop.run(measure(case, kept, churn))) + "\n")
         return

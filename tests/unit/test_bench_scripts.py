@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cacheproxy.bench.questions import askings
+from tests.benchmarks import scale_index
 from tests.benchmarks.memory import COMPONENTS
 from tests.benchmarks.peers import SCENARIOS, render, requests_of, unlike
 from tests.benchmarks.scale_index import Case, grown, measure
@@ -20,10 +21,12 @@ def unit(count: int, dim: int = 16) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 async def test_an_index_of_a_few_entries_over_some_scopes_finds_all_before_and_after_churn() -> None:
-    found = await measure(Case(unit(560), entries=60, scopes=3), churn=2)
-    assert (found["entries"], found["scopes"], found["real_vectors"]) == (60, 3, 60)
+    found = await measure(Case(unit(560), entries=60, scopes=3), "float32", churn=2)
+    assert (found["entries"], found["scopes"], found["real"]) == (60, 3, 60)
     for looked in (found["lookup"], found["after_churn"]):
         assert (looked["recall_at_1"], looked["recall_at_4"]) == (1.0, 1.0)
+    told = scale_index.render({"machine": {"cores": 2, "python": "3"}, "cases": [found]})
+    assert told.count("| 60 | 3 | float32 |") == 2
 
 
 def test_more_entries_than_real_vectors_are_real_ones_moved_a_little() -> None:
