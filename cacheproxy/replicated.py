@@ -122,9 +122,18 @@ class SharedReplicas:
         """The name of this one."""
         return self._members.replica
 
-    async def acknowledged(self) -> Acknowledgement:
-        """Wait until every replica has applied all removals that were asked for here."""
-        positions: dict[Log, str] = dict(self._store.positions.items())
+    def asked(self) -> Mapping[int, str]:
+        """Return, by shard, the last message that a removal asked for here made."""
+        return dict(self._store.positions)
+
+    async def acknowledged(self, since: Mapping[int, str]) -> Acknowledgement:
+        """Wait until every replica has applied the removals that were asked for here since `asked` returned `since`.
+
+        Of a shard where there was none since, nobody is waited for: what is left of before was answered for itself.
+        """
+        positions: dict[Log, str] = {
+            shard: place for shard, place in self._store.positions.items() if since.get(shard) != place
+        }
         return await self._members.acknowledged(positions, self._timeout_s)
 
     async def listed(self) -> list[ReplicaState]:
@@ -169,8 +178,13 @@ class Alone:
 
     own = ""
 
-    async def acknowledged(self) -> Acknowledgement:
+    def asked(self) -> Mapping[int, str]:
+        """Return nothing."""
+        return {}
+
+    async def acknowledged(self, since: Mapping[int, str]) -> Acknowledgement:
         """Return at once: nobody else serves anything."""
+        del since
         return Acknowledgement()
 
     async def listed(self) -> list[ReplicaState]:

@@ -7,22 +7,22 @@ the union of their labels (learn/sharedlabels.py), each of them within seconds.
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import structlog
 
-from cacheproxy.errors import SharedUnavailable
 from cacheproxy.learn.budget_file import BudgetFile, EntryRow
+from cacheproxy.learn.labelexchange import LabelExchange
 from cacheproxy.learn.sharedlabels import BEGINNING, SharedLabel
 from cacheproxy.learn.traces import Trace, meant
 from cacheproxy.policy.budget import Account
 from cacheproxy.policy.trust import NEW, Effect, place
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from cacheproxy.learn.sharedlabels import Labels
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _MOST_ENTRIES = 100_000
-_MOST_UNTOLD = 20_000
 _POSITION = ""
 """In the file, in the place of a category: up to where the labels of all replicas were learnt from."""
 _MOST_SAID = 20_000
@@ -142,8 +141,7 @@ class Budget:
         labels: Labels | None = None,
     ) -> None:
         """`labels`, where replicas share them: `converge` is then to be called every few seconds, too."""
-        self._labels = labels
-        self._untold: deque[SharedLabel] = deque(maxlen=_MOST_UNTOLD)
+        self._exchange = LabelExchange(labels) if labels is not None else None
         self._position = BEGINNING
         self._moved = False
         self._file = BudgetFile(path, verifier)
@@ -212,28 +210,14 @@ class Budget:
 
         Without the engine what was labelled waits, the newest 20,000 of it.
         """
-        if self._labels is None or not self._verifier:
-            return
-        try:
-            told = list(self._untold)
-            await self._labels.tell(told)
-            for _ in told:
-                self._untold.popleft()
-            while True:
-                found, position = await self._labels.after(self._position)
-                if position == self._position:
-                    return
-                for one in found:
-                    self._learn_from(one)
-                self._position, self._moved = position, True
-        except SharedUnavailable:
-            return
+        if self._exchange is not None and self._verifier:
+            await self._exchange.converge(self._position, self._learn_all)
 
     def _tell(self, label: Label, plan: Terms | None) -> bool:
-        if self._labels is not None:
-            self._untold.append(
+        if self._exchange is not None:
+            self._exchange.owe(
                 SharedLabel(
-                    by=self._labels.replica,
+                    by=self._exchange.replica,
                     verifier=self._verifier,
                     source=label.source,
                     tenant=label.tenant,
@@ -249,8 +233,13 @@ class Budget:
             )
         return True
 
+    def _learn_all(self, labels: Sequence[SharedLabel], position: str) -> None:
+        for one in labels:
+            self._learn_from(one)
+        self._position, self._moved = position, True  # written with what was learnt, or neither
+
     def _learn_from(self, one: SharedLabel) -> None:
-        if one.verifier != self._verifier or (self._labels is not None and one.by == self._labels.replica):
+        if one.verifier != self._verifier:
             return
         label = Label(
             source=one.source,
@@ -322,10 +311,8 @@ class Budget:
             del self._entries[entry_id]
             self._unwritten.entries.discard(entry_id)
         erased_here = await self._file.erase(selector, {*gone, *ids})
-        if self._labels is not None:
-            for one in [one for one in self._untold if _labelled(selector, ids, one)]:
-                self._untold.remove(one)
-            await self._labels.forget(lambda one: _labelled(selector, ids, one))
+        if self._exchange is not None:
+            await self._exchange.forget(lambda one: _labelled(selector, ids, one))
         return len({*gone, *erased_here})
 
     async def tend(self) -> None:

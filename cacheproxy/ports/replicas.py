@@ -52,8 +52,12 @@ class Replicas(Protocol):
         """The name of this one; "" where nothing is shared."""
         ...
 
-    async def acknowledged(self) -> Acknowledgement:
-        """Wait, but not long, until every replica has applied all removals that were asked for here."""
+    def asked(self) -> Mapping[int, str]:
+        """Return up to where removals were asked for here so far, to be handed to `acknowledged` after the next one."""
+        ...
+
+    async def acknowledged(self, since: Mapping[int, str]) -> Acknowledgement:
+        """Wait, but not long, until every replica has applied all removals that were asked for here since then."""
         ...
 
     async def listed(self) -> Sequence[ReplicaState]:

@@ -45,6 +45,13 @@ class Message:
         return self.fields.get(b"op", b"")
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    messages: list[Message]
+    skipped: bool
+    """Whether the log may have been cut between what was applied and these."""
+
+
 async def head(link: Link, layout: Layout, log: Log, timeout_s: float) -> str:
     """Return the last id that a log gave out: read before everything else is read again, to follow from afterwards.
 
@@ -89,11 +96,11 @@ class Follower:
                         failures += 1
                         await asyncio.sleep(pause_s(failures, random.random()))
                         continue
-                elif messages := await self._read():
-                    if await self._skipped():
+                elif (read := await self._read()) and read.messages:
+                    if read.skipped:
                         self._members.lose(self.log, "trimmed")
                         continue
-                    await self._apply(messages)
+                    await self._apply(read.messages)
                 failures = 0
             except PartUnavailable as exc:
                 failures += 1
@@ -118,29 +125,30 @@ class Follower:
         log.info("replica_synced", log=str(self.log), reason=reason)
         return True
 
-    async def _read(self) -> list[Message]:
-        """Return what follows, after waiting for it a while; nothing where there is nothing, or a gap opened."""
+    async def _read(self) -> _Read | None:
+        """Return what follows, after waiting for it a while; nothing where there is nothing, or a gap opened.
+
+        XREAD goes on from the oldest message there is and says nothing of those that were cut away before; a heartbeat
+        would not notice either, once the next ones are applied. So the oldest one is asked for right after it.
+        """
         block_s = self._members.pause_s
-        command = ("XREAD", "COUNT", BATCH, "BLOCK", max(1, int(block_s * 1000)), "STREAMS", self._stream, self._at)
-        reading = asyncio.ensure_future(self._link.slow(*command, timeout_s=block_s + _BEYOND_S))
+        commands = (
+            ("XREAD", "COUNT", BATCH, "BLOCK", max(1, int(block_s * 1000)), "STREAMS", self._stream, self._at),
+            ("XRANGE", self._stream, "-", "+", "COUNT", 1),
+        )
+        reading = asyncio.ensure_future(self._link.slow_pipe(commands, block_s + _BEYOND_S))
         gapped = asyncio.ensure_future(self._members.gapped(self.log))
         try:
             await asyncio.wait((reading, gapped), return_when=asyncio.FIRST_COMPLETED)
-            return self._messages(reading.result()) if reading.done() and not gapped.done() else []
+            if not reading.done() or gapped.done():
+                return None
+            found, oldest = reading.result()
+            skipped = not oldest or Position.read(oldest[0][0]) > Position.read(self._at)
+            return _Read(self._messages(found), skipped)
         finally:
             for task in (reading, gapped):
                 task.cancel()
             await asyncio.gather(reading, gapped, return_exceptions=True)
-
-    async def _skipped(self) -> bool:
-        """Whether the log may have been cut between what was applied and what was just read.
-
-        XREAD goes on from the oldest message there is and says nothing of those that were cut away. A heartbeat would
-        not notice either, once the next ones are applied.
-        """
-        timeout_s = self._members.pause_s + _BEYOND_S
-        oldest = await self._link.slow("XRANGE", self._stream, "-", "+", "COUNT", 1, timeout_s=timeout_s)
-        return not oldest or Position.read(oldest[0][0]) > Position.read(self._at)
 
     def _messages(self, reply: Any) -> list[Message]:
         if not reply:

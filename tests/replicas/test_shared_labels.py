@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from tests.support.fleet import linked
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
+
+    import pytest
 
     from tests.support.redis import RedisServer
 
@@ -89,6 +92,42 @@ async def test_without_the_engine_labels_wait(redis: RedisServer, tmp_path: Path
             await one.converge()
         await other.converge()
         assert known(other) == {"feedback": 1}
+
+
+async def test_what_is_labelled_while_others_are_told_is_told_afterwards(
+    redis: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where more waits than there is room for, so that the oldest of it has to go."""
+    monkeypatch.setattr("cacheproxy.learn.labelexchange._MOST_UNTOLD", 2)
+    async with learning(redis, tmp_path / "one") as one, learning(redis, tmp_path / "other") as other:
+        one.hear(word("e1"))
+        one.hear(word("e2"))
+        redis.pause()
+        telling = asyncio.create_task(one.converge())
+        await asyncio.sleep(0.2)
+        one.hear(word("e3"))
+        one.hear(word("e4"))
+        redis.resume()
+        await telling
+        await one.converge()
+        await other.converge()
+        assert known(other) == {"feedback": 4}
+
+
+async def test_what_is_erased_while_it_is_told_teaches_nobody(redis: RedisServer, tmp_path: Path) -> None:
+    async with learning(redis, tmp_path / "one") as one:
+        one.hear(word("e1", user="u"))
+        one.hear(word("e2"))
+        redis.pause()
+        telling = asyncio.create_task(one.converge())
+        await asyncio.sleep(0.2)
+        forgetting = asyncio.create_task(one.forget(Selector(user="u")))
+        await asyncio.sleep(0.2)
+        redis.resume()
+        await asyncio.gather(telling, forgetting)
+        async with learning(redis, tmp_path / "joined") as joined:
+            await joined.converge()
+            assert known(joined) == {"feedback": 1}
 
 
 async def test_what_is_erased_teaches_nobody_who_joins(redis: RedisServer, tmp_path: Path) -> None:

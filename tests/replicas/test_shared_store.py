@@ -13,6 +13,7 @@ import pytest
 
 from cacheproxy.errors import StoreUnavailable
 from cacheproxy.model import ALIAS_TAG, Selector
+from cacheproxy.replicated import SharedReplicas
 from cacheproxy.shared.layout import Layout
 from cacheproxy.store.codec import encode
 from tests.support.entries import EPOCH, entry_id, make_entry, same
@@ -140,6 +141,26 @@ async def test_what_repeats_an_answer_is_not_held_once_that_was_purged_at_anothe
     assert not other.store.still_holds(read, fence)
     assert await keep(other, fresh("paris", version=2))
     assert not other.store.still_holds(read, fence)
+
+
+async def test_a_purge_waits_for_its_own_shards_and_not_for_those_of_purges_before(
+    pair: tuple[Joined, Joined], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair
+    held, handle = asyncio.Event(), other.store.follow
+
+    async def late(shard: int, messages: Sequence[Any]) -> None:
+        await held.wait()
+        await handle(shard, messages)
+
+    monkeypatch.setattr(other.store._following, "handle", late)
+    replicas = SharedReplicas(one.store, one, timeout_s=0.2)  # type: ignore[arg-type]  # all that it asks of a replica
+    asked = replicas.asked()
+    await one.store.purge([entry_id("paris")])
+    assert (await replicas.acknowledged(asked)).laggards == (other.members.replica,)
+    assert (await replicas.acknowledged(replicas.asked())).everybody
+    held.set()
+    monkeypatch.undo()
 
 
 async def test_a_fill_that_began_before_a_purge_at_another_replica_is_refused(pair: tuple[Joined, Joined]) -> None:

@@ -162,6 +162,7 @@ async def carry_out(
     if descendants:
         meant["descendants"] = True
     await house.audit.record(actor, action, "entries", before=meant, outcome="begun")
+    asked = house.replicas.asked()
     try:
         erasure = house.erasure
         erased = await (erasure.erase(selector) if everywhere else erasure.purge(selector, descendants=descendants))
@@ -174,7 +175,7 @@ async def carry_out(
     told = {one.part: one.removed for one in parts}
     with contextlib.suppress(NotChanged):  # it is done, and its line of before says what
         await house.audit.record(actor, action, "entries", before=meant, after=told, outcome=outcome)
-    heard = await house.replicas.acknowledged()
+    heard = await house.replicas.acknowledged(asked)
     body = Purged(
         purged=len(erased.ids),
         ids=list(erased.ids[:_SHOWN]),
