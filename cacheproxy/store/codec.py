@@ -48,6 +48,10 @@ class RecordError(StoreUnavailable):
     """These bytes are not the record that was asked for, or this entry cannot become one."""
 
 
+class LaterRecord(RecordError):
+    """This record is of a later version: nothing is wrong with it, and it is left to those who can read it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
     """An entry as it is written, and the entry as it will be read back."""
@@ -220,7 +224,7 @@ def open_record(record: object, entry_id: str) -> Payload:
         raise RecordError(f"entry {entry_id}: not a record")
     magic, version, checksum = _HEAD.unpack_from(record)
     if magic != MAGIC or not 1 <= version <= VERSION:
-        raise RecordError(
+        raise (LaterRecord if magic == MAGIC and version > VERSION else RecordError)(
             f"entry {entry_id}: a record of version {version}; this build reads version {VERSION} and older"
         )
     sealed = memoryview(record)[_HEAD.size :]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from cacheproxy.store.codec import RecordError, decode
+from cacheproxy.store.codec import LaterRecord, RecordError, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -100,6 +100,9 @@ class Reading:
             return None
         try:
             decoded = decode(document.record, document.vector, meta.id)
+        except LaterRecord:  # of a replica that was upgraded before this one
+            self._documents.foreign += 1
+            return None
         except RecordError:
             self.corrupt += 1
             log.error("record_dropped", store="redis", entry=meta.id)  # noqa: TRY400 - it says it all
