@@ -132,7 +132,9 @@ async def test_every_request_is_answered_while_the_engine_is_away(three: Site, h
     assert len(away.asked) > 50
     late = away.since(away_s + LEASE_S + SLACK_S)
     assert late.outcomes["hit"] == 0, "nothing kept is served without a lease"
-    assert away.quantile_ms(0.99) < fair.quantile_ms(0.99) + 1000  # how much exactly is a benchmark's word
+    # At first a few wait for one deadline each; then the breaker is open, and a miss costs what it always does.
+    assert away.since(away_s, away_s + 1).quantile_ms(0.99) < fair.quantile_ms(0.99) + 100 + 1000 * SLACK_S
+    assert away.since(away_s + 1).of("miss").quantile_ms(0.5) < 1.5 * fair.of("miss").quantile_ms(0.5) + 10
     await three.well()
 
 

@@ -7,7 +7,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from cacheproxy.embed.head import Head
 from tests.benchmarks import federated_attacks as attacks
 from tests.benchmarks.federated_data import CLIENTS, Client
 from tests.benchmarks.federated_learning import similarities
@@ -41,7 +40,7 @@ def scored(attack: str, told: str = attacks.DEFAULT) -> dict[str, float]:
 def test_two_of_twenty_that_lie_cost_the_default_a_point_at_most(attack: str) -> None:
     honest, lied = scored("none"), scored(attack)
     assert honest["auc"] - lied["auc"] <= 0.01
-    assert honest["f05"] - lied["f05"] <= 0.015
+    assert honest["f05"] - lied["f05"] <= 0.01
 
 
 def test_without_a_defence_the_same_lies_cost_more() -> None:
@@ -49,8 +48,14 @@ def test_without_a_defence_the_same_lies_cost_more() -> None:
     assert honest - reversed_ > 0.01
 
 
-def test_a_gate_refuses_a_head_that_lies_have_spoiled() -> None:
-    spoiled = Head(matrix=Head.identity(TEST.a.shape[1]).matrix[::-1].copy())
-    spoiled.matrix[:, :4] *= 0.1
-    verdicts = attacks.asked(spoiled, 0.5, clients(), [TEST])
-    assert not verdicts[0].passed
+def test_a_gate_takes_an_honest_head_and_refuses_one_that_lies_have_spoiled() -> None:
+    honest = attacks.trained(clients(), DOOR, attacks.DEFAULT, "none", seed=1, rounds=ROUNDS)
+    spoiled = attacks.trained(
+        clients()[:4], DOOR, "fedavg", "x10 replacement", seed=1, rounds=ROUNDS
+    )  # half of them lie
+    assert honest is not None
+    assert spoiled is not None
+    taken, refused = (attacks.asked(one.head, attacks.level_of(one), clients(), [TEST])[0] for one in (honest, spoiled))
+    assert taken.problems == ()
+    assert (refused.high or 0.0) < 0.0, "not for want of a gain, but since it is worse with confidence"
+    assert any(problem.startswith("more hits would be wrong") for problem in refused.problems)

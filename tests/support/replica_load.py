@@ -37,6 +37,10 @@ class Load:
         """Return what was asked in this time."""
         return Load([one for one in self.asked if began_s <= one.began_s < until_s])
 
+    def of(self, outcome: str) -> Load:
+        """Return what came of one kind."""
+        return Load([one for one in self.asked if one.outcome == outcome])
+
     @property
     def outcomes(self) -> Counter[str]:
         """How often each came."""
