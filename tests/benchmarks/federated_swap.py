@@ -140,14 +140,16 @@ async def measured(folder: Path, entries: int, rps: float) -> dict[str, Any]:
     body = {"manifest": msgspec.to_builtins(manifest), "weights": base64.b64encode(weights).decode()}
     # The export is made first: it is another process, once, and not what is measured.
     usual = settings.Encoder(device="cpu", cache_dir=str(ENCODERS))
-    await asyncio.to_thread(open_tuned, usual, folder, unpack(manifest, weights, "it"))
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    await asyncio.to_thread(open_tuned, usual, data, unpack(manifest, weights, "it"))
     draw, asked, stop = random.Random(0), Asked(), asyncio.Event()
     environ = {
         "CACHEPROXY_POLICIES__PACK": str(_policy(folder, base)),
         "CACHEPROXY_VERIFIER__PATH": "off",
         "CACHEPROXY_ENCODER__DEVICE": "cpu",
     }
-    async with ScriptedUpstream() as upstream, serving(folder / "data", upstream.url, environ=environ) as server:
+    async with ScriptedUpstream() as upstream, serving(data, upstream.url, environ=environ) as server:
         live = server.proxy
         kept = [*(f"How do I {known}?" for known in KNOWN), *(new(draw) for _ in range(entries - len(KNOWN)))]
         for text in kept:
@@ -157,7 +159,9 @@ async def measured(folder: Path, entries: int, rps: float) -> dict[str, Any]:
         begun, used = time.monotonic(), server.cpu_s
         await ask_admin(live, "POST", "/encoders", {"promote": body, "force": True})
         before = (await told(live, "/encoders"))["in_use"]["entries"]
-        while (await told(live, "/encoders"))["progress"]["step"]:  # noqa: ASYNC110 - only asking tells
+        while (way := (await told(live, "/encoders"))["progress"])["step"]:
+            if way["step"] == "failed":
+                raise SystemExit(f"it does not serve: {way['problem']}")
             await asyncio.sleep(0.25)
         ended, used = time.monotonic(), server.cpu_s - used
         serving_now = (await told(live, "/encoders"))["in_use"]

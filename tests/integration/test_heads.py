@@ -319,6 +319,8 @@ async def test_an_operator_promotes_and_goes_back_by_the_command_line(
         assert (back.exit_code, f"{base} serves" in back.output) == (0, True)
         nothing = await cli("rollback")
         assert (nothing.exit_code, "nothing served before" in nothing.output) == (1, True)
+        nothing = await cli("cancel")
+        assert (nothing.exit_code, "nothing is on its way" in nothing.output) == (1, True)
         missing = await cli("promote", str(tmp_path))
         assert (missing.exit_code, "give the folder of a trained head" in missing.output) == (2, True)
 
