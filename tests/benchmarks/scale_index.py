@@ -197,16 +197,15 @@ async def measure(case: Case, kept: str, churn: int) -> dict[str, Any]:
                 await index.save(Path(scratch))
                 found["snapshot_s"] = round(time.perf_counter() - began, 2)
             found |= {"snapshot_stall_ms": round(max(late, default=0.0), 1), "snapshot_mb": _size_mb(Path(scratch))}
+            if churn:
+                found["after_churn"] = await churned(case, index, churn)
+                found["after_churn"]["mb"] = round(_rss_mb() - before_mb, 1)
         async with PartitionedIndex(config, dim=case.dim, epoch=EPOCH) as again:
             async with stalls() as late:
                 began = time.perf_counter()
                 await again.restore(Path(scratch), case.stored(ids))
                 found["start_s"] = round(time.perf_counter() - began, 2)
             found["start_stall_ms"] = round(max(late, default=0.0), 1)
-            await eventually(lambda: not again.stats().due, "the graphs are built", within_s=ENOUGH_S)
-            if churn:
-                found["after_churn"] = await churned(case, again, churn)
-                found["after_churn"]["mb"] = round(_rss_mb() - before_mb, 1)
     return found
 
 
