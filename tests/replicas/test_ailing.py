@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TERMS = {"timeout_ms": 2000, "lease_ms": 1000}
+TERMS = {"timeout_ms": 2000, "lease_ms": 4000}  # a busy machine is not what is tested
 LAYOUT = Layout("cacheproxy", 1)
 
 
@@ -76,8 +76,8 @@ def port_of(proxy: Proxy) -> str:
 
 async def test_all_is_well_while_it_is(replica: Proxy) -> None:
     await eventually_true(partial(says, replica, "ok"), "it serves", within_s=20)
-    told = await run("ready", "--port", port_of(replica))
-    assert (told.exit_code, told.stdout.endswith(": ready\n")) == (0, True)
+    told = await run("ready", "--port", port_of(replica), "--timeout", "20")
+    assert (told.exit_code, told.stdout) == (0, f"{replica.url}/readyz: ready\n"), told.output
     listed = await run("replicas", "--url", replica.admin_url)
     assert listed.exit_code == 0, listed.output
     [row] = [line for line in listed.stdout.splitlines() if " *" in line]
@@ -89,7 +89,7 @@ async def test_who_is_listed_holds_a_lease_and_has_an_age(replica: Proxy) -> Non
     told = json.loads((await run("replicas", "--url", replica.admin_url, "--json")).stdout)
     [one] = told["members"]
     assert one["replica"] == told["replica"]
-    assert 0 < one["lease_s"] <= 1.0
+    assert 0 < one["lease_s"] <= 4.0
     assert one["behind_s"] == 0
     assert one["up_s"] > 0
 
@@ -99,7 +99,7 @@ async def ghost(engine: RedisServer, state: str) -> None:
     seconds, micros = await engine.ask("TIME")
     now_ms = int(seconds) * 1000 + int(micros) // 1000
     for log in LAYOUT.logs:
-        await engine.ask("HSET", LAYOUT.key(log, "live"), "ghost-1", f"{now_ms}|{state}|0-1|5000|7200000")
+        await engine.ask("HSET", LAYOUT.key(log, "live"), "ghost-1", f"{now_ms}|{state}|0-1|9000|7200000")
 
 
 async def exorcised(engine: RedisServer) -> None:
@@ -200,7 +200,7 @@ async def test_an_engine_that_is_away_is_named_with_what_to_do(replica: Proxy, e
     await engine.kill()
     try:
         await eventually_true(partial(says, replica, "cannot be reached"), "it says so", within_s=20)
-        told = await run("ready", "--port", port_of(replica))
+        told = await run("ready", "--port", port_of(replica), "--timeout", "20")
         assert told.exit_code == 0, told.output
         assert "ready, degraded: nothing kept is served: the engine cannot be reached" in told.stdout
         assert "look whether it runs" in told.stdout
