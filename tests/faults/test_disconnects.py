@@ -84,6 +84,7 @@ async def gauges(proxy: Proxy) -> dict[str, float]:
     return {name: told[name] for name in GAUGES} | {"running": sum(map(float, running))}
 
 
+@pytest.mark.quiet
 async def test_ten_thousand_callers_who_leave_leave_nothing_behind(tmp_path: Path) -> None:
     left_s: dict[str, float] = {}
     async with ScriptedUpstream() as upstream, serving(tmp_path, upstream.url) as server:

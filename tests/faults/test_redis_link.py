@@ -167,6 +167,7 @@ async def test_a_reply_cut_anywhere_is_no_reply(redis: RedisServer, after: int) 
         await eventually_true(lambda: works(link), "the link works again", 5)
 
 
+@pytest.mark.quiet
 async def test_a_cancelled_command_leaves_its_reply_to_nobody(redis: RedisServer) -> None:
     async with behind(redis) as (way, link):
         await link.pipe([("SET", f"{{a}}:{number}", str(number)) for number in range(100)])

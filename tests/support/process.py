@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 60.0
+START_S = 150.0
 """Longest wait for a start; the first one in a checkout exports the encoder."""
 
 
