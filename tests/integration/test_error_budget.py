@@ -13,6 +13,7 @@ import structlog
 
 from cacheproxy import opening
 from cacheproxy.policy.loader import POLICY_FILE, find_pack, load_pack
+from cacheproxy.serving import running
 from tests.support.openai_wire import completion
 from tests.support.polling import eventually, eventually_true
 from tests.support.proxy import QUESTION, Answered, Proxy, chat, proxy_settings, started
@@ -284,6 +285,31 @@ async def test_what_was_purged_while_it_was_compared_leaves_no_trace(
         await proxy.settled(key)
         assert (await budget(proxy))["sources"] == {}
     assert _rows(path) == 0
+
+
+@pytest.mark.parametrize("another", [False, True])
+async def test_a_comparison_that_ends_under_another_head_is_no_label_of_that_one(
+    upstream: ScriptedUpstream, tmp_path: Path, key: str, another: bool
+) -> None:
+    upstream.always(says("Open the settings."))
+    settings = proxy_settings(
+        upstream.url,
+        tmp_path / "data",
+        policies={"pack": pack(tmp_path / "pack", shadow_rate=1.0)},
+        learn={"shadow": True},
+    )
+    async with running(settings) as live:
+        proxy = Proxy(url=live.url, admin_url=live.admin_url)
+        await proxy.fill(chat(QUESTION), key=key)
+        let_go = asyncio.Event()
+        upstream.always(lambda received: [Hold(let_go), *answer(completion("Open the settings."))])
+        await hit(proxy, 1, key)
+        await upstream.received(2)
+        if another:
+            live.house.lookups.restart("another epoch")
+        let_go.set()
+        await labelled(proxy, 1)  # of the category and the entry it is one all the same
+        assert live.house.stats.wrong_hits().trials == int(not another)
 
 
 def _rows(path: Path) -> int:
