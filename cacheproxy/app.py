@@ -92,12 +92,14 @@ async def assemble(settings: Settings, clock: Clock | None = None) -> AsyncItera
                 index=kept.index,
                 flights=line.flights,
                 supervisor=line.supervisor,
+                pressure=ground.pressure,
                 door=front.edge.door,
                 backends=backends.states,
                 load=backends.load,
                 stats=stats,
             )
         )
+        line.supervisor.spawn(ground.pressure.watch(lambda: front.edge.door.requests))
         erasure = _tend(ground, kept, backends, line, stack)
         adopting = _adopting(ground, kept, line, stats)
         yield House(
@@ -158,7 +160,7 @@ def _front(ground: Ground, kept: Kept, backends: Backends, line: Line, replicas:
         tenant_of=partial(tenant_of, secret=secret),
         readiness=ready,
         upstreams=lambda: {backend.name: backend.state for backend in backends.states()},
-        door=Door(server, room_for(server.max_connections, to_backends)),
+        door=Door(server, room_for(server.max_connections, to_backends), ground.pressure),
         gate=ground.keeper.gate if ground.keeper else None,
     )
     return Front(edge=edge, ready=ready)

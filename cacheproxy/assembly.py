@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cacheproxy.pipeline import Pipeline
     from cacheproxy.policy.adapt import LoadWatch
     from cacheproxy.ports import Clock, SmallModel, Upstream
+    from cacheproxy.pressure import Pressure
     from cacheproxy.privacy.gate import PresidioGate
     from cacheproxy.recoding import Layered
     from cacheproxy.replica import Replica
@@ -66,6 +67,7 @@ class Ground:
     identify: Callable[[list[tuple[bytes, bytes]]], Scope]
     names: Names
     audit: AuditLog
+    pressure: Pressure
     replica: Replica | None = None
     """This proxy's end of what replicas share; None where it shares nothing."""
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cacheproxy.index.spaces import Spaces
     from cacheproxy.policy.adapt import LoadWatch
     from cacheproxy.ports import Replicas
+    from cacheproxy.pressure import Pressure
     from cacheproxy.stats.reader import Stats
     from cacheproxy.store.memory import MemoryStore
     from cacheproxy.store.sqlite import SqliteStore
@@ -36,6 +37,7 @@ class Counted:
     index: Spaces
     flights: Flights
     supervisor: Supervisor
+    pressure: Pressure
     door: Door
     backends: Callable[[], Sequence[State]]
     load: LoadWatch
@@ -85,6 +87,8 @@ class Counted:
             connections=len(door.connections),
             connections_cut=dict(door.cut),
             requests_in_flight=door.requests,
+            shed=dict(self.pressure.shed),
+            let_in=min(1.0, self.pressure.share / 2),
             held_body_bytes=door.held_bytes,
             background_failures=self.supervisor.failures,
             store_entries=len(store),

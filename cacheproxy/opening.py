@@ -22,7 +22,7 @@ from cacheproxy.augment.tokens import Estimated, Tokenised
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.examples import Examples
 from cacheproxy.embed.open import open_encoder
-from cacheproxy.errors import ConfigError
+from cacheproxy.errors import ConfigError, Overloaded
 from cacheproxy.flight import Flights
 from cacheproxy.govern.audit import AuditLog
 from cacheproxy.govern.book import PolicyBook, Records
@@ -53,6 +53,7 @@ from cacheproxy.policy.loader import find_pack, load_pack
 from cacheproxy.policy.plan import needs_verifier
 from cacheproxy.policy.prepare import fitted
 from cacheproxy.ports import SmallModel
+from cacheproxy.pressure import Pressure
 from cacheproxy.privacy.gate import PresidioGate
 from cacheproxy.promote import promote_judged
 from cacheproxy.query.scope import common_of, read_scope
@@ -117,6 +118,11 @@ async def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -
         identify=keeper.gate.identify if keeper else partial(read_scope, secret=secret),
         names=Names(secret, keyed=keeper is not None),
         audit=AuditLog(data_dir / "audit.jsonl", clock),
+        pressure=Pressure(
+            settings.server.max_lag_ms / 1000,
+            telemetry.loop_lag_seconds.observe,
+            telemetry.refused.labels(Overloaded.code).inc,
+        ),
         replica=replica,
     )
 
@@ -348,7 +354,11 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         feedback=feedback,
         lookups=lookups,
         resolve=pool.resolve,
-        swamped=lambda query: kept.embedder.queued >= _CROWD and pool.full(query.model, query.scope.tenant),
+        swamped=lambda query: (
+            (kept.embedder.queued >= _CROWD or ground.pressure.pressed) and pool.full(query.model, query.scope.tenant)
+        ),
+        behind=lambda: kept.embedder.waited_s > settings.encoder.max_wait_ms / 1000,
+        admit_miss=ground.pressure.admit_miss,
         pii=gate,
         budget=budget,
         sharing=sharing,

@@ -85,6 +85,10 @@ class Parts:
     """Takes one of the answers that a tenant may have kept a minute; False when there is none left."""
     swamped: Callable[[Query], bool] = field(default=lambda query: False)
     """Whether a miss would be turned away, and only after a wait for its embedding."""
+    behind: Callable[[], bool] = field(default=lambda: False)
+    """Whether texts have waited for the encoder for so long that no more should join them."""
+    admit_miss: Callable[[], None] = field(default=lambda: None)
+    """Lets a request go on that the exact tier had nothing for. Raises Overloaded."""
     load: Callable[[str], float] = field(default=lambda model: 0.0)
     """How loaded the backend of a model is, 0 to 1."""
     resolve: Callable[[str], Destination] = field(default=lambda model: Destination(model=model))

@@ -101,7 +101,8 @@ class Pipeline:
     async def look_up(self, journey: Journey, *, remember: bool = True) -> Outcome:
         """Ask the tiers that the plan allows, within the lookup budget; nothing is changed but repairs of the index.
 
-        Without `remember` nobody will know that the question was asked.
+        Without `remember` nobody will know that the question was asked. Raises Overloaded where more come than can be
+        answered in time, and the exact tier has nothing.
         """
         if self._offloading is not None and journey.query.controls.no_cache and remember:
             self._offloading.asked_again(journey.query)
@@ -120,11 +121,13 @@ class Pipeline:
         return outcome
 
     def _hopeless(self, journey: Journey) -> bool:
-        """Whether it would only wait for its embedding to be turned away by the backend afterwards."""
-        return self._offloading is None and not journey.plan.only_if_cached and self.parts.swamped(journey.query)
+        """Whether it would wait for its embedding for too long, or only to be turned away by the backend afterwards."""
+        if journey.plan.only_if_cached:
+            return False
+        return self.parts.behind() or (self._offloading is None and self.parts.swamped(journey.query))
 
     async def _look_up(self, journey: Journey) -> Outcome:
-        """Ask the exact tier, then, once the category is known, the semantic one."""
+        """Ask the exact tier, then, once the category is known, the semantic one. Raises Overloaded."""
         stages, began_s = self.parts.telemetry.stages, perf_counter()
         outcome = await self.tiers.exact(journey)
         began_s = stages.exact.since(began_s)
@@ -136,6 +139,7 @@ class Pipeline:
                 journey.settle(flight.told, self.parts.epoch)
             if journey.settled:
                 return replace(outcome, category=journey.plan.category)
+        self.parts.admit_miss()
         if self._hopeless(journey):
             journey.embeddable = False
             self.tiers.give_up(journey)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import signal
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from cacheproxy.app import assemble
 from cacheproxy.errors import ConfigError
 from cacheproxy.http.admin import create_admin_app
 from cacheproxy.http.door import Door
-from cacheproxy.http.listener import Listener, bind, data_app, is_loopback, listener, url_of
+from cacheproxy.http.listener import Listener, accepting, bind, data_app, is_loopback, listener, url_of
 from cacheproxy.upstream.open import refuse_loops
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _ADMIN_CONNECTIONS = 256
+_TURN_S = 0.001
+"""How long a thread may hold the interpreter while the event loop wants it: Python's own 5 ms are most of its lag."""
 _ADMIN_OPEN = "no admin.token: whoever is on this machine may change everything; it listens on loopback only"
 
 
@@ -83,7 +86,7 @@ async def running(
             data = listener(data_app(house.edge), server, house.edge.door, drain_s=server.drain_s)
             admin = listener(admin_app, server, Door(server, _ADMIN_CONNECTIONS), drain_s=1)
             async with asyncio.TaskGroup() as group:
-                data_task = group.create_task(data.serve([data_socket]))
+                data_task = group.create_task(data.serve(accepting(data_socket)))
                 admin_task = group.create_task(admin.serve([admin_socket]))
                 await data.until_started()
                 await admin.until_started()
@@ -110,6 +113,7 @@ async def serve(settings: Settings, worker: int | None = None) -> bool:
     if worker is not None:
         structlog.contextvars.bind_contextvars(worker=worker)
     async with running(settings, shared_port=worker is not None) as proxy:
+        sys.setswitchinterval(_TURN_S)
         gc.collect()
         gc.freeze()  # else every full collection walks all that was loaded, and holds all callers up for 60 ms or more
 

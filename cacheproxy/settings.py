@@ -87,6 +87,8 @@ class Server(_Section, frozen=True):
     """The same for one address; 0 is no limit, since all behind a front proxy or a NAT share one."""
     max_requests: Count = 2048
     """Most requests being answered at once; above it 503 with Retry-After. Health is exempt."""
+    max_lag_ms: Annotated[float, msgspec.Meta(ge=0, le=60_000)] = 50.0
+    """Event loop lag which, while it lasts, has some requests told 503 with Retry-After: misses first; 0 has none."""
     max_held_body_bytes: Count = 512 * 1024 * 1024
     """Most bytes of request bodies held in memory at once; above it 503 with Retry-After."""
 
@@ -285,6 +287,8 @@ class Encoder(_Section, frozen=True):
     """Where the exported encoder is kept; empty means `encoders` in the data directory."""
     timeout_ms: Count = 2000
     """Longest wait for an embedding before the request goes on as a miss."""
+    max_wait_ms: Count = 500
+    """Longest wait in the encoder's queue that more may join; meanwhile what comes goes on as a miss at once."""
     head_keys: str = ""
     """Public keys in hexadecimal digits, separated by commas, one of which must have signed a similarity head to be
     promoted; empty takes any that an operator gives."""

@@ -48,6 +48,13 @@ class Figures:
     requests_in_flight: Annotated[
         int, _Gauge("cacheproxy_requests_in_flight", "Requests being answered, as server.max_requests counts them.")
     ]
+    shed: Annotated[
+        dict[str, int],
+        _Total("cacheproxy_shed_total", "Requests turned away because the event loop was late, by where.", "where"),
+    ]
+    let_in: Annotated[
+        float, _Gauge("cacheproxy_let_in", "What is let in: 1 all, to 0.5 fewer misses, below it less of everything.")
+    ]
     held_body_bytes: Annotated[int, _Gauge("cacheproxy_held_body_bytes", "Bytes of request bodies held in memory.")]
     upstream_out: Annotated[
         dict[str, int],

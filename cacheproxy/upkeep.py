@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _SWEEP_INTERVAL_S = 1.0
-_LAG_INTERVAL_S = 0.5
 _KEYS_INTERVAL_S = 0.5
 _ERASURE_INTERVAL_S = 30.0
 _LOAD_INTERVAL_S = 0.5
@@ -158,7 +157,6 @@ class Upkeep:
         tasks.every(_ERASURE_INTERVAL_S, self.erasure.retry, "erasure")
         tasks.every(_LOAD_INTERVAL_S, self.watch_load, "load")
         tasks.every(self.snapshot_interval_s, self.snapshots.save, "snapshot")
-        tasks.spawn(self._watch_loop())
         tasks.spawn(self.prepare(self.book().pack))
         if self.keeper is not None:
             tasks.every(_KEYS_INTERVAL_S, self.keeper.tend, "keys")
@@ -210,13 +208,6 @@ class Upkeep:
                 await self.gate.prepare(kinds)
             except PiiUnavailable as exc:
                 log.error("pii_gate_missing", reason=exc.message)  # noqa: TRY400 - its message says it all
-
-    async def _watch_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + _LAG_INTERVAL_S
-            await asyncio.sleep(_LAG_INTERVAL_S)
-            self.telemetry.loop_lag_seconds.observe(max(0.0, loop.time() - due))
 
 
 async def catch_up(index: Encoded) -> None:

@@ -50,6 +50,7 @@ class Job:
     key: bytes
     text: str = field(repr=False)
     weight: int
+    queued_s: float
     started_s: float | None = None
     forgotten: bool = False
     waiters: list[asyncio.Future[Embedding | Flaw]] = field(default_factory=list)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
+from cacheproxy.background import step_back
 from cacheproxy.embed.batch import Flaw, Job, choose, run
 from cacheproxy.embed.memo import Memo
 from cacheproxy.errors import EmbedderUnavailable
@@ -104,13 +105,18 @@ class MicroBatcher:
         return len(self._pending)
 
     @property
+    def waited_s(self) -> float:
+        """How long the text that came first has been waiting for a worker; 0 while none waits."""
+        return time.monotonic() - next(iter(self._pending.values())).queued_s if self._pending else 0.0
+
+    @property
     def running(self) -> int:
         """Batches being encoded."""
         return len(self._runs)
 
     async def __aenter__(self) -> Self:
         """Start the worker threads, all of them now: a machine that has none to spare fails here, not under load."""
-        executor = ThreadPoolExecutor(self._workers, thread_name_prefix="cacheproxy-embed")
+        executor = ThreadPoolExecutor(self._workers, thread_name_prefix="cacheproxy-embed", initializer=step_back)
         everybody = threading.Barrier(self._workers)
         loop = asyncio.get_running_loop()
         await asyncio.gather(
@@ -179,7 +185,7 @@ class MicroBatcher:
             raise self._unavailable(Flaw.STUCK)
         if len(self._pending) >= self._queue:
             raise self._unavailable(Flaw.QUEUE_FULL)
-        job = Job(key=key, text=text, weight=self._encoder.weigh(text))
+        job = Job(key=key, text=text, weight=self._encoder.weigh(text), queued_s=time.monotonic())
         self._jobs[key] = self._pending[key] = job
         return job
 

@@ -12,7 +12,7 @@ from cacheproxy.augment.constraint import Limit
 from cacheproxy.dialect.bodies import larger_than
 from cacheproxy.dialect.ids import new_tail
 from cacheproxy.dialect.renaming import renamed
-from cacheproxy.errors import CacheProxyError, NotCached, RateLimited, UpstreamError
+from cacheproxy.errors import CacheProxyError, NotCached, Overloaded, RateLimited, UpstreamError
 from cacheproxy.http.headers import outcome_headers
 from cacheproxy.http.route import LARGE_BYTES, NO_SNIFF, PRIVATE, Route, Understood
 from cacheproxy.model import Hit, Miss, Stale, Tier
@@ -59,7 +59,11 @@ class CachedRoute(Route["Query"]):
         except CacheProxyError as exc:
             await self.refuse(exchange, exc)
             return
-        outcome = await self._pipeline.look_up(journey)
+        try:
+            outcome = await self._pipeline.look_up(journey)
+        except Overloaded as exc:
+            await self.refuse(exchange, exc)
+            return
         if isinstance(outcome, Miss) and journey.plan.judge == "inline":
             outcome = await self._approved(exchange, journey, outcome, understood) or outcome
         self._pipeline.note(journey, outcome)

@@ -10,6 +10,7 @@ from cacheproxy.errors import Overloaded
 
 if TYPE_CHECKING:
     from cacheproxy import settings
+    from cacheproxy.pressure import Pressure
 
 _OWN_FILES = 64
 """File descriptors left for everything that is not a connection: store, index, logs, threads' pipes."""
@@ -29,7 +30,8 @@ class Watched(Protocol):
 class Door:
     """Permits of one port. Nothing waits here: what does not fit is refused at once."""
 
-    def __init__(self, limits: settings.Server, most_connections: int) -> None:
+    def __init__(self, limits: settings.Server, most_connections: int, pressure: Pressure | None = None) -> None:
+        """Without `pressure` nobody is turned away because the event loop is late."""
         self.connections: set[Watched] = set()
         self.requests = 0
         self.held_bytes = 0
@@ -38,6 +40,7 @@ class Door:
         self._by_client: Counter[str] = Counter()
         self._limits = limits
         self._most_connections = most_connections
+        self._pressure = pressure
         shortest_s = min(limits.header_timeout_s, limits.body_timeout_s, limits.write_timeout_s, limits.keep_alive_s)
         self._pause_s = min(SWEEP_S, shortest_s / 4)
         self._swept_s: float | None = None
@@ -66,6 +69,10 @@ class Door:
             self._by_client[client] -= 1
             if not self._by_client[client]:
                 del self._by_client[client]
+
+    def opens(self) -> bool:
+        """Whether there is time for one more request; asked once of each, before its body is read."""
+        return self._pressure is None or self._pressure.opens()
 
     def knock(self) -> None:
         """See whether there is a permit left, without taking it. Raises Overloaded when there is none."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Asgi = Callable[[Any, Any, Any], Awaitable[None]]
     Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
+_HANDLES = 16
+"""Of the data port's socket; each that looks in vain costs a microsecond a connection."""
+
 
 def data_app(edge: Callable[[Any, Receive, Send], Awaitable[None]], *lifespan: Lifespan) -> Litestar:
     """Return the application of the data port: one ASGI mount, since typed handlers cost more than an exact hit may."""
@@ -108,6 +111,14 @@ def bind(host: str, port: int, key: str, *, shared: bool = False, listen: bool =
         listener.listen(2048)
     listener.setblocking(False)
     return listener
+
+
+def accepting(listener: socket.socket) -> list[socket.socket]:
+    """Return a listening socket with more handles of the same: uvloop takes one or two connections of each in a turn.
+
+    With one of them a crowd that comes while turns are long waits for many turns just to be let in, or told to go.
+    """
+    return [listener, *(listener.dup() for _ in range(_HANDLES - 1))]
 
 
 def url_of(host: str, listener: socket.socket) -> str:

@@ -6,21 +6,22 @@ control bytes), which is how requests are smuggled past a front proxy.
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from cacheproxy.http import problems
 from cacheproxy.http.cork import Corked
 from cacheproxy.http.exchange import BARE_QUERY, BREAK_OFF
 from cacheproxy.http.patience import Awaited, Patience
 from cacheproxy.http.problems import problem_body
 from cacheproxy.http.unframed import ends_with_connection, unframed
+from cacheproxy.pressure import refused
 
 if TYPE_CHECKING:
-    import asyncio
-
     from uvicorn._types import ASGI3Application
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 
 _MOST_AHEAD = 64
 """Requests a caller may send ahead of their answers on one connection."""
+
+
+class _Answered:
+    """In the place of a request that was answered before its body came, which goes nowhere."""
+
+    response_started = response_complete = True
+    waiting_for_100_continue = disconnected = False
+    keep_alive = True
+    message_event = asyncio.Event()
 
 
 class _Refused(Exception):  # raised inside a parser callback to stop parsing
@@ -150,8 +160,12 @@ class CappedProtocol(HttpToolsProtocol):
             raise _Refused from None
         if self.url.endswith(b"?"):
             cast("dict[str, Any]", self.scope)[BARE_QUERY] = True
-        super().on_headers_complete()
         self._in_head = False
+        if self._may_be_turned_away() and not self.door.opens():
+            self.cycle = cast("RequestResponseCycle", _Answered)
+            self.transport.write(OVERLOADED)
+            return
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Get ready for the next head on this connection."""
@@ -159,6 +173,17 @@ class CappedProtocol(HttpToolsProtocol):
             return
         super().on_message_complete()
         self._in_head, self._head_bytes, self._in_message = True, 0, False
+
+    def _may_be_turned_away(self) -> bool:
+        """Whether this is a request that costs much, and no earlier one of this connection waits for its answer."""
+        return (
+            self.parser.get_method() == b"POST"
+            and self.url.startswith(b"/v1/")
+            and self._running is None
+            and not self.pipeline
+            and not self.expect_100_continue
+            and bool(self.parser.should_keep_alive())
+        )
 
     # Answers, in the order of their requests
 
@@ -300,6 +325,25 @@ class CappedProtocol(HttpToolsProtocol):
 
     def _because(self, status: int, text: str, code: str) -> None:
         self._refusal = (status, text, code)
+
+
+def _overloaded() -> bytes:
+    """Return the whole answer to a request that there is no time for; its connection goes on."""
+    error = refused()
+    headers = [
+        problems.JSON,
+        *problems.retry_after(error.retry_after_s or 1.0),
+        (b"cache-status", b'cacheproxy; detail="overloaded"'),
+        (b"x-cacheproxy-outcome", b"bypass"),
+        (b"x-cacheproxy-reason", error.code.encode()),
+        (b"x-cacheproxy-coalesced", b"false"),
+    ]
+    body = problems.body_of(error)
+    head = b"".join(b"%b: %b\r\n" % header for header in headers)
+    return b"HTTP/1.1 503 Service Unavailable\r\n%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+OVERLOADED = _overloaded()
 
 
 def refusal(status: int, text: str, code: str) -> bytes:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
+from cacheproxy.background import step_back
 from cacheproxy.errors import VerifierUnavailable
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class ThreadedVerifier:
         self._timeout_s = timeout_s
         self._room = threads + queue
         self._inside: set[Future[list[Verification]]] = set()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="verify")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="verify", initializer=step_back)
 
     @property
     def fingerprint(self) -> str:

@@ -84,6 +84,19 @@ def test_an_overload_is_judged(tmp_path: Path) -> None:
     assert code == (0 if all(goal.met for goal in report.goals.values()) else 1), said
 
 
+@pytest.mark.slow
+def test_ten_times_too_much_is_answered_as_far_as_it_can_be_and_all_is_well_again(tmp_path: Path) -> None:
+    out = tmp_path / "report.json"
+    code, said = bench("overload", "--seconds", "4", "--json", str(out))
+    assert code in (0, 1), said  # how fast this machine is is not what is tested
+    report = msgspec.json.decode(out.read_bytes(), type=OverloadReport, strict=True)
+    loaded, after = report.phases["overload"], report.phases["after"]
+    assert report.goals["goodput of the peak"].met, said
+    assert report.goals["shed answers that say when to come back"].met
+    assert set(loaded.errors) == {"http_503"}, "nobody is left without an answer"
+    assert after.errors.get("http_503", 0) < 0.2 * after.requests
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [

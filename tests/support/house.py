@@ -108,6 +108,8 @@ class House:
         lookup_timeout_s: float = 1000.0,
         coalesce_timeout_s: float = 1000.0,
         swamped: Callable[[Query], bool] = lambda query: False,
+        behind: Callable[[], bool] = lambda: False,
+        admit_miss: Callable[[], None] = lambda: None,
     ) -> Pipeline:
         parts = Parts(
             store=self.store,
@@ -118,6 +120,8 @@ class House:
             telemetry=self.telemetry,
             make_room=self.crowded.set,
             swamped=swamped,
+            behind=behind,
+            admit_miss=admit_miss,
         )
         flights = Flights(self.supervisor.spawn, window_bytes=1000, keep_bytes=100_000)
         return Pipeline(

@@ -12,7 +12,9 @@ from cacheproxy.model import Embedding
 
 
 def jobs(*weights: int) -> dict[bytes, Job]:
-    made = (Job(key=index.to_bytes(4, "big"), text="", weight=weight) for index, weight in enumerate(weights))
+    made = (
+        Job(key=index.to_bytes(4, "big"), text="", weight=weight, queued_s=0.0) for index, weight in enumerate(weights)
+    )
     return {job.key: job for job in made}
 
 

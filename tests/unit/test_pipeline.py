@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytest_asyncio
 
-from cacheproxy.errors import InvalidRequest, UpstreamBroken, UpstreamError
+from cacheproxy.errors import InvalidRequest, Overloaded, UpstreamBroken, UpstreamError
 from cacheproxy.joining import Flown
 from cacheproxy.learn.lookups import LookupLog
 from cacheproxy.model import Bypass, Controls, Hit, Miss, Scope, Tier, entry_id
@@ -236,6 +236,29 @@ async def test_what_the_backend_has_no_place_for_does_not_wait_for_a_swamped_enc
     assert (outcome.reason, journey.embeddable) == ("overloaded", False)
     assert await house.answer() == "hit: Answer."  # what needs neither is served as ever
     house.encoder.gate.set()
+
+
+async def test_nobody_joins_those_who_have_waited_for_the_encoder_for_too_long(house: House) -> None:
+    assert content(await house.answer()) == "Answer."
+    house.pipeline = house.line(behind=lambda: True)
+    house.encoder.gate.clear()
+    journey, outcome = await house.look_up(REPHRASED)
+    assert isinstance(outcome, Miss)
+    assert (outcome.reason, journey.embeddable) == ("overloaded", False)
+    assert await house.answer() == "hit: Answer."
+    house.encoder.gate.set()
+
+
+async def test_who_is_turned_away_as_a_miss_is_served_what_is_kept_word_for_word(house: House) -> None:
+    assert content(await house.answer()) == "Answer."
+
+    def none() -> None:
+        raise Overloaded("none")
+
+    house.pipeline = house.line(admit_miss=none)
+    with pytest.raises(Overloaded):
+        await house.look_up(REPHRASED)
+    assert await house.answer() == "hit: Answer."
 
 
 async def test_a_lookup_over_its_budget_is_a_miss_whose_answer_is_kept_for_its_equal(house: House) -> None:

@@ -170,7 +170,7 @@ async def test_every_duty_is_begun_and_the_keys_only_where_there_are_some(tmp_pa
     Rig(tmp_path, keys=keys).upkeep.start(tasks)
     duties = {"sweep": 0, "policies": 0, "erasure": 30.0, "load": 0.5, "snapshot": 60.0}
     assert tasks.every_s == duties | ({"keys": 0.5} if keys else {})
-    assert tasks.once == ["retry", "_watch_loop", "prepare"]
+    assert tasks.once == ["retry", "prepare"]
 
 
 async def test_a_supervisor_does_what_is_due(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""What is let in while the event loop is late; who would only make everybody later is told so at once.
+
+As CoDel does (Nichols and Jacobson, "Controlling Queue Delay", 2012), it looks at the least delay of an interval: one
+that is never short is a standing queue, and nobody gains by it; a burst that drains is none of its business. What is
+let in then falls by a factor with each interval, and rises by a step with each that is well. What is turned away first
+is what costs most: misses, once the exact tier has nothing; only then whatever comes, before its body is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from cacheproxy.errors import Overloaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BEAT_S = 0.02
+"""Pause between two looks at how late the event loop is."""
+INTERVAL_S = 0.1
+_SUSTAINED = 2
+"""Intervals in a row that must have been late throughout before anybody is turned away."""
+_EASED = 0.25
+"""Share of the longest lag below which it must come, once some are turned away, before more are let in."""
+FEW = 16
+"""Requests, being answered or come since the last look, that are no crowd: turning some away would mend nothing."""
+_STUCK = 4
+"""Times the longest lag by which a single turn of the event loop must be late for those to be turned away in it who
+come in a crowd: looks come between turns, and one turn may read thousands of requests."""
+_ALL, _LEAST, _LEAST_MISSES = 2.0, 0.02, 0.1
+_FEWER = (0.7, 0.95)
+"""What the share is multiplied by: as much less as the loop is too late, within these."""
+_MORE, _MORE_FOR_FEW = 0.05, 0.2
+"""What is added to it; the second where so few are being answered that they are no crowd."""
+
+
+class Pressure:
+    """How late the event loop is, and what is let in for it; `max_lag_s` 0 lets everything in.
+
+    `share` is 2 while all is let in. From there to 1 fewer misses are, down to a tenth; below 1 that share of all that
+    comes. All of it happens on the event loop.
+    """
+
+    def __init__(
+        self, max_lag_s: float, observe: Callable[[float], None], told: Callable[[], None] = lambda: None
+    ) -> None:
+        """`observe` is told each lag, in seconds; `told` of each request that the door turns away."""
+        self.share = _ALL
+        self.shed: Counter[str] = Counter()
+        """Requests that were turned away: at the door, and as misses."""
+        self._max_lag_s = max_lag_s
+        self._observe = observe
+        self._told = told
+        self._least_s = float("inf")
+        self._ends_s = 0.0
+        self._due_s = float("inf")
+        self._crowd = False
+        self._come = 0
+        self._late = 0
+        self._credit = {"door": 0.5, "miss": 0.5}
+
+    @property
+    def pressed(self) -> bool:
+        """Whether some are turned away."""
+        return self.share < _ALL
+
+    def opens(self) -> bool:
+        """Whether the door opens for one more request; counts it where it does not."""
+        self._come += 1
+        if self._let("door", min(1.0, self.share)):
+            return True
+        self._told()
+        return False
+
+    def admit_miss(self) -> None:
+        """Let one more request go on that the exact tier had nothing for. Raises Overloaded."""
+        if not self._let("miss", max(_LEAST_MISSES, self.share - 1)):
+            raise refused()
+
+    async def watch(self, answering: Callable[[], int]) -> None:
+        """Look at the event loop without an end; `answering` tells how many requests are being answered."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._due_s = loop.time() + BEAT_S
+            await asyncio.sleep(BEAT_S)
+            now_s = loop.time()
+            lag_s = max(0.0, now_s - self._due_s)
+            self._observe(lag_s)
+            self.saw(lag_s, now_s, max(answering(), self._come))
+            self._come = 0
+
+    def saw(self, lag_s: float, now_s: float, requests: int) -> None:
+        """Take one look at how late the event loop is, and how many requests there are."""
+        self._crowd = crowd = requests >= FEW
+        self._least_s = min(self._least_s, lag_s)
+        if now_s < self._ends_s:
+            return
+        most_s = self._max_lag_s * (_EASED if self.pressed else 1.0)
+        late = 0 < most_s < self._least_s and crowd
+        self._late = self._late + 1 if late else 0
+        if not late:
+            self.share = min(_ALL, self.share + (_MORE if crowd else _MORE_FOR_FEW))
+        elif self.pressed or self._late >= _SUSTAINED:
+            least, most = _FEWER
+            self.share = max(_LEAST, self.share * min(most, max(least, most_s / self._least_s)))
+        self._least_s, self._ends_s = float("inf"), now_s + INTERVAL_S
+
+    def _let(self, where: str, share: float) -> bool:
+        """Let a share of what asks in, evenly spread; nobody where this very turn is late beyond measure."""
+        if self._stuck():
+            self.shed[where] += 1
+            return False
+        if share >= 1:
+            return True
+        self._credit[where] = credit = self._credit[where] + share
+        if credit < 1:
+            self.shed[where] += 1
+            return False
+        self._credit[where] = credit - 1
+        return True
+
+    def _stuck(self) -> bool:
+        late_s = monotonic() - self._due_s
+        return 0 < _STUCK * self._max_lag_s < late_s and self._crowd
+
+
+def refused() -> Overloaded:
+    """Return what is told to those who are turned away."""
+    return Overloaded("more requests come than this proxy can answer in time; try again in a moment")
