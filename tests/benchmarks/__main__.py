@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.benchmarks import goals, memory, overloads, peers, replicas_report, report, scale, scale_index
+from tests.benchmarks import goals, memory, overhead, overloads, peers, replicas_report, report, scale, scale_index
 from tests.benchmarks.page import written
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ PARTS = {
         render=report.render,
         words=("--seconds", "3"),
         smoke=("--seconds", "0.3", "--rounds", "1", "--connections", "1", "16", "64"),
+    ),
+    "overhead": Part(
+        module="overhead",
+        file="benchmarks-overhead.json",
+        within_s=240,
+        render=overhead.render,
+        smoke=("--seconds", "0.3", "--rounds", "1"),
     ),
     "overload": Part(
         module="overloads",
