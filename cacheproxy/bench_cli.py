@@ -253,6 +253,7 @@ def overload(
     questions, shares = _questions(questions_file, repeated=False), read_mix(mix)
     peak_s, after_s = min(5.0, seconds), min(15.0, 2 * seconds)
     how = Overload(times=times, seconds=seconds, peak_s=peak_s, after_s=after_s, connections=peak_connections)
+    _check_folders(out)
     where = _where(told)
 
     def asking(seed: int) -> Asking:
@@ -318,6 +319,7 @@ def _measure(
     from cacheproxy.bench.runs import Bench, measure
     from cacheproxy.bench.tables import render
 
+    _check_folders(out, drawn)
     where = _where(told)
 
     async def work() -> Any:
@@ -336,6 +338,13 @@ def _measure(
         plot(report.figures, report.command, drawn)
     click.echo(render(report))
     sys.exit(0 if sum(report.figures.errors.values()) <= max_errors * report.figures.requests else 1)
+
+
+def _check_folders(*files: Path | None) -> None:
+    """Raise ConfigError where a report could not be written, before anything is measured."""
+    for file in files:
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ConfigError(f"{file}: there is no folder {file.parent}; name a file in a folder there is")
 
 
 def _where(told: dict[str, Any]) -> Where:
