@@ -26,7 +26,7 @@ CHECKS = (
     "response_schema_conformance",
     "allow_header_conformance",
 )
-EXAMPLES, LONGEST_S = 60, int(os.environ.get("FUZZ_SECONDS", "15"))
+EXAMPLES, LONGEST_S = 60, int(os.environ.get("FUZZ_SECONDS", "30"))
 
 
 async def schemathesis(document_url: str, key: str, *more: str) -> tuple[int | None, str]:
