@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from cacheproxy.background import BEHIND_ALL, step_back
 from cacheproxy.embed.batch import Flaw, run
 from cacheproxy.errors import EmbedderUnavailable
 
@@ -24,7 +21,6 @@ BATCH_TEXTS = 8
 """Texts encoded at a time: some tens of milliseconds."""
 _MOST_YIELD_S = 0.2
 _POLL_S = 0.005
-_NICE = 10
 
 
 class Slow:
@@ -36,7 +32,9 @@ class Slow:
     def __init__(self, encoder: Encoder, busy: Callable[[], bool]) -> None:
         self._encoder = encoder
         self._busy = busy
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cacheproxy-recode", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="cacheproxy-recode", initializer=step_back, initargs=(BEHIND_ALL,)
+        )
         self._closed = False
 
     async def embedded(self, texts: Collection[str], *, hurry: bool = False) -> dict[str, Embedding]:
@@ -81,10 +79,3 @@ class Slow:
         end = time.monotonic() + _MOST_YIELD_S
         while self._busy() and time.monotonic() < end:  # noqa: ASYNC110 - live work has nobody to tell
             await asyncio.sleep(_POLL_S)
-
-
-def _give_way() -> None:
-    """Let every other thread run first; only Linux gives threads priorities of their own."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
