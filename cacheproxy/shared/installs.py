@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 SECRET_BYTES = 32
 _LEAST_BYTES = 32
 _MOST_BYTES = 4096
+AGREE_S = 3.0
+"""Longest wait for the engine's word: no request waits for it, and a start that is busy would do without it."""
 
 # Whoever comes first says which install this is; nobody changes it afterwards.
 _AGREE = Script("""
@@ -76,7 +78,7 @@ class Installs:
         """
         own = fingerprint(secret)
         given: list[bytes | str | int] = [own, b"" if self._by_file else secret, "publish" if publish else ""]
-        mark, told = await self._link.run(_AGREE, [self._key], given)
+        mark, told = await self._link.slow_run(_AGREE, [self._key], given, AGREE_S)
         if not mark:
             raise SharedUnavailable("no replica has said yet which install this engine is of", fault="install")
         if mark.decode() == own:

@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cacheproxy.clock import SystemClock
 from cacheproxy.errors import ConfigError, SharedUnavailable
+from cacheproxy.settings import Replicas, Store
 from cacheproxy.shared.installs import Installs, fingerprint, secret_of
+from cacheproxy.shared.layout import Layout
+from cacheproxy.shared.link import Link
+from tests.support.chaos import ChaosProxy
 from tests.support.fleet import linked
 
 if TYPE_CHECKING:
@@ -44,6 +49,17 @@ async def test_with_a_file_the_engine_never_sees_the_secret(redis: RedisServer) 
             await installs.agree(OTHER, ours=False)
         with pytest.raises(ConfigError, match="have their secret from a file"):
             await Installs(link, layout, by_file=False).agree(OTHER, ours=False)
+
+
+async def test_a_start_waits_for_a_slow_engine_longer_than_a_request_would(redis: RedisServer) -> None:
+    async with ChaosProxy(redis.port) as way:
+        way.weather.delay_s = 0.1
+        store = Store(url=f"redis://127.0.0.1:{way.port}")
+        async with Link(store, Replicas(timeout_ms=75), SystemClock()) as link:
+            layout = Layout("cacheproxy", link.shards)
+            assert await Installs(link, layout, by_file=False).agree(ONE, ours=False) == ONE
+            with pytest.raises(SharedUnavailable):
+                await link.call("GET", layout.key("c", "install"))
 
 
 async def test_without_the_engine_nothing_is_agreed(redis: RedisServer) -> None:
