@@ -102,7 +102,8 @@ class Pipeline:
         """Ask the tiers that the plan allows, within the lookup budget; nothing is changed but repairs of the index.
 
         Without `remember` nobody will know that the question was asked. Raises Overloaded where more come than can be
-        answered in time, and the exact tier has nothing.
+        answered in time, and the exact tier has nothing; never without `remember`: an operator looks into that very
+        trouble.
         """
         if self._offloading is not None and journey.query.controls.no_cache and remember:
             self._offloading.asked_again(journey.query)
@@ -110,7 +111,7 @@ class Pipeline:
         if journey.plan.lookup or journey.plan.store:
             try:
                 async with asyncio.timeout(self._lookup_timeout_s):
-                    outcome = await self._look_up(journey)
+                    outcome = await self._look_up(journey, callers=remember)
             except TimeoutError:
                 self.tiers.give_up(journey)
                 failure = LookupTooSlow("the lookup took longer than its budget")
@@ -126,7 +127,7 @@ class Pipeline:
             return False
         return self.parts.behind() or (self._offloading is None and self.parts.swamped(journey.query))
 
-    async def _look_up(self, journey: Journey) -> Outcome:
+    async def _look_up(self, journey: Journey, *, callers: bool) -> Outcome:
         """Ask the exact tier, then, once the category is known, the semantic one. Raises Overloaded."""
         stages, began_s = self.parts.telemetry.stages, perf_counter()
         outcome = await self.tiers.exact(journey)
@@ -139,7 +140,8 @@ class Pipeline:
                 journey.settle(flight.told, self.parts.epoch)
             if journey.settled:
                 return replace(outcome, category=journey.plan.category)
-        self.parts.admit_miss()
+        if callers:
+            self.parts.admit_miss()
         if self._hopeless(journey):
             journey.embeddable = False
             self.tiers.give_up(journey)

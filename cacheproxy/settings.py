@@ -263,7 +263,7 @@ class Replicas(_Section, frozen=True):
     max_connections: Count = 64
     """Most connections to each server of the engine, of requests; as many again for logs and scans."""
     allow_eviction: bool = False
-    """Whether to start where the engine may evict: with a `maxmemory-policy` other than `noeviction`."""
+    """Whether to use an engine that may evict: with a `maxmemory-policy` other than `noeviction`."""
     ca_file: str = ""
     """Certificates that `rediss` trusts; empty means the system's."""
 

@@ -20,6 +20,7 @@ from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.shared import faults, patience
 from cacheproxy.shared.address import Address, parse
 from cacheproxy.shared.breaker import Breaker
+from cacheproxy.shared.eviction import may_evict
 from cacheproxy.shared.routes import FAILURES, Cluster, OneServer, Sentinels
 from cacheproxy.shared.slots import key_of
 from cacheproxy.shared.wire import Login, Wire, read_info, tls_context
@@ -199,13 +200,15 @@ class Link:
         return await self._ask(commands, timeout_s, slow=True)
 
     async def _hot(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
-        """Ask for a request, which waits in vain for one deadline at most."""
+        """Ask for a request, which waits in vain for one deadline at most; for one with patience as `slow` does."""
         now = asyncio.get_running_loop().time
         if patience.lost(now()):
             raise self._unavailable(faults.IN_VAIN)
+        apart = patience.least_s() > self.timeout_s
+        timeout_s = patience.least_s() if apart else timeout_s
         until = now() + timeout_s
         try:
-            return await self._ask(commands, timeout_s, slow=False)
+            return await self._ask(commands, timeout_s, slow=apart)
         except SharedUnavailable:
             if now() >= until:
                 patience.lose(now())
@@ -349,12 +352,9 @@ class Link:
             raise ConfigError(f"store.url: the engine at {address} is Redis {version}; 6.2 or later is needed")
         if self.kind != "cluster" and told.get("cluster_enabled") == "1":
             raise ConfigError(f"store.url: the engine at {address} {faults.IS_CLUSTER.says}")
-        policy = told.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction" and not self._replicas.allow_eviction:
-            raise ConfigError(
-                f"store.url: the engine at {address} may evict what replicas agree by, purges among it "
-                f"(maxmemory-policy {policy}); set noeviction, or replicas.allow_eviction = true"
-            )
+        evicts = may_evict(told.get("maxmemory_policy", ""))
+        if evicts and not self._replicas.allow_eviction:
+            raise ConfigError(f"store.url: the engine at {address} {evicts}")
 
     def _place_at(self, address: Address) -> _Place:
         place = self._places.get(address)

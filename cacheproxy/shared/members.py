@@ -20,6 +20,7 @@ import structlog
 
 from cacheproxy.errors import ConfigError, SharedUnavailable
 from cacheproxy.ports import Acknowledgement
+from cacheproxy.shared.eviction import may_evict
 from cacheproxy.shared.lease import SCHEMA, Data, Lease, Position, Seen, margin_s, schema_of
 from cacheproxy.shared.script import LAST_ID, Script
 
@@ -69,7 +70,8 @@ for _, line in ipairs(redis.call('HVALS', KEYS[1])) do
   lease = tonumber(lease) or 0
   if lease > longest and now - tonumber(at) <= 2 * lease then longest = lease end
 end
-return {last_id(KEYS[3]), first, epoch, replication, longest}
+local policy = string.match(redis.call('INFO', 'memory'), 'maxmemory_policy:([%w-]+)') or ''
+return {last_id(KEYS[3]), first, epoch, replication, longest, policy}
 """
 )
 _LINES = Script(
@@ -130,7 +132,8 @@ class _Held:
 class Members:
     """This replica among the others. Use it as an async context manager: it sends heartbeats until the block ends.
 
-    Entering waits a moment for the engine; it raises ConfigError where the data in it is of a later version.
+    Entering waits a moment for the engine; it raises ConfigError where that may not be used: its data are of a later
+    version, or it may evict.
     """
 
     def __init__(self, link: Link, layout: Layout, replicas: Replicas, clock: Clock, name: str | None = None) -> None:
@@ -145,6 +148,7 @@ class Members:
         self._clock = clock
         self._streams = {log_: layout.stream(log_) for log_ in layout.logs}
         self._held = {log_: _Held(Lease(self.lease_s)) for log_ in layout.logs}
+        self._allow_eviction = replicas.allow_eviction
         self._refused: dict[Log, str] = {}
         self._began_s = clock.monotonic()
         self._first_s: dict[Log, float] = {}
@@ -320,13 +324,13 @@ class Members:
                 identity=after,
                 replication_id=reply[3].decode("ascii", "replace"),
             )
-            self._hear(log_, sent, seen, sure, int(reply[4]) / 1000)
+            if wrong := self._wrong(log_, seen, reply[5].decode("ascii", "replace")):
+                self._refuse(log_, wrong)
+            else:
+                self._hear(log_, sent, seen, sure, int(reply[4]) / 1000)
 
     def _hear(self, log_: Log, sent: Sent, seen: Seen, sure: bool, longest_s: float) -> None:
         held = self._held[log_]
-        if schema_of(seen.epoch) != SCHEMA:
-            self._refuse(log_, seen.epoch)
-            return
         self._refused.pop(log_, None)
         now_s = self._clock.monotonic()
         self._first_s.setdefault(log_, now_s)
@@ -344,12 +348,17 @@ class Members:
         self._held[log_].gap.set()
         log.warning("replica_gap", log=str(log_), reason=reason)
 
-    def _refuse(self, log_: Log, epoch: str) -> None:
-        known = schema_of(epoch)
-        what = f"of schema {known}, and this version reads {SCHEMA}" if known else "of another program"
-        refused = (
-            f"store.prefix: the engine holds data {what}, under {self._layout.key(log_, 'epoch')}; give another prefix"
-        )
+    def _wrong(self, log_: Log, seen: Seen, policy: str) -> str:
+        """Return why the engine may not be used as it is now; "" where it may."""
+        known = schema_of(seen.epoch)
+        if known != SCHEMA:
+            what = f"of schema {known}, and this version reads {SCHEMA}" if known else "of another program"
+            where = self._layout.key(log_, "epoch")
+            return f"store.prefix: the engine holds data {what}, under {where}; give another prefix"
+        evicts = "" if self._allow_eviction else may_evict(policy)
+        return evicts and f"store.url: the engine {evicts}"
+
+    def _refuse(self, log_: Log, refused: str) -> None:
         if not self._refused:
             log.error("replica_refused", reason=refused)
         self._refused[log_] = refused

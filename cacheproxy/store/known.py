@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 _BITS = 16
 """For each entry that the store may hold: one in 400 unknown ids is looked for all the same."""
-_FEWEST = 1 << 16
+_FEWEST, _MOST = 1 << 16, 1 << 30
+"""Of its bits; the second are 128 MiB: a store of more than 67 million entries is looked into in vain more often."""
 
 
 class Known:
@@ -20,7 +21,7 @@ class Known:
 
     def __init__(self, most: int, ids: Iterable[str] = ()) -> None:
         """Make room for `most` ids, and add these."""
-        size = max(_FEWEST, 1 << (_BITS * most - 1).bit_length())
+        size = min(_MOST, max(_FEWEST, 1 << (_BITS * most - 1).bit_length()))
         self._mask = size - 1
         self._bits = bytearray(size // 8)
         for one in ids:

@@ -25,9 +25,9 @@ TIMEOUT_S = 0.6
 """Of one call to the engine; long, so that a busy machine does not look like a second one."""
 
 
-async def faults_of(link: Link, calls: int) -> list[str]:
+async def faults_of(link: Link, calls: int, least_s: float = 0.0) -> list[str]:
     """Begin a request, call the engine, and return how each call failed."""
-    patience.begin()
+    patience.begin(least_s)
     seen: list[str] = []
     for _ in range(calls):
         try:
@@ -60,6 +60,51 @@ async def test_what_runs_beside_requests_and_what_takes_long_is_patient_again(re
             await link.call("PING")
         await asyncio.sleep(patience.LOST_S)
         assert await link.call("PING") == b"PONG"
+
+
+async def test_an_operators_work_outwaits_what_fails_callers(redis: RedisServer) -> None:
+    async with Link(Store(url=redis.url), Replicas(timeout_ms=100), SystemClock()) as link:
+        assert await faults_of(link, 1) == [""]
+        redis.pause()
+        callers = [await asyncio.create_task(faults_of(link, 1)) for _ in range(4)]
+        assert callers[-1] == ["open"]
+
+        async def work() -> bytes:
+            patience.begin(30.0)
+            found: bytes = await link.call("PING")
+            return found
+
+        working = asyncio.create_task(work())
+        await asyncio.sleep(0.5)
+        redis.resume()
+        assert await working == b"PONG"
+
+
+async def test_an_operators_work_does_not_wait_twice_for_an_engine_that_is_gone(redis: RedisServer) -> None:
+    async with Link(Store(url=redis.url), Replicas(timeout_ms=100), SystemClock()) as link:
+        assert await faults_of(link, 1) == [""]
+        redis.pause()
+        try:
+            assert await faults_of(link, 3, least_s=0.3) == ["timeout", "in-vain", "in-vain"]
+        finally:
+            redis.resume()
+
+
+@pytest.mark.slow
+async def test_answers_that_are_warmed_are_kept_by_an_engine_that_is_late(redis: RedisServer, tmp_path: Path) -> None:
+    terms = {"CACHEPROXY_REPLICAS__TIMEOUT_MS": "75", "CACHEPROXY_REPLICAS__LEASE_MS": "30000"}
+    items = [
+        {"text": f"What is {uuid4().hex}?", "model": "m", "answer": "This.", "tenant": "0" * 64} for _ in range(40)
+    ]
+    async with fleet(tmp_path, [redis.url], **terms) as found:
+        [replica] = found.replicas
+        await found.spread("What is known?")
+        redis.pause()
+        warming = asyncio.create_task(replica.operate("POST", "warm", {"items": items}))
+        await asyncio.sleep(0.7)
+        redis.resume()
+        told = (await warming).json()
+        assert told["stored"] == len(items), told["items"][0]
 
 
 @pytest.mark.slow

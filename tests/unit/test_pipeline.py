@@ -259,6 +259,8 @@ async def test_who_is_turned_away_as_a_miss_is_served_what_is_kept_word_for_word
     with pytest.raises(Overloaded):
         await house.look_up(REPHRASED)
     assert await house.answer() == "hit: Answer."
+    explained = await house.pipeline.look_up(house.pipeline.set_out(house.query(REPHRASED)), remember=False)
+    assert isinstance(explained, Hit), "an operator is told of overload what he would be told without"
 
 
 async def test_a_lookup_over_its_budget_is_a_miss_whose_answer_is_kept_for_its_equal(house: House) -> None:

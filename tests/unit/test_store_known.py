@@ -80,3 +80,10 @@ async def test_a_closed_store_knows_nothing(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "e.db", Store(), FakeClock())
     with pytest.raises(StoreUnavailable):
         await store.get(entry_id("other"))
+
+
+async def test_a_store_without_a_cap_to_speak_of_opens_and_knows_what_it_holds(tmp_path: Path) -> None:
+    async with SqliteStore(tmp_path / "e.db", Store(max_entries=10**12, hot_bytes=0), FakeClock()) as store:
+        kept = make_entry("kept")
+        assert await store.put(kept, store.fence)
+        assert await store.get(kept.id) is not None

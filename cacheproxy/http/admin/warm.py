@@ -13,6 +13,7 @@ from litestar import Request, Response, post
 from cacheproxy.errors import BodyTooLarge
 from cacheproxy.http.admin.asked import actor_of, body_of, is_dry_run, refuse_unknown
 from cacheproxy.http.admin.document import GUARDED, refusals, told
+from cacheproxy.shared import patience
 from cacheproxy.warming import Warmed, WarmItem
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def handlers(house: Operated) -> list[HTTPRouteHandler]:
         operation_class=told(WarmRequest),
     )
     async def warm(request: Request[Any, Any, Any]) -> Response[Report]:
+        patience.begin(patience.OPERATORS_S)
         refuse_unknown(request, {"dry_run"})
         raw = await request.body()
         read = partial(body_of, raw, WarmRequest, "warm")
