@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import InvalidRequest
@@ -199,7 +199,9 @@ def _plan(query: Query, terms: _Terms, epoch: str | None, load: float) -> Plan:
     """Return the plan of `_planned`, made once for all queries that nothing sets apart that it looks at."""
     lone = _lone(query)
     hot = query.temperature is not None and query.temperature > terms.rules.max_temperature
-    key = (query.traits, query.controls, query.dialect, lone, hot, epoch, load)
+    # Tags are any number of any words, and no rule looks at them: kept here they would push out everybody's plans.
+    controls = replace(query.controls, tags=()) if query.controls.tags else query.controls
+    key = (query.traits, controls, query.dialect, lone, hot, epoch, load)
     plan = terms.plans.get(key)
     if plan is None:
         if len(terms.plans) >= _MOST_PLANS:

@@ -333,3 +333,11 @@ def test_a_plan_that_was_made_before_is_the_one_that_would_be_made_now() -> None
         for load in (0.0, 0.5):
             for one in (*asked, *reversed(asked)):
                 assert plan(one, policy, EPOCH, told, load) == plan(one, Policy.of(pack), EPOCH, told, load)
+
+
+def test_tags_set_no_plans_apart_so_that_nobody_pushes_out_those_of_others() -> None:
+    policy, told = Policy.of(PACK), Classification(category="default")
+    first = plan(query(), policy, EPOCH, told)
+    for number in range(200):
+        assert plan(query(Controls(tags=(f"tag-{number}",))), policy, EPOCH, told) is first
+    assert plan(query(), policy, EPOCH, told) is first
