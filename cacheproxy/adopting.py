@@ -302,9 +302,10 @@ class Adopting:
                     self.progress = progress
             await self._settled(way, before, progress)
         except CacheProxyError as exc:
-            self._failed(progress, exc.message)
+            # Noted before it is told: the note of whoever promotes again then must come after this one.
             with contextlib.suppress(ConfigError):  # the disk refuses: the next start tries it once more
                 await asyncio.to_thread(self._means.shelf.note, self._state)
+            self._failed(progress, exc.message)
         finally:
             if self.progress is progress:  # a bug, or the end of the proxy: the next start goes on
                 self.progress = replace(progress, step="failed", problem="it was cut short; see the log")
@@ -330,10 +331,13 @@ class Adopting:
             return self._serve(space, artefact, way)
 
     def _serve(self, space: Space, artefact: Artefact | None, way: State) -> Space:
-        """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after."""
+        """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after.
+
+        Raises Stopped.
+        """
         means = self._means
-        wrong = means.heard()
         self._stop.late()
+        wrong = means.heard()
         before = means.spaces.serve(space)
         self._artefact = artefact
         means.lookups.restart(space.epoch)

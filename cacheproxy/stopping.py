@@ -32,7 +32,9 @@ class Stop:
         self._asked.set()
 
     def late(self) -> None:
-        """From now on it is too late."""
+        """From now on it is too late. Raises Stopped where somebody has asked before."""
+        if self._asked.is_set():
+            raise Stopped(_WHY)
         self._late = True
 
     async def unless_asked(self, work: Coroutine[object, object, T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -84,6 +85,19 @@ class Unopened(Layered):
 
     async def open(self, artefact: Artefact) -> Recoding:
         raise ConfigError(f"{artefact.epoch}: its export failed")
+
+
+class SlowShelf(HeadShelf):
+    """Takes its time to note that nothing is on its way."""
+
+    def __init__(self, folder: Path, may: threading.Event) -> None:
+        super().__init__(folder, EPOCH, DIM)
+        self._may = may
+
+    def note(self, state: State) -> None:
+        if state.adopting is None:
+            self._may.wait(timeout=10.0)
+        super().note(state)
 
 
 class Book:
@@ -341,6 +355,35 @@ async def test_what_is_cancelled_before_it_is_filled_is_not_filled(tmp_path: Pat
         adopting.cancel()  # its task has not run yet
         await eventually(lambda: adopting.progress.step == "failed", "it ended")
         assert one.spaces.epoch == EPOCH
+
+
+async def test_what_is_cancelled_does_not_serve_though_its_space_is_there_from_its_grace_period(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.grace_s = 5.0
+        adopting = one.adopting()
+        head = await promoted(one, adopting)
+        await adopting.rollback()
+        assert adopting.cancel().epoch == EPOCH
+        await eventually(lambda: not adopting.busy, "it ended")
+        assert one.spaces.epoch == head
+        assert "an operator stopped it" in adopting.progress.problem
+
+
+async def test_nothing_else_begins_before_it_is_noted_what_became_of_the_last(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        written = threading.Event()
+        one.shelf = SlowShelf(tmp_path, written)
+        adopting = one.adopting()
+        tree, weights = manifest_tree()
+        one.store.fails = True
+        await adopting.promote(tree, weights, actor="t", force=True, dry_run=False)
+        await eventually(lambda: one.shelf.state().adopting == HEADED, "it is on its way")
+        await asyncio.sleep(0.2)
+        with pytest.raises(VersionConflict, match="is on its way"):
+            await adopting.promote(tree, weights, actor="t", force=True, dry_run=False)
+        written.set()
+        await eventually(lambda: adopting.progress.step == "failed", "it failed")
+        assert one.shelf.state() == State()
 
 
 async def test_what_was_cut_short_twice_is_given_up(tmp_path: Path) -> None:
