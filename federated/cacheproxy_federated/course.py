@@ -52,8 +52,8 @@ class Course(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     strategy: Literal["robust", "fedavg", "fedprox", "fedadam", "median", "trimmed-mean", "krum", "multi-krum"] = (
         "robust"
     )
-    """`robust` is, in a round of five sound replies or more, multi-krum of those that do not go one way together; and
-    fedavg below, where nobody can outvote a liar."""
+    """`robust` is, in a round of five sound replies or more, the mean of those that multi-krum keeps and that do not go
+    one way together; and fedavg below, where nobody can outvote a liar."""
     quorum: _Count = 2
     """Fewest sound replies that make a round."""
     first: _Index = 0

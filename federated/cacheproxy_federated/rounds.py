@@ -113,7 +113,7 @@ class Run:
         if clipped := sum(update.clipped for update in updates):
             guard.refused["clipped"] += clipped
         self._refused = guard.refused
-        return self._averaging.average(number, updates)
+        return self._averaging.average(number, matrix, updates)
 
     def _made(self, matrix: NDArray[np.float32]) -> Head | Layers:
         """Return what a matrix is of: a head, or in one row the layers that change."""

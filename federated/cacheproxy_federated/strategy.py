@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedProx, FedTrimmedAvg, Krum, MultiKrum
+from flwr.serverapp.strategy.multikrum import select_multikrum
 
 from cacheproxy.errors import ConfigError
 from cacheproxy_federated import wire
@@ -36,7 +37,6 @@ class Averaging:
     def __init__(self, course: Course) -> None:
         self._course = course
         self._flower = _flower(course, course.strategy)
-        self._plain = _flower(course, "fedavg")
 
     def messages(
         self, number: int, matrix: NDArray[np.float32], config: ConfigRecord, nodes: list[int]
@@ -47,12 +47,16 @@ class Averaging:
         made = self._flower.configure_train(number, wire.head_record(matrix), config, present)
         return sorted(made, key=lambda message: message.metadata.dst_node_id)
 
-    def average(self, number: int, updates: Sequence[Update]) -> NDArray[np.float32]:
-        """Return the new matrix. Raises ConfigError where there is none or it is not finite."""
-        flower, hostile = self._of(len(updates)), self._hostile(len(updates))
-        if self._course.strategy == "robust" and flower is not self._plain:
+    def average(self, number: int, start: NDArray[np.float32], updates: Sequence[Update]) -> NDArray[np.float32]:
+        """Return the new matrix; `start` was sent to train.
+
+        Raises ConfigError where there is none or it is not finite.
+        """
+        flower, hostile = self._flower, self._hostile(len(updates))
+        # A few cannot be told apart, and are averaged.
+        if self._course.strategy == "robust" and len(updates) >= _LEAST_ROBUST:
             # How many pairs it has, a node only claims: one that passes must not outweigh the others by that.
-            updates = [replace(update, examples=1) for update in _without_common(updates, hostile)]
+            updates = [replace(update, examples=1) for update in _trusted(start, updates, hostile)]
         if isinstance(flower, MultiKrum) and not isinstance(flower, Krum):
             flower.num_malicious_nodes = hostile
             flower.num_nodes_to_select = max(1, len(updates) - hostile)
@@ -63,11 +67,6 @@ class Averaging:
         if not np.isfinite(made).all():
             raise ConfigError(f"federated: {self._course.strategy} made a head that is not finite; lower server-lr")
         return made
-
-    def _of(self, replies: int) -> FedAvg:
-        """Return the strategy for so many replies: a few cannot be told apart, and are averaged."""
-        few = self._course.strategy == "robust" and replies < _LEAST_ROBUST
-        return self._plain if few else self._flower
 
     def _hostile(self, replies: int) -> int:
         """Return how many of so many replies are taken for hostile; never more than can be outvoted (2f + 3)."""
@@ -92,21 +91,37 @@ class Averaging:
             self._flower.v_t = {wire.MATRIX: memory["v"]}
 
 
-def _without_common(updates: Sequence[Update], hostile: int) -> list[Update]:
-    """Return the updates without as many as are `hostile`: those farthest along the direction that most is common in.
+def _trusted(start: NDArray[np.float32], updates: Sequence[Update], hostile: int) -> list[Update]:
+    """Return the updates but those that Multi-Krum takes for `hostile`, and as many that go together; most stay.
 
-    Nodes that lie together move one way, however short; honest ones are nearly at right angles (Shejwalkar and
-    Houmansadr, "Manipulating the Byzantine", NDSS 2021).
+    Both choose among all: what one of them leaves out wrongly must not make a liar look honest to the other.
     """
-    rows = [np.reshape(update.matrix, -1) for update in updates]
+    contents = [_content(update) for update in updates]
+    near = {id(one) for one in select_multikrum(contents, hostile, len(updates) - hostile)}
+    most = max(0, min(hostile, (len(updates) - 1) // 2 - hostile))
+    together = set(np.argsort(-_alike(start, updates), kind="stable")[:most].tolist())
+    return [one for at, one in enumerate(updates) if id(contents[at]) in near and at not in together]
+
+
+def _alike(start: NDArray[np.float32], updates: Sequence[Update]) -> NDArray[np.float64]:
+    """Return for each update the highest cosine of its way with another's, without what all have in common.
+
+    Ways are of unit length, or a long honest update would be a way of its own; nodes that lie together turn the same
+    way, however short they keep to it, and honest ones are nearly at right angles.
+    """
+    whole, rows = np.reshape(start, -1), [np.reshape(update.matrix, -1) for update in updates]
+    lengths = np.array([max(update.norm, np.finfo(np.float64).tiny) for update in updates])
     gram = np.zeros((len(rows), len(rows)))
-    for at in range(0, rows[0].size, _COLUMNS):
-        part = np.stack([row[at : at + _COLUMNS] for row in rows]).astype(np.float64)
-        part -= part.mean(axis=0)
-        gram += part @ part.T
-    _, axes = np.linalg.eigh(gram)
-    near = np.argsort(axes[:, -1] ** 2, kind="stable")[: len(rows) - hostile]
-    return [updates[at] for at in sorted(near.tolist())]
+    for at in range(0, whole.size, _COLUMNS):
+        columns = slice(at, at + _COLUMNS)
+        ways = np.stack([row[columns] - whole[columns] for row in rows]).astype(np.float64) / lengths[:, None]
+        ways -= ways.mean(axis=0)
+        gram += ways @ ways.T
+    left = np.sqrt(np.maximum(np.diag(gram), np.finfo(np.float64).tiny))
+    cosines = gram / left[:, None] / left
+    np.fill_diagonal(cosines, -1.0)
+    highest: NDArray[np.float64] = cosines.max(axis=1)
+    return highest
 
 
 class _Present:
@@ -121,7 +136,7 @@ class _Present:
 
 def _flower(course: Course, name: str) -> FedAvg:
     kinds: dict[str, type[FedAvg]] = {
-        "robust": MultiKrum,
+        "robust": FedAvg,
         "fedavg": FedAvg,
         "fedprox": FedProx,
         "fedadam": FedAdam,
@@ -131,7 +146,6 @@ def _flower(course: Course, name: str) -> FedAvg:
         "multi-krum": MultiKrum,
     }
     own: dict[str, dict[str, float]] = {
-        "robust": {"num_malicious_nodes": course.malicious},
         "fedprox": {"proximal_mu": course.proximal},
         "fedadam": {"eta": course.server_lr},
         "trimmed-mean": {"beta": course.trim},
@@ -145,5 +159,8 @@ def _flower(course: Course, name: str) -> FedAvg:
 
 
 def _reply(update: Update) -> Message:
-    content = RecordDict({wire.HEAD: wire.head_record(update.matrix), wire.NUMBERS: wire.numbers(update.examples)})
-    return Message(content, 1, MessageType.TRAIN)
+    return Message(_content(update), 1, MessageType.TRAIN)
+
+
+def _content(update: Update) -> RecordDict:
+    return RecordDict({wire.HEAD: wire.head_record(update.matrix), wire.NUMBERS: wire.numbers(update.examples)})

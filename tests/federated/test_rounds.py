@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,6 +10,7 @@ from cacheproxy_federated import client_app, strategy, wire
 from cacheproxy_federated.course import STRATEGIES
 from cacheproxy_federated.exchange import Exchange, RunEnded
 from cacheproxy_federated.guard import Asked, Guard, Update
+from cacheproxy_federated.local import LocalGrid
 from cacheproxy_federated.privacy import composed
 from cacheproxy_federated.strategy import Averaging
 from cacheproxy_federated.thresholds import chosen, counted, scored, summed
@@ -203,30 +205,69 @@ def updates(many: int, together: int = 0) -> list[Update]:
     return [Update(matrix=np.eye(DIM) + way, examples=100, norm=1.0, clipped=False) for way in ways]
 
 
+def averaged(given: list[Update], **named: Any) -> NDArray[np.float64]:
+    """Return by how much a round of such updates moves the identity."""
+    LocalGrid({})  # Flower's messages name the task that they are of
+    start = np.eye(DIM, dtype=np.float32)
+    return Averaging(course(**named)).average(1, start, given).astype(np.float64) - start
+
+
+def lengthened(update: Update, times: float) -> Update:
+    matrix = np.eye(DIM) + (update.matrix - np.eye(DIM)) * times
+    return replace(update, matrix=matrix, norm=update.norm * times)
+
+
 @pytest.mark.parametrize("many", [5, 9])
-def test_from_five_replies_on_the_default_is_multi_krum_of_those_that_do_not_go_together(many: int) -> None:
-    given = updates(many)
-    left = strategy._without_common(given, 1)
-    assert len(left) == many - 1
-    told = Averaging(course()).average(1, given)
-    # Multi-Krum takes one of those for hostile as well: what is left is their mean.
-    means = [np.mean([one.matrix for one in left if one is not out], axis=0) for out in left]
-    assert min(float(np.abs(told - mean).max()) for mean in means) < 1e-6
+def test_from_five_replies_on_the_default_averages_what_multi_krum_leaves_in_and_goes_its_own_way(many: int) -> None:
+    given = updates(many, together=2)
+    given[-1] = lengthened(given[-1], 3.0)
+    left = given[:-1]
+    # Of the two that go together one is as much as may be hostile; Multi-Krum leaves out the longest.
+    means = [np.mean([one.matrix - np.eye(DIM) for one in left if one is not out], axis=0) for out in left[:2]]
+    assert min(float(np.abs(averaged(given) - mean).max()) for mean in means) < 1e-6
+
+
+def test_what_is_left_out_twice_makes_room_for_nobody_else() -> None:
+    given = updates(20, together=2)
+    given[:2] = [lengthened(one, 3.0) for one in given[:2]]
+    assert strategy._trusted(np.eye(DIM, dtype=np.float32), given, 2) == given[2:]
+
+
+@pytest.mark.parametrize("hostile", [1, 2, 5, 8])
+def test_most_of_the_replies_are_averaged_whoever_is_left_out(hostile: int) -> None:
+    left = strategy._trusted(np.eye(DIM, dtype=np.float32), updates(20, together=8), hostile)
+    assert 20 - 2 * hostile <= len(left) <= 20 - hostile
+    assert len(left) > 10
 
 
 def test_nodes_that_go_one_way_together_are_left_out_however_short_they_are() -> None:
     given = updates(20, together=2)
-    assert strategy._without_common(given, 2) == given[2:]
-    told = Averaging(course()).average(1, given) - np.eye(DIM)
     common = given[0].matrix + given[1].matrix - 2 * np.eye(DIM)
-    plain = Averaging(course(strategy="multi-krum", quorum=7, malicious=2)).average(1, given) - np.eye(DIM)
-    assert abs(float((told * common).sum())) < 0.3 * float((plain * common).sum())
+    plain = averaged(given, strategy="multi-krum", quorum=7, malicious=2)
+    for size in (1.0, 0.1):
+        given[:2] = [lengthened(one, size) for one in given[:2]]
+        assert abs(float((averaged(given) * common).sum())) < 0.3 * float((plain * common).sum())
 
 
-def test_what_is_in_common_is_found_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = updates(20, together=2)
+def test_a_long_honest_update_does_not_hide_two_that_reverse_what_is_learnt() -> None:
+    random = np.random.default_rng(3)
+    given = updates(20)
+    learnt = random.normal(size=(DIM, DIM))
+    learnt /= np.linalg.norm(learnt)
+    for at, one in enumerate(given):
+        way = one.matrix - np.eye(DIM) + (-learnt if at < 2 else learnt)
+        given[at] = replace(one, matrix=np.eye(DIM) + way, norm=float(np.linalg.norm(way)))
+    given[5:8] = [lengthened(one, 2.5) for one in given[5:8]]
+    left = strategy._trusted(np.eye(DIM, dtype=np.float32), given, 2)
+    assert not any(one is liar for one in left for liar in given[:2])
+
+
+def test_who_goes_together_is_found_in_pieces_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    given, start = updates(20, together=2), np.eye(DIM, dtype=np.float32)
+    whole = strategy._alike(start, given)
     monkeypatch.setattr(strategy, "_COLUMNS", 7)
-    assert strategy._without_common(given, 2) == given[2:]
+    assert np.allclose(strategy._alike(start, given), whole)
+    assert set(np.argsort(-whole)[:2].tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize(("replies", "hostile"), [(5, 1), (6, 1), (19, 1), (20, 2), (35, 3), (200, 20)])
