@@ -99,6 +99,7 @@ class Link:
         self._looking: asyncio.Task[Any] | None = None
         self._fault: faults.Fault | None = faults.UNREACHABLE
         self._fault_at = clock.monotonic()
+        self._answered_s = float("-inf")
         self._told = ""
         self._told_at = float("-inf")
 
@@ -202,7 +203,7 @@ class Link:
     async def _hot(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
         """Ask for a request, which waits in vain for one deadline at most; for one with patience as `slow` does."""
         now = asyncio.get_running_loop().time
-        if patience.lost(now()):
+        if patience.lost(now(), self._answered_s):
             raise self._unavailable(faults.IN_VAIN)
         apart = patience.least_s() > self.timeout_s
         timeout_s = patience.least_s() if apart else timeout_s
@@ -311,6 +312,8 @@ class Link:
             replies = await wire.exchange(commands, max(left_s, 0.001))
         except FAILURES as exc:
             raise self._failed(place, faults.fault_of(exc), slow=slow) from exc
+        if self.kind != "cluster":  # there the others' answers say nothing of a node that hangs
+            self._answered_s = asyncio.get_running_loop().time()
         told = [faults.fault_of(reply) for reply in replies if isinstance(reply, ResponseError)]
         for fault in told:
             if fault.counts or (fault.moves and self.kind != "cluster"):

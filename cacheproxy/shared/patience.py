@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 LOST_S = 1.0
-"""How long it stays lost: by then the breaker tells, and an answer that took long may be kept."""
+"""How long it stays lost, unless the engine answers anybody: by then the breaker tells, and what took long is kept."""
 
 
 OPERATORS_S = 2.0
@@ -21,7 +21,7 @@ OPERATORS_S = 2.0
 @dataclass(slots=True)
 class _Patience:
     least_s: float = 0.0
-    lost_until_s: float = float("-inf")
+    lost_s: float = float("-inf")
 
 
 _OF_REQUEST: ContextVar[_Patience | None] = ContextVar("patience", default=None)
@@ -41,10 +41,10 @@ def least_s() -> float:
 def lose(now_s: float) -> None:
     """Note that a deadline passed in vain; nothing outside a request."""
     if (patience := _OF_REQUEST.get()) is not None:
-        patience.lost_until_s = now_s + LOST_S
+        patience.lost_s = now_s
 
 
-def lost(now_s: float) -> bool:
-    """Whether this request has waited in vain already."""
+def lost(now_s: float, answered_s: float) -> bool:
+    """Whether this request has waited in vain already, for an engine that last answered anybody at `answered_s`."""
     patience = _OF_REQUEST.get()
-    return patience is not None and now_s < patience.lost_until_s
+    return patience is not None and answered_s <= patience.lost_s and now_s < patience.lost_s + LOST_S
