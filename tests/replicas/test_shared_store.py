@@ -16,6 +16,7 @@ from cacheproxy.model import ALIAS_TAG, Selector
 from cacheproxy.replicated import SharedReplicas
 from cacheproxy.shared.layout import Layout
 from cacheproxy.store.codec import encode
+from cacheproxy.store.redis.documents import Documents
 from tests.support.entries import EPOCH, entry_id, make_entry, same
 from tests.support.polling import eventually, eventually_true
 from tests.support.redis import redis_server
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from cacheproxy.model import Entry, Partition
+    from cacheproxy.store.redis.documents import Raised
     from tests.support.redis import RedisServer
     from tests.support.shared_store import Joined
 
@@ -51,6 +53,10 @@ async def has(joined: Joined, key: str) -> bool:
         return await joined.store.get(entry_id(key)) is not None
     except StoreUnavailable:
         return False
+
+
+async def lacks(joined: Joined, key: str) -> bool:
+    return not await has(joined, key)
 
 
 async def keep(joined: Joined, entry: Entry) -> bool:
@@ -161,6 +167,31 @@ async def test_a_purge_waits_for_its_own_shards_and_not_for_those_of_purges_befo
     assert (await replicas.acknowledged(replicas.asked())).everybody
     held.set()
     monkeypatch.undo()
+
+
+async def test_a_purge_is_waited_for_though_an_earlier_ones_reply_comes_later(
+    pair: tuple[Joined, Joined], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = pair
+    for key in ("early", "late"):
+        assert await keep(one, fresh(key))
+    await eventually_true(lambda: has(other, "early"), "it is there")
+    purge, released = Documents.purge, asyncio.Event()
+
+    async def delivered(self: Documents, shard: int, ids: Sequence[str], bound: int | None = None) -> Raised:
+        raised = await purge(self, shard, ids, bound)
+        if entry_id("early") in ids:
+            await released.wait()
+        return raised
+
+    monkeypatch.setattr(Documents, "purge", delivered)
+    early = asyncio.create_task(one.store.purge([entry_id("early")]))
+    await eventually_true(lambda: lacks(other, "early"), "the engine did it")
+    await one.store.purge([entry_id("late")])
+    last = one.store.positions[0]
+    released.set()
+    await early
+    assert one.store.positions[0] == last
 
 
 async def test_a_fill_that_began_before_a_purge_at_another_replica_is_refused(pair: tuple[Joined, Joined]) -> None:

@@ -10,6 +10,7 @@ import structlog
 
 from cacheproxy.errors import StoreUnavailable
 from cacheproxy.model import Selector
+from cacheproxy.shared.lease import Position
 from cacheproxy.store.erasures import Erasures
 from cacheproxy.store.redis.documents import AT_ONCE
 from cacheproxy.store.redis.messages import encode_selector
@@ -145,7 +146,8 @@ class Removing:
 
     def _tell(self, shard: int, raised: Raised, fence: int) -> None:
         self._following.fences.done(shard, raised.generation, fence)
-        self.positions[shard] = raised.at
+        # Replies to purges at the same time come in any order; who waits for the last one waits for all.
+        self.positions[shard] = max(self.positions.get(shard, ""), raised.at, key=Position.read)
 
     async def _note(self, ids: Sequence[str], ver: int) -> None:
         """Write purges down, up to a version: before they are asked for, up to now as far as this clock tells."""
