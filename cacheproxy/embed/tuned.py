@@ -122,15 +122,22 @@ def refuse_form(form: Form, source: Source) -> None:
 
 
 @contextmanager
-def changed(source: Source, layers: Layers) -> Iterator[Source]:
-    """Make a model directory with the changed weights, for as long as it is needed. Blocks. Raises ConfigError."""
-    with tempfile.TemporaryDirectory(prefix="cacheproxy-tuned-") as told:
+def changed(source: Source, layers: Layers, out: Path) -> Iterator[Source]:
+    """Make a model directory with the changed weights beside `out`, for as long as it is needed. Blocks.
+
+    Its name begins as that of `out` does, so that whoever removes what a killed export left removes both. Raises
+    ConfigError and OSError.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{out.name}.", dir=out.parent) as told:
         folder = Path(told)
         for file in source.directory.rglob("*.json"):
             copy = folder / file.relative_to(source.directory)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
-        save_file(changed_weights(source, layers), folder / WEIGHTS, metadata={"format": "pt"})
+        try:
+            save_file(changed_weights(source, layers), folder / WEIGHTS, metadata={"format": "pt"})
+        except SafetensorError as exc:
+            raise ConfigError(f"{folder}: cannot be written ({exc}); is there room for 300 MB?") from exc
         yield read_source(folder, {})
 
 
@@ -164,7 +171,7 @@ class _Export:
         self._layers = layers
 
     def __call__(self, named: Source, precision: str, out: Path) -> None:
-        with changed(self._source, self._layers) as made:
+        with changed(self._source, self._layers, out) as made:
             export_in_child(made, precision, out)
         manifest = msgspec.json.decode((out / MANIFEST).read_bytes(), type=Manifest)
         told = msgspec.structs.replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tracemalloc
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from cacheproxy.embed.export import export
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from cacheproxy.embed.headfile import Manifest
     from cacheproxy.embed.layers import Mode
+    from cacheproxy.embed.source import Source
 
 MODES: list[Mode] = ["top-layers", "lora"]
 
@@ -201,8 +204,38 @@ def test_exports_that_nobody_wants_are_removed_and_the_encoders_own_stays(
     assert own.is_dir()
 
 
-def test_a_changed_model_is_a_model_directory_of_its_own() -> None:
-    with changed(tiny_source(), tiny_change()) as made:
+def test_what_is_made_for_an_export_lies_where_it_is_removed_with_what_a_killed_one_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def killed(source: Source, _: str, out: Path) -> None:
+        for one in (source.directory, out):
+            shutil.copytree(one, one.with_name(f"{one.name}.left"))
+            seen.append(one.with_name(f"{one.name}.left"))
+        raise ConfigError("killed")
+
+    monkeypatch.setattr("cacheproxy.embed.tuned.export_in_child", killed)
+    one = unpack(*pack(tiny_change(), manifest_of(tiny_encoder().fingerprint)), "it")
+    with pytest.raises(ConfigError, match="killed"):
+        open_tuned(tiny_settings(), tmp_path, one)
+    assert [left.parent for left in seen] == [tmp_path / "encoders"] * 2
+    prune_exports(tiny_settings(), tmp_path, [one])
+    assert not any(left.exists() for left in seen)
+
+
+def test_weights_that_there_is_no_room_for_are_told_of_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("cacheproxy.embed.tuned.save_file", full)
+    one = unpack(*pack(tiny_change(), manifest_of(tiny_encoder().fingerprint)), "it")
+    with pytest.raises(ConfigError, match="No space left"):
+        open_tuned(tiny_settings(), tmp_path, one)
+
+
+def test_a_changed_model_is_a_model_directory_of_its_own(tmp_path: Path) -> None:
+    with changed(tiny_source(), tiny_change(), tmp_path / "out") as made:
         assert form_of(made) == form_of(tiny_source())
         assert made.weights_sha256 != tiny_source().weights_sha256
         assert fingerprints(made).isdisjoint(fingerprints(tiny_source()))
