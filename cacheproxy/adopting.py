@@ -50,6 +50,7 @@ log = structlog.get_logger()
 _MOST_ATTEMPTS = 2
 _MOST_RECODINGS = 20
 """The same where texts are encoded: what was made before a stop is kept."""
+_AWAY_S = (1.0, 5.0, 20.0, 60.0)
 
 
 class Rows(Protocol):
@@ -78,6 +79,8 @@ class Means:
     layered: Opens
     grace_s: float
     """How long plans made before a change are still answered; as long as a lookup may take."""
+    away_s: Sequence[float] = _AWAY_S
+    """How long to wait, time after time, until a store that failed while a space was filled from it is read again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -317,18 +320,37 @@ class Adopting:
         if way.adopting:
             artefact = await asyncio.to_thread(means.shelf.find, way.adopting)
             means.learnt[artefact.epoch] = learnt_of(artefact)
-
-        def advance(rows: int) -> None:
-            progress.done += rows
-
         held = spaces.held(progress.epoch)
         if held is not None:  # it served a moment ago: nothing has to be filled
             return self._serve(held, artefact, way)
         own = await means.layered.open(artefact) if artefact and artefact.layers else None
         projection = artefact.projection if artefact else None
         async with spaces.beside(progress.epoch, projection, own) as space:
-            await self._stop.unless_asked(spaces.fill(space, means.store.scan(spaces.base), advance))
+            await self._stop.unless_asked(self._fill(space, progress))
             return self._serve(space, artefact, way)
+
+    async def _fill(self, space: Space, progress: Progress) -> None:
+        """Put what is kept into a space; a store that fails meanwhile is read again, unless that gets no further.
+
+        Raises CacheProxyError.
+        """
+        means, furthest, waits = self._means, 0, iter(self._means.away_s)
+
+        def advance(rows: int) -> None:
+            progress.done += rows
+
+        while True:
+            progress.done = 0
+            try:
+                return await means.spaces.fill(space, means.store.scan(means.spaces.base), advance)
+            except StoreUnavailable as exc:
+                if progress.done > furthest:
+                    furthest, waits = progress.done, iter(means.away_s)
+                wait_s = next(waits, None)
+                if wait_s is None:
+                    raise
+                log.warning("store_read_again", epoch=space.epoch, wait_s=wait_s, reason=exc.message)
+                await asyncio.sleep(wait_s)
 
     def _serve(self, space: Space, artefact: Artefact | None, way: State) -> Space:
         """Let a space serve; return the one before. Nothing waits here: a plan is made before all of it, or after.

@@ -39,7 +39,7 @@ from tests.support.pairs import held_in
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection
+    from collections.abc import AsyncIterator, Collection, Sequence
     from pathlib import Path
 
     from cacheproxy.govern.book import PolicyBook
@@ -66,12 +66,29 @@ class Store:
     """Twenty entries; it fails on order."""
 
     fails = False
+    ends: Sequence[int] = ()
+    """After how many rows each scan from now on fails; those after them do not."""
+    rows = ROWS
 
     def scan(self, epoch: str) -> AsyncIterator[Row]:
         assert epoch == EPOCH
         if self.fails:
             raise StoreUnavailable("store: the disk is full")
-        return scan({f"e{at}": (partition(), row) for at, row in enumerate(ROWS)})
+        rows = scan({f"e{at}": (partition(), row) for at, row in enumerate(self.rows)})
+        if not self.ends:
+            return rows
+        end, *self.ends = self.ends
+        return broken(rows, end)
+
+
+async def broken(rows: AsyncIterator[Row], end: int) -> AsyncIterator[Row]:
+    """Yield the first of them; then the store is away."""
+    seen = 0
+    async for row in rows:
+        if seen == end:
+            raise StoreUnavailable("store: away")
+        seen += 1
+        yield row
 
 
 class Unopened(Layered):
@@ -151,6 +168,7 @@ class World:
                 audit=AuditLog(self.folder / "audit.jsonl", FakeClock()),
                 layered=self.layered,
                 grace_s=self.grace_s,
+                away_s=(0.01, 0.01),
             ),
             self.shelf.state(),
         )
@@ -470,6 +488,35 @@ async def test_a_store_that_fails_costs_no_head_and_no_line_in_the_audit_log(tmp
         await adopting.tend()
         await eventually(lambda: one.spaces.epoch == first and not adopting.progress.step, "it went")
         await eventually(lambda: one.audited().count("encoders.rollback") == 1, "it is audited")
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        pytest.param((0, 10), id="as often as it is waited for"),
+        pytest.param((64, 64, 128, 100), id="anew where it got further"),
+    ],
+)
+async def test_a_store_that_is_away_in_the_midst_is_read_again(tmp_path: Path, ends: Sequence[int]) -> None:
+    async with world(tmp_path) as one:
+        one.store.rows = units(200)
+        one.store.ends = ends
+        adopting = one.adopting()
+        assert await promoted(one, adopting) == HEADED
+        assert len(one.spaces) == 200
+        [found, *_] = await one.spaces.search(partition(epoch=HEADED), one.store.rows[150], 2)
+        assert (found.entry_id, found.similarity) == ("e150", pytest.approx(1.0))
+
+
+async def test_a_store_that_stays_away_is_given_up(tmp_path: Path) -> None:
+    async with world(tmp_path) as one:
+        one.store.ends = (0, 10, 10)
+        adopting = one.adopting()
+        tree, weights = manifest_tree()
+        await adopting.promote(tree, weights, actor="t", force=True, dry_run=False)
+        await eventually(lambda: adopting.progress.step == "failed", "it failed")
+        assert "away" in adopting.progress.problem
+        assert (one.spaces.epoch, one.spaces.held(HEADED)) == (EPOCH, None)
 
 
 async def test_a_way_back_that_a_stop_cut_short_is_audited_once_it_is_gone(tmp_path: Path) -> None:
