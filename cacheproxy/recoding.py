@@ -190,6 +190,7 @@ class Layered:
         self._path = around.data_dir / FILE
         self._side: SideFile | None = None
         self._exports = asyncio.Lock()
+        self._opening = asyncio.Lock()
 
     @property
     def lost(self) -> bool:
@@ -241,8 +242,9 @@ class Layered:
             return await asyncio.to_thread(open_tuned, around.config, around.data_dir, artefact)
 
     async def _file(self) -> SideFile:
-        if self._side is None:
-            side = SideFile(self._path)
-            await side.__aenter__()
-            self._side = side
-        return self._side
+        async with self._opening:  # or two who want it at once would each open it
+            if self._side is None:
+                side = SideFile(self._path)
+                await side.__aenter__()
+                self._side = side
+            return self._side

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -60,6 +61,14 @@ async def test_what_nobody_uses_is_erased_as_well(tmp_path: Path) -> None:
     held = held_in(tmp_path)
     assert ROWS[0].tobytes() not in held
     assert ROWS[1].tobytes() in held
+
+
+async def test_what_is_wanted_by_two_at_once_is_opened_once(tmp_path: Path) -> None:
+    async with SideFile(tmp_path / FILE) as side:
+        await side.change("an epoch", {"a": ROWS[0]}, ())
+    async with Layered(around(tmp_path)) as layered:
+        await asyncio.gather(layered.erase(["a"]), layered.only(["an epoch"]))
+    assert not [one.name for one in threading.enumerate() if one.name.startswith((tmp_path / FILE).stem)]
 
 
 async def test_without_a_file_nothing_is_made_to_erase(tmp_path: Path) -> None:
