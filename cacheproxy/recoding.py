@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -189,7 +190,8 @@ class Layered:
         self._around = around
         self._path = around.data_dir / FILE
         self._side: SideFile | None = None
-        self._exports = asyncio.Lock()
+        self._exports = threading.Lock()
+        """Held by the thread that makes or removes some, which goes on where its caller was cancelled."""
         self._opening = asyncio.Lock()
 
     @property
@@ -233,13 +235,18 @@ class Layered:
 
     async def prune(self, kept: Collection[Artefact]) -> None:
         """Remove the exports of all encoders with changed layers but these. Raises ConfigError."""
-        async with self._exports:
-            await asyncio.to_thread(prune_exports, self._around.config, self._around.data_dir, kept)
+        await asyncio.to_thread(self._prune, kept)
+
+    def _prune(self, kept: Collection[Artefact]) -> None:
+        with self._exports:
+            prune_exports(self._around.config, self._around.data_dir, kept)
 
     async def _encoder(self, artefact: Artefact) -> Encoder:
-        around = self._around
-        async with self._exports:
-            return await asyncio.to_thread(open_tuned, around.config, around.data_dir, artefact)
+        return await asyncio.to_thread(self._opened, artefact)
+
+    def _opened(self, artefact: Artefact) -> Encoder:
+        with self._exports:
+            return open_tuned(self._around.config, self._around.data_dir, artefact)
 
     async def _file(self) -> SideFile:
         async with self._opening:  # or two who want it at once would each open it

@@ -71,6 +71,31 @@ async def test_what_is_wanted_by_two_at_once_is_opened_once(tmp_path: Path) -> N
     assert not [one.name for one in threading.enumerate() if one.name.startswith((tmp_path / FILE).stem)]
 
 
+async def test_an_export_that_was_cancelled_is_removed_only_once_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end, did = threading.Event(), threading.Event(), list[str]()
+
+    def opened(*_: object) -> None:
+        begun.set()
+        may_end.wait(timeout=10.0)
+        did.append("exported")
+
+    monkeypatch.setattr("cacheproxy.recoding.open_tuned", opened)
+    monkeypatch.setattr("cacheproxy.recoding.prune_exports", lambda *_: did.append("removed"))
+    async with Layered(around(tmp_path)) as layered:
+        examining = asyncio.create_task(layered.slow(cast("Any", None)))
+        await asyncio.to_thread(begun.wait, 10.0)
+        examining.cancel()
+        await asyncio.wait({examining})
+        removing = asyncio.create_task(layered.prune(()))
+        await asyncio.sleep(0.1)
+        assert did == []
+        may_end.set()
+        await removing
+    assert did == ["exported", "removed"]
+
+
 async def test_without_a_file_nothing_is_made_to_erase(tmp_path: Path) -> None:
     async with Layered(around(tmp_path)) as layered:
         await layered.erase(["a"])
