@@ -18,7 +18,7 @@ import structlog
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.slow import Slow
 from cacheproxy.embed.tuned import open_tuned, prune_exports
-from cacheproxy.errors import IndexUnavailable
+from cacheproxy.errors import ConfigError, IndexUnavailable
 from cacheproxy.index.sidefile import FILE, SideFile
 from cacheproxy.model import Selector
 from cacheproxy.query.chain import in_context, leading_questions
@@ -226,10 +226,13 @@ class Layered:
     async def erase(self, ids: Collection[str]) -> None:
         """Forget entries in every epoch, whoever made their vectors, and leave nothing of them in the file.
 
-        Raises ConfigError and IndexUnavailable.
+        Raises IndexUnavailable.
         """
         if ids and self._path.exists():
-            side = await self._file()
+            try:
+                side = await self._file()
+            except ConfigError as exc:  # to be tried again, as whatever else an erasure owes
+                raise IndexUnavailable(exc.message) from exc
             await side.change("", {}, ids)
             await side.scrub()
 

@@ -96,6 +96,13 @@ async def test_an_export_that_was_cancelled_is_removed_only_once_it_has_ended(
     assert did == ["exported", "removed"]
 
 
+async def test_a_file_that_cannot_be_opened_leaves_an_erasure_owed(tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    async with Layered(around(tmp_path)) as layered:
+        with pytest.raises(IndexUnavailable, match=FILE):
+            await layered.erase(["a"])
+
+
 async def test_without_a_file_nothing_is_made_to_erase(tmp_path: Path) -> None:
     async with Layered(around(tmp_path)) as layered:
         await layered.erase(["a"])
