@@ -505,7 +505,8 @@ async def test_a_store_that_is_away_in_the_midst_is_read_again(tmp_path: Path, e
         assert await promoted(one, adopting) == HEADED
         assert len(one.spaces) == 200
         [found, *_] = await one.spaces.search(partition(epoch=HEADED), one.store.rows[150], 2)
-        assert (found.entry_id, found.similarity) == ("e150", pytest.approx(1.0))
+        assert found.entry_id == "e150"
+        assert found.similarity == pytest.approx(1.0)
 
 
 async def test_a_store_that_stays_away_is_given_up(tmp_path: Path) -> None:
