@@ -63,12 +63,19 @@ async def test_what_nobody_uses_is_erased_as_well(tmp_path: Path) -> None:
     assert ROWS[1].tobytes() in held
 
 
-async def test_what_is_wanted_by_two_at_once_is_opened_once(tmp_path: Path) -> None:
+async def test_what_is_wanted_by_two_at_once_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with SideFile(tmp_path / FILE) as side:
         await side.change("an epoch", {"a": ROWS[0]}, ())
+    opened, enter = [], SideFile.__aenter__
+
+    async def noted(side: SideFile) -> SideFile:
+        opened.append(side)
+        return await enter(side)
+
+    monkeypatch.setattr(SideFile, "__aenter__", noted)
     async with Layered(around(tmp_path)) as layered:
         await asyncio.gather(layered.erase(["a"]), layered.only(["an epoch"]))
-    assert not [one.name for one in threading.enumerate() if one.name.startswith((tmp_path / FILE).stem)]
+    assert len(opened) == 1
 
 
 async def test_an_export_that_was_cancelled_is_removed_only_once_it_has_ended(
