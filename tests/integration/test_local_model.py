@@ -28,10 +28,10 @@ from tests.support.polling import eventually, eventually_true
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(480), pytest.mark.asyncio(loop_scope="module")]
 
 _DATA_DIR = ENCODERS.parent
-_READY_S = 120.0
+_READY_S = 300
 _QUEUE = 2
 _QUESTION = "What is the largest animal in the ocean?"
 _SYSTEM = "You are a helpful assistant. Answer in one or two short sentences."

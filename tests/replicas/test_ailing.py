@@ -119,9 +119,15 @@ async def test_a_purge_that_not_all_have_done_ends_with_3(
         assert "not heard from yet: ghost-1" in told.stderr
     finally:
         await exorcised(engine)
-    await replica.fill(chat("Who built the Eiffel Tower?"), key="sk-purged")
-    told = await run("purge", "--category", "default", "--url", replica.admin_url)
-    assert told.exit_code == 0, told.output
+
+    async def acknowledged() -> bool:
+        await replica.fill(chat("Who built the Eiffel Tower?"), key="sk-purged")
+        told = await run("purge", "--category", "default", "--url", replica.admin_url)
+        assert "1 entry removed" in told.output
+        return told.exit_code == 0
+
+    # An engine that began just now may have replaced another one: until a lease of that has ended, not all is known.
+    await eventually_true(acknowledged, "all have done it", within_s=30)
 
 
 async def test_a_replica_that_is_syncing_is_listed_and_told_by_3(replica: Proxy, engine: RedisServer) -> None:
