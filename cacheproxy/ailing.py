@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _NOT_SERVED = "nothing kept is served"
 _NOT_KEPT = "what is kept is served, and not everything new is kept"
 _REACH = "look whether it runs, and whether store.url names it"
-_TODO: Mapping[str, str] = {
+_REMEDIES: Mapping[str, str] = {
     "timeout": "look whether it hangs, or the network does; replicas.timeout_ms is the longest wait",
     "unreachable": _REACH,
     "no-master": "look after its Sentinels, or its Cluster",
@@ -72,5 +72,5 @@ def ails(replica: Replica) -> str:
 
 
 def _engine(fault: Fault) -> str:
-    todo = _TODO.get(fault.code)
+    todo = _REMEDIES.get(fault.code)
     return f"the engine {fault.says}" + (f"; {todo}" if todo else "")

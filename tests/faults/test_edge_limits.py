@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import uvloop
 
-from tests.support.limits import CHAT, HASTY, MB, post
+from tests.support.limits import CHAT, MB, post
 from tests.support.openai_wire import completion, encode
 from tests.support.polling import eventually
 from tests.support.proxy import Proxy, chat, openai_error, proxy_settings, started
@@ -36,16 +36,6 @@ pytestmark = [
 def event_loop_policy() -> uvloop.EventLoopPolicy:
     """Flow control and half-closed connections are the loop's own: this is the one that `serve` runs on."""
     return uvloop.EventLoopPolicy()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def hasty(module_upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proxy]:
-    """A proxy with little patience."""
-    settings = proxy_settings(
-        module_upstream.url, tmp_path_factory.mktemp("data"), server=HASTY, store={"url": "memory://"}
-    )
-    async with started(settings) as live:
-        yield live
 
 
 @pytest_asyncio.fixture(loop_scope="module")

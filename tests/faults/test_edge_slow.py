@@ -7,7 +7,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-import pytest_asyncio
 import uvloop
 
 from tests.support.limits import CHAT, FILES, HASTY, MB, post
@@ -18,8 +17,6 @@ from tests.support.rawhttp import Connection, Truncated, request_bytes
 from tests.support.upstream import Hold, answer, head, stream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from tests.support.rawhttp import Response
     from tests.support.upstream import ScriptedUpstream
 
@@ -35,16 +32,6 @@ EVENTS = events("one two three four")
 def event_loop_policy() -> uvloop.EventLoopPolicy:
     """Flow control and half-closed connections are the loop's own: this is the one that `serve` runs on."""
     return uvloop.EventLoopPolicy()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def hasty(module_upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Proxy]:
-    """A proxy with little patience."""
-    settings = proxy_settings(
-        module_upstream.url, tmp_path_factory.mktemp("data"), server=HASTY, store={"url": "memory://"}
-    )
-    async with started(settings) as live:
-        yield live
 
 
 async def trickle(connection: Connection, data: bytes, pause_s: float = 0.05) -> None:

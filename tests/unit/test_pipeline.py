@@ -335,13 +335,19 @@ async def test_every_failure_is_an_upstream_error(house: House) -> None:
     assert house.pipeline.flights.aloft == 0
 
 
-async def test_an_entry_that_repeats_another_goes_with_it(house: House) -> None:
+async def two_answers(house: House) -> tuple[Entry, Entry]:
+    """Keep the answers of two questions that are not alike."""
     await house.answer(UNRELATED)
     source = await house.store.get(entry_id(house.query(UNRELATED).fingerprint))
     await house.answer()
     own = await house.store.get(entry_id(house.query().fingerprint))
     assert source is not None
     assert own is not None
+    return source, own
+
+
+async def test_an_entry_that_repeats_another_goes_with_it(house: House) -> None:
+    source, own = await two_answers(house)
     alias = replace(own, reply=source.reply, tags=(f"alias-of:{source.id}",))
     await house.store.put(alias, house.store.fence)
     for question in (QUESTION, REPHRASED):
@@ -353,12 +359,7 @@ async def test_an_entry_that_repeats_another_goes_with_it(house: House) -> None:
 
 async def test_an_entry_that_repeats_a_purged_answer_stays_a_miss_once_that_was_asked_for_anew(house: House) -> None:
     """Also one that repeats an entry that repeats it."""
-    await house.answer(UNRELATED)
-    source = await house.store.get(entry_id(house.query(UNRELATED).fingerprint))
-    await house.answer()
-    own = await house.store.get(entry_id(house.query().fingerprint))
-    assert source is not None
-    assert own is not None
+    source, own = await two_answers(house)
     first = replace(own, id="f" * 32, reply=source.reply, tags=(f"alias-of:{source.id}",))
     await house.store.put(first, house.store.fence)
     for parent in (source.id, first.id):
