@@ -270,6 +270,12 @@ class LookupTooSlow(PartUnavailable):
     part = "lookup"
 
 
+class LookupBroke(PartUnavailable):
+    """The lookup ended in an error that nobody foresaw; the log has its traceback."""
+
+    part = "lookup"
+
+
 class EmbedderUnavailable(PartUnavailable):
     """No usable embedding: busy, failed, late, not finite or of the wrong shape."""
 

@@ -10,7 +10,9 @@ from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeVar
 
-from cacheproxy.errors import AnsweredElsewhere, LookupTooSlow, UpstreamError
+import structlog
+
+from cacheproxy.errors import AnsweredElsewhere, CacheProxyError, LookupBroke, LookupTooSlow, UpstreamError
 from cacheproxy.fetching import Fetching
 from cacheproxy.joining import Flown, Joining
 from cacheproxy.journey import Journey
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
 
     from cacheproxy.augmenting import Considered
+    from cacheproxy.errors import PartUnavailable
     from cacheproxy.flight import Flight, Flights, Reader, Settlement
     from cacheproxy.model import Outcome, Query
     from cacheproxy.offloading import Offloading
@@ -47,6 +50,8 @@ _EXCUSES = frozenset({429, 500, 502, 503, 504, *range(520, 531)})
 """What counts as a failure that a stale answer may stand in for: RFC 5861 section 4, overload, and what CDNs add."""
 
 F = TypeVar("F", bound="Fold")
+
+_log = structlog.get_logger()
 
 
 class Pipeline:
@@ -113,13 +118,21 @@ class Pipeline:
                 async with asyncio.timeout(self._lookup_timeout_s):
                     outcome = await self._look_up(journey, callers=remember)
             except TimeoutError:
-                self.tiers.give_up(journey)
-                failure = LookupTooSlow("the lookup took longer than its budget")
-                outcome = self.tiers.miss(journey, self.parts.failed(failure))
+                outcome = self._gone_on(journey, LookupTooSlow("the lookup took longer than its budget"))
+            except CacheProxyError:
+                raise
+            except Exception:  # whatever is wrong in here, the backend can answer
+                _log.exception("lookup_broke")
+                outcome = self._gone_on(journey, LookupBroke("the lookup broke; its log line has the details"))
         if isinstance(outcome, Miss) and journey.query.text:
             otherwise = self._recent.asked_otherwise(journey.query, remember=remember and journey.plan.store)
             outcome = replace(outcome, asked_otherwise=otherwise)
         return outcome
+
+    def _gone_on(self, journey: Journey, failure: PartUnavailable) -> Miss:
+        """Return the miss that a lookup without an end goes on as: by the strictest policy where it is of none yet."""
+        self.tiers.give_up(journey)
+        return self.tiers.miss(journey, self.parts.failed(failure))
 
     def _hopeless(self, journey: Journey) -> bool:
         """Whether it would wait for its embedding for too long, or only to be turned away by the backend afterwards."""

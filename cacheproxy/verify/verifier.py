@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from cacheproxy.model import Asking, Verification
 
 
+_TOO_LATE = "the verifier took longer than its budget"
+
+
 class Scorer(Protocol):
     """What scores in the calling thread; several threads may call at once."""
 
@@ -91,7 +94,9 @@ class ThreadedVerifier:
         return "overloaded" if len(self._inside) >= self._room else ""
 
     def _run(self, asked: str, kept: Sequence[tuple[str, float]], waiter: asyncio.Future[None]) -> list[Verification]:
-        return [] if waiter.done() else self.scorer.verify(asked, kept)  # done: whoever waited has gone
+        if waiter.done():  # whoever waited has gone, or is about to hear that it took too long
+            raise VerifierUnavailable(_TOO_LATE)
+        return self.scorer.verify(asked, kept)
 
     def _end(
         self, loop: asyncio.AbstractEventLoop, waiter: asyncio.Future[None], work: Future[list[Verification]]
@@ -114,7 +119,7 @@ class ThreadedVerifier:
 def _told(work: Future[list[Verification]]) -> list[Verification]:
     """Return the result of what was waited for. Raises VerifierUnavailable."""
     if not work.done():
-        raise VerifierUnavailable("the verifier took longer than its budget")
+        raise VerifierUnavailable(_TOO_LATE)
     if work.cancelled():
         raise VerifierUnavailable("the verifier is closed")
     try:

@@ -122,7 +122,7 @@ async def test_one_more_than_the_queue_holds_is_told_to_come_back(tmp_path: Path
             assert (await refused.json())["error"]["code"] == "upstream_busy"
         model.gate.release(9)
         assert [status for status, _ in await asyncio.gather(*asked)] == [200, 200, 200]
-        assert await client.places() == 0
+        await eventually_true(lambda: _holds(client, 0), "all places free")
 
 
 @pytest.mark.parametrize("streamed", [False, True])

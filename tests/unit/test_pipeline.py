@@ -263,6 +263,20 @@ async def test_who_is_turned_away_as_a_miss_is_served_what_is_kept_word_for_word
     assert isinstance(explained, Hit), "an operator is told of overload what he would be told without"
 
 
+async def test_a_lookup_that_breaks_is_a_miss_and_never_a_failed_answer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert content(await house.answer()) == "Answer."
+
+    async def broken(*told: object) -> None:
+        raise ValueError("nobody foresaw this")
+
+    monkeypatch.setattr(house.index, "search", broken)
+    found = await house.ask(REPHRASED)
+    assert isinstance(found, Flown)
+    assert found.outcome.reason == "lookup_unavailable"
+
+
 async def test_a_lookup_over_its_budget_is_a_miss_whose_answer_is_kept_for_its_equal(house: House) -> None:
     house.pipeline = house.line(lookup_timeout_s=0.01)
     house.encoder.gate.clear()

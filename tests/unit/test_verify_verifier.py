@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -85,6 +86,28 @@ async def test_beyond_the_deadline_it_is_unavailable_and_the_loop_goes_on(scorer
             await verifier.verify(Asking(text="asked"), KEPT)
         scorer.gate.set()
         await eventually(lambda: verifier.health() == "", "room again")
+
+
+async def test_what_comes_to_its_turn_as_its_deadline_passes_is_unavailable(scorer: GatedScorer, make: Any) -> None:
+    async with make(timeout_s=0.05) as verifier:
+        scorer.gate.clear()
+        first = asked(verifier, "first")
+        await at_work(scorer)
+        second = asked(verifier, "second")
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+
+        def between() -> None:
+            # In the same turn of the loop as both deadlines, before either task hears of them: the thread goes on.
+            scorer.gate.set()
+            time.sleep(0.1)
+
+        loop.call_later(0.051, between)
+        loop.call_soon(time.sleep, 0.1)  # so that all three are due at once
+        assert [word.probability for word in await first] == [0.9]
+        with pytest.raises(VerifierUnavailable, match="longer than its budget"):
+            await second
+        assert scorer.asked == ["first"]
 
 
 async def test_a_stuck_thread_shows_in_health_and_the_next_lookup_fails_at_once(scorer: GatedScorer, make: Any) -> None:
