@@ -59,7 +59,7 @@ PARTS = {
     "hot": Part(
         module="hot_path",
         file="benchmarks.json",
-        within_s=420,
+        within_s=480,
         render=report.render,
         words=("--seconds", "3"),
         smoke=("--seconds", "0.3", "--rounds", "1", "--connections", "1", "16", "64"),

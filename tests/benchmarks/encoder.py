@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from cacheproxy.embed.encoder import Encoder
 
 
-def measure(texts: Sequence[str], encoders: Path) -> dict[str, Any]:
+def measure(texts: Sequence[str], encoders: Path, precision: str = "fp32") -> dict[str, Any]:
     """Return milliseconds a text alone on one thread, and texts a second in batches of 32 on every core."""
-    encoder = _opened(encoders)
+    encoder = _opened(encoders, precision)
     encoder.encode(texts[:8])
     batches = [texts[start : start + 32] for start in range(0, min(len(texts), 3200), 32)]
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -30,15 +30,15 @@ def measure(texts: Sequence[str], encoders: Path) -> dict[str, Any]:
         elapsed_s = time.perf_counter() - began
     return {
         "fingerprint": encoder.fingerprint,
-        "alone_ms": round(alone_ms(texts[:200], encoders), 3),
+        "alone_ms": round(alone_ms(texts[:200], encoders, precision), 3),
         "batched_per_s": round(sum(map(len, batches)) / elapsed_s, 1),
         "batched_ms_cpu_per_text": round(elapsed_s * (os.cpu_count() or 1) * 1000 / sum(map(len, batches)), 3),
     }
 
 
-def alone_ms(texts: Sequence[str], encoders: Path) -> float:
+def alone_ms(texts: Sequence[str], encoders: Path, precision: str = "fp32") -> float:
     """Return the median of milliseconds a text, one after the other in this thread."""
-    encoder, times_ms = _opened(encoders), []
+    encoder, times_ms = _opened(encoders, precision), []
     for text in texts:
         began_s = time.perf_counter()
         encoder.encode([text])
@@ -47,5 +47,6 @@ def alone_ms(texts: Sequence[str], encoders: Path) -> float:
 
 
 @cache
-def _opened(encoders: Path) -> Encoder:
-    return open_encoder(load(environ={}, flags={"encoder": {"cache_dir": str(encoders)}}).encoder, encoders)
+def _opened(encoders: Path, precision: str) -> Encoder:
+    asked = {"encoder": {"cache_dir": str(encoders), "precision": precision}}
+    return open_encoder(load(environ={}, flags=asked).encoder, encoders)

@@ -2,6 +2,8 @@
 
 CPU a request, p50 and p99 of every path at 1, 16 and 64 connections, and how late the event loop was meanwhile.
 
+A second proxy, with the int8 encoder, is asked where an encoder works, at the least and the most connections.
+
 Rounds are interleaved (every scenario once, then again); figures are medians over rounds with their spread. Generator,
 backend and proxy share the machine, so throughput is a lower bound; CPU a request is the proxy's own, as the operating
 system counts it. The report is written after each round, so that a run that is cut short leaves what it has.
@@ -32,6 +34,9 @@ from tests.benchmarks.report import render
 from tests.benchmarks.scenarios import SCENARIOS, questions, request, scenario, variants
 
 ENCODERS = Path(__file__).parents[2] / ".cacheproxy" / "encoders"
+ENCODED = ("semantic hit", "miss", "miss, stream")
+"""What the proxy with the int8 encoder is asked, too."""
+INT8 = "int8"
 
 
 async def main(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -41,35 +46,49 @@ async def main(arguments: argparse.Namespace) -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "versions": {name: version(name) for name in ("litestar", "uvicorn", "aiohttp", "onnxruntime", "hnswlib")},
         "method": {"seconds": arguments.seconds, "rounds": arguments.rounds, "seed": arguments.seed},
-        "encoder": {
-            "short texts (semantic hit)": encoder.measure(variants(arguments.seed), ENCODERS),
-            "thirty tokens (miss)": encoder.measure(
-                list(itertools.islice(unheard(arguments.seed * 1000 + 1), 1600)), ENCODERS
-            ),
-        },
+        "encoder": _encoder(arguments.seed, "fp32"),
+        INT8: {"encoder": _encoder(arguments.seed, INT8)},
     }
     runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    coded: dict[tuple[str, int], list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        async with server.backend() as backend, server.proxy(backend.port, Path(scratch), ENCODERS) as proxy:
+        async with (
+            server.backend() as backend,
+            server.proxy(backend.port, Path(scratch) / "fp32", ENCODERS) as proxy,
+            server.proxy(backend.port, Path(scratch) / INT8, ENCODERS, INT8) as other,
+        ):
             report["rss_mb_at_start"] = round(proxy.rss_mb(), 1)
 
             await _fill(proxy)
+            await _fill(other)
             for number in range(arguments.rounds):
                 for name, connections in itertools.product(SCENARIOS, arguments.connections):
-                    sys.stderr.write(f"round {number + 1}: {name}, {connections} connections\n")
-                    runs.setdefault((name, connections), []).append(
-                        await _measure(name, connections, proxy, backend, arguments, seed=arguments.seed + number)
-                    )
+                    asked = [(proxy, runs)]
+                    if name in ENCODED and connections in (min(arguments.connections), max(arguments.connections)):
+                        asked.append((other, coded))
+                    for one, kept in asked:
+                        told = " with the int8 encoder" if one is other else ""
+                        sys.stderr.write(f"round {number + 1}: {name}, {connections} connections{told}\n")
+                        kept.setdefault((name, connections), []).append(
+                            await _measure(name, connections, one, backend, arguments, seed=arguments.seed + number)
+                        )
                 report["rss_mb_at_end"] = round(proxy.rss_mb(), 1)
                 report["method"]["rounds"] = number + 1
                 report["loop_lag_p99_ms"] = _lag_p99_ms([run for found in runs.values() for run in found])
-                report["runs"] = [
-                    {"scenario": name, "connections": connections, **_summary(found)}
-                    for (name, connections), found in runs.items()
-                ]
+                report["runs"] = _summaries(runs)
+                report[INT8]["runs"] = _summaries(coded)
                 if arguments.out:
                     arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def _encoder(seed: int, precision: str) -> dict[str, Any]:
+    """Return what the encoder takes by itself, of the texts of hits and of misses."""
+    misses = list(itertools.islice(unheard(seed * 1000 + 1), 1600))
+    return {
+        "short texts (semantic hit)": encoder.measure(variants(seed), ENCODERS, precision),
+        "thirty tokens (miss)": encoder.measure(misses, ENCODERS, precision),
+    }
 
 
 async def _fill(proxy: server.Process) -> None:
@@ -112,6 +131,12 @@ def _lag_p99_ms(runs: list[dict[str, Any]]) -> float | None:
     for run in runs:
         counts.update(run["lag"])
     return round(within(dict(sorted(counts.items())), 0.99) * 1000, 2) if any(counts.values()) else None
+
+
+def _summaries(runs: dict[tuple[str, int], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [
+        {"scenario": name, "connections": connections, **_summary(found)} for (name, connections), found in runs.items()
+    ]
 
 
 def _summary(found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 One caller, one request at a time. The proxy notes when its models are at work, so that what it adds is told of every
 request by itself: its time, less the time that the encoder worked within it. A busy machine makes both longer.
 
+A second proxy, with the int8 encoder, is asked the same by turns, wherever an encoder works; its rows stand apart.
 `--before CHECKOUT` has another checkout, with a `.venv` of its own, asked the same in the same run, by turns.
 """
 
@@ -36,6 +37,8 @@ KINDS = ("exact hit", "semantic hit", "miss", "miss, stream")
 PAUSES_MS = (0, 20)
 """Between two requests: with none, what is done behind an answer delays the next one."""
 _ALONE = {"semantic hit": "short texts", "miss": "thirty tokens", "miss, stream": "thirty tokens"}
+"""The kinds of requests that an encoder works for, and on what."""
+INT8 = "int8"
 
 
 @dataclass(slots=True)
@@ -53,16 +56,18 @@ class Seen:
 
 async def main(arguments: argparse.Namespace) -> dict[str, Any]:
     """Run everything and return the report."""
-    checkouts = {"now": HERE} | ({"before": arguments.before.resolve()} if arguments.before else {})
+    checkouts = {"now": HERE} | ({"before": arguments.before.resolve()} if arguments.before else {}) | {INT8: HERE}
     seen: dict[tuple[str, str, int], Seen] = {}
-    alone: dict[str, list[float]] = {}
+    alone: dict[str, dict[str, list[float]]] = {"fp32": {}, INT8: {}}
     with tempfile.TemporaryDirectory() as scratch:
         files = {name: Path(scratch) / f"{name}.json" for name in checkouts}
         async with AsyncExitStack() as stack:
             backend = await stack.enter_async_context(server.backend())
             proxies = {
                 name: await stack.enter_async_context(
-                    server.timed_proxy(folder, backend.port, Path(scratch) / name, ENCODERS, files[name])
+                    server.timed_proxy(
+                        folder, backend.port, Path(scratch) / name, ENCODERS, files[name], _precision(name)
+                    )
                 )
                 for name, folder in checkouts.items()
             }
@@ -70,25 +75,44 @@ async def main(arguments: argparse.Namespace) -> dict[str, Any]:
             for proxy in proxies.values():
                 await _warm(proxy)
             for number in range(arguments.rounds):
-                for text, median_ms in _alone_ms(number).items():
-                    alone.setdefault(text, []).append(median_ms)
+                for precision, kept in alone.items():
+                    for text, median_ms in _alone_ms(number, precision).items():
+                        kept.setdefault(text, []).append(median_ms)
                 for kind in KINDS:
                     for pause_ms in PAUSES_MS:
                         sys.stderr.write(f"round {number + 1}: {kind}, {pause_ms} ms apart\n")
                         for name, proxy in proxies.items():
+                            if name == INT8 and (pause_ms or kind not in _ALONE):
+                                continue
                             found = seen.setdefault((name, kind, pause_ms), Seen())
                             await _ask(proxy, asked[name, kind], found, arguments.seconds, pause_ms / 1000)
         calls = {name: [tuple(call) for call in json.loads(file.read_text())] for name, file in files.items()}
-    alone_ms = {text: statistics.median(found) for text, found in alone.items()}
+    alone_ms = {
+        precision: {text: statistics.median(found) for text, found in kept.items()} for precision, kept in alone.items()
+    }
+    runs = [
+        {
+            "checkout": name,
+            "kind": kind,
+            "pause_ms": pause_ms,
+            **_told(kind, found, calls[name], alone_ms[_precision(name)]),
+        }
+        for (name, kind, pause_ms), found in seen.items()
+    ]
     return {
         "method": {"seconds": arguments.seconds, "rounds": arguments.rounds, "seed": arguments.seed},
         "load_average": os.getloadavg()[0],
-        "encoder_alone_ms": alone_ms,
-        "runs": [
-            {"checkout": name, "kind": kind, "pause_ms": pause_ms, **_told(kind, found, calls[name], alone_ms)}
-            for (name, kind, pause_ms), found in seen.items()
-        ],
+        "encoder_alone_ms": alone_ms["fp32"],
+        "runs": [run for run in runs if run["checkout"] != INT8],
+        INT8: {
+            "encoder_alone_ms": alone_ms[INT8],
+            "runs": [{**run, "checkout": "now"} for run in runs if run["checkout"] == INT8],
+        },
     }
+
+
+def _precision(name: str) -> str:
+    return INT8 if name == INT8 else "fp32"
 
 
 async def _warm(proxy: server.Process) -> None:
@@ -98,10 +122,10 @@ async def _warm(proxy: server.Process) -> None:
         await load.run("127.0.0.1", proxy.port, iter([request(text)]), connections=1, seconds=0)
 
 
-def _alone_ms(number: int) -> dict[str, float]:
+def _alone_ms(number: int, precision: str) -> dict[str, float]:
     """Return milliseconds a text in this process, with nothing around it."""
     texts = {"short texts": variants(number)[:60], "thirty tokens": list(islice(unheard(10**6 + number), 60))}
-    return {name: encoder.alone_ms(found, ENCODERS) for name, found in texts.items()}
+    return {name: encoder.alone_ms(found, ENCODERS, precision) for name, found in texts.items()}
 
 
 async def _ask(proxy: server.Process, requests: Iterator[bytes], found: Seen, seconds: float, pause_s: float) -> None:
@@ -174,15 +198,28 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def render(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
-    alone = ", ".join(f"{name} {found:.2f} ms" for name, found in report["encoder_alone_ms"].items())
+    lines = [f"Load average {report['load_average']:.1f}; {_alone(report)}. Medians with [p10, p90].", ""]
+    lines += _table(report["runs"])
+    if coded := report.get(INT8):
+        told = (
+            f'**With the int8 encoder** (`encoder.precision = "int8"`), a second proxy asked by turns; {_alone(coded)}.'
+        )
+        lines += ["", told, "", *_table(coded["runs"])]
+    return "\n".join(lines) + "\n"
+
+
+def _alone(report: dict[str, Any]) -> str:
+    times = ", ".join(f"{name} {found:.2f} ms" for name, found in report["encoder_alone_ms"].items())
+    return f"encoder alone: {times}"
+
+
+def _table(runs: list[dict[str, Any]]) -> list[str]:
     lines = [
-        f"Load average {report['load_average']:.1f}; encoder alone: {alone}. Medians with [p10, p90].",
-        "",
         "| request | apart | checkout | n | whole, ms | encoder in it | verifier in it | added to the encoder "
         "| and without the verifier | over the encoder alone | CPU ms | of it not the encoder's |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for run in report["runs"]:
+    for run in runs:
         cells = [run["kind"], f"{run['pause_ms']} ms", run["checkout"], str(run["requests"])]
         cells += [
             "{p50:.2f} [{p10:.2f}, {p90:.2f}]".format(**run[name])
@@ -192,10 +229,10 @@ def render(report: dict[str, Any]) -> str:
         cells += ["" if over is None else f"{over:.2f}", f"{run['cpu_ms']:.2f}", f"{run['cpu_added_ms']:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Milliseconds a request in each stage (means):", ""]
-    for run in report["runs"]:
+    for run in runs:
         stages = ", ".join(f"{name} {spent:.3f}" for name, spent in run["stages_ms"].items())
         lines.append(f"- {run['kind']}, {run['pause_ms']} ms apart, {run['checkout']}: {stages}")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 if __name__ == "__main__":

@@ -236,7 +236,8 @@ def render(report: dict[str, Any]) -> str:
     """Return the tables."""
     machine, cases = report["machine"], report["cases"]
     lines = [
-        f"{machine['cores']} cores, Python {machine['python']}; {ASKED} lookups a case, one at a time; "
+        f"{machine['cores']} cores, Python {machine['python']}; load average {machine['load_average'][0]:.1f} at the "
+        f"start; {ASKED} lookups a case, one at a time; "
         f"{max(one['real'] for one in cases):,} of the vectors are real ones, those beyond are moved.",
         "",
         "| entries | scopes | vectors | lookup p50, p99 ms | recall at 1, at 4 | MB | bytes an entry | build, CPU s "

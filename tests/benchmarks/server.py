@@ -63,25 +63,28 @@ async def backend() -> AsyncIterator[Process]:
 
 
 @asynccontextmanager
-async def proxy(upstream_port: int, data_dir: Path, encoders: Path) -> AsyncIterator[Process]:
-    """Start `cacheproxy serve` in a process of its own, with its defaults."""
+async def proxy(upstream_port: int, data_dir: Path, encoders: Path, precision: str = "fp32") -> AsyncIterator[Process]:
+    """Start `cacheproxy serve` in a process of its own, with its defaults but for the encoder's precision."""
     command = [sys.executable, "-m", "cacheproxy", *SERVE]
     command += ["--data-dir", str(data_dir), "--upstream", f"http://127.0.0.1:{upstream_port}/v1"]
-    async with _started(command, {"CACHEPROXY_ENCODER__CACHE_DIR": str(encoders)}) as (process, said):
+    async with _started(command, _environ(encoders, precision)) as (process, said):
         yield Process(process, int(said["port"]), int(said["admin_port"]))
 
 
 @asynccontextmanager
 async def timed_proxy(
-    checkout: Path, upstream_port: int, data_dir: Path, encoders: Path, calls: Path
+    checkout: Path, upstream_port: int, data_dir: Path, encoders: Path, calls: Path, precision: str = "fp32"
 ) -> AsyncIterator[Process]:
     """Start the proxy of a checkout by its own `.venv`; `calls` gets when its models were at work, once it ended."""
     script = Path(__file__).with_name("overhead_proxy.py")
     command = [str(checkout / ".venv" / "bin" / "python"), "-P", str(script), str(calls), *SERVE]
     command += ["--data-dir", str(data_dir), "--upstream", f"http://127.0.0.1:{upstream_port}/v1"]
-    environ = {"CACHEPROXY_ENCODER__CACHE_DIR": str(encoders)}
-    async with _started(command, environ, checkout) as (process, said):
+    async with _started(command, _environ(encoders, precision), checkout) as (process, said):
         yield Process(process, int(said["port"]), int(said["admin_port"]))
+
+
+def _environ(encoders: Path, precision: str) -> dict[str, str]:
+    return {"CACHEPROXY_ENCODER__CACHE_DIR": str(encoders), "CACHEPROXY_ENCODER__PRECISION": precision}
 
 
 @asynccontextmanager

@@ -25,7 +25,9 @@ async def test_an_index_of_a_few_entries_over_some_scopes_finds_all_before_and_a
     assert (found["entries"], found["scopes"], found["real"]) == (60, 3, 60)
     for looked in (found["lookup"], found["after_churn"]):
         assert (looked["recall_at_1"], looked["recall_at_4"]) == (1.0, 1.0)
-    told = scale_index.render({"machine": {"cores": 2, "python": "3"}, "cases": [found]})
+    machine = {"cores": 2, "python": "3", "load_average": [1.25, 0.5, 0.1]}
+    told = scale_index.render({"machine": machine, "cases": [found]})
+    assert "load average 1.2 at the start" in told
     assert told.count("| 60 | 3 | float32 |") == 2
 
 

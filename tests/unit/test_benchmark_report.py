@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.benchmarks import goals
+from tests.benchmarks import goals, overhead, report
 from tests.benchmarks.__main__ import PARTS, ROOT, Part, run, update
 from tests.benchmarks.page import section, written
 
@@ -24,6 +24,33 @@ def spread(value: float) -> dict[str, float]:
 
 def peer(name: str, scenario: str, per_s: float, connections: int = 16) -> dict[str, Any]:
     return {"peer": name, "scenario": scenario, "connections": connections, "per_s": spread(per_s)}
+
+
+def path(scenario: str, connections: int, per_s: float) -> dict[str, Any]:
+    """Return a run of the hot path."""
+    figures = {key: spread(1.5) for key in ("cpu_ms", "p50_ms", "p99_ms", "first_p50_ms")}
+    asked = {"scenario": scenario, "connections": connections, "outcomes": {"200 miss": 7}}
+    return {**asked, **figures, "per_s": spread(per_s), "lag_p99_ms": 2.0}
+
+
+def hot(per_s: float, batched_per_s: float) -> dict[str, Any]:
+    encoder = {"short texts (semantic hit)": {"alone_ms": 4.0, "batched_per_s": batched_per_s}}
+    return {
+        "machine": {"cpu": "x", "cores": 2, "python": "3"},
+        "method": {"rounds": 3, "seconds": 3.0, "seed": 1},
+        "encoder": encoder,
+        "rss_mb_at_start": 300,
+        "rss_mb_at_end": 400,
+        "runs": [path("semantic hit", 64, per_s)],
+    }
+
+
+def added(kind: str, added_ms: float) -> dict[str, Any]:
+    """Return a run of `overhead`."""
+    times = ("time_ms", "encoder_ms", "verifier_ms", "added_ms", "added_without_verifier_ms")
+    figures = {name: {"p10": added_ms, "p50": added_ms, "p90": added_ms} for name in times}
+    cpu = {"cpu_ms": 1.0, "cpu_added_ms": 1.0, "over_encoder_alone_ms": 1.0, "stages_ms": {"read": 0.1}}
+    return {"checkout": "now", "kind": kind, "pause_ms": 0, "requests": 10, **figures, **cpu}
 
 
 def row(reports: goals.Reports, goal: str) -> goals.Row:
@@ -84,6 +111,33 @@ def test_goals_of_an_overload_are_those_that_its_report_judged() -> None:
     told = {"goal": "<= 50", "measured": 61.5, "unit": "ms", "met": False}
     found = row({"overload": {"the proxy is the bottleneck": {"goals": {"shed answers, p99": told}}}}, "10x overload")
     assert (found.met, found.measured) == (False, "61.5 ms")
+
+
+def test_what_the_int8_encoder_does_on_the_hot_path_stands_below_and_no_goal_is_judged_on_it() -> None:
+    alone = hot(200, 800)
+    both = {**alone, "int8": {"encoder": hot(0, 1100)["encoder"], "runs": [path("semantic hit", 64, 900)]}}
+    told = report.render(both)
+    assert told.startswith(report.render(alone))
+    below = told.removeprefix(report.render(alone))
+    assert 'With the int8 encoder** (`encoder.precision = "int8"`)' in below
+    assert "| semantic hit | 64 | 900 " in below
+    assert "| short texts (semantic hit) | 4.00 | 1100 |" in below
+    assert "- semantic hit, 64: 200 miss 7" in below
+    assert goals.rows({"hot": both}) == goals.rows({"hot": alone})
+    assert row({"hot": both}, "64 clients").measured == "200/s of 800/s: 25 %"
+
+
+def test_what_is_added_to_the_int8_encoder_stands_below_and_no_goal_is_judged_on_it() -> None:
+    alone = {"load_average": 1.0, "encoder_alone_ms": {"thirty tokens": 6.5}, "runs": [added("miss", 3.0)]}
+    both = {**alone, "int8": {"encoder_alone_ms": {"thirty tokens": 3.25}, "runs": [added("miss", 0.5)]}}
+    told = overhead.render(both)
+    assert told.startswith(overhead.render(alone))
+    below = told.removeprefix(overhead.render(alone))
+    assert "With the int8 encoder" in below
+    assert "thirty tokens 3.25 ms" in below
+    assert "| miss | 0 ms | now | 10 | 0.50 [0.50, 0.50] " in below
+    assert goals.rows({"overhead": both}) == goals.rows({"overhead": alone})
+    assert not row({"overhead": both}, "a miss adds").met
 
 
 def test_a_part_is_ended_when_its_time_is_over(tmp_path: Path) -> None:

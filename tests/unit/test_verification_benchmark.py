@@ -6,9 +6,12 @@ import gzip
 import json
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
+from cacheproxy.evaluate.pairfile import LabelledPair
 from cacheproxy.policy.pack import Category, Encoder, Pack
+from tests.benchmarks import precision
 from tests.benchmarks import verification_data as data
 from tests.benchmarks.verification import Bench, cosines, measured
 from tests.benchmarks.verification_report import BEGIN, END, render, written
@@ -126,3 +129,34 @@ def test_every_table_is_written_between_the_markers(bench: Bench, monkeypatch: p
 def test_a_page_without_markers_is_left_alone() -> None:
     with pytest.raises(ValueError, match="verified hits"):
         written("nothing here", "section")
+
+
+def test_two_encoders_are_compared_on_the_same_pairs_and_what_they_decide_otherwise_is_counted(bench: Bench) -> None:
+    encoders = {"fp32": AngleEncoder(), "int8": AngleEncoder("angles/coarse/1-0")}
+    kept = pack()
+    coarse = Encoder(fingerprint="angles/coarse/1-0", calibrated_on="", thresholds={"default": 0.7}, verify_from=0.6)
+    both = msgspec.structs.replace(kept, encoders={**kept.encoders, "coarse": coarse})
+    near = [LabelledPair(a=f"one {n} ?", b=f"other {n} 0.8", label=n < 6) for n in range(10)]
+    nearest = [LabelledPair(a=f"same {n} ?", b=f"again {n} 0.95", label=True) for n in range(4)]
+    found = precision.compared([*near, *nearest], both, encoders, bench.cache, None)
+    assert (found["fp32"]["tp"], found["fp32"]["fp"]) == (4, 0)
+    assert (found["int8"]["tp"], found["int8"]["fp"]) == (10, 4)
+    assert (found["only_fp32"], found["only_int8"]) == ({"n": 0, "rightly": 0}, {"n": 10, "rightly": 6})
+    assert found["otherwise"] == 10
+    epochs = {name: encoder.fingerprint for name, encoder in encoders.items()}
+    report = {
+        "policies": "mine",
+        "encoders": epochs,
+        "verifier": "v/1-0",
+        "pairs": {"adversarial": {"verified": found}},
+    }
+    told = precision.render(report)
+    assert "| adversarial pairs | verified | int8 | 14 | 0.714 [" in told
+    assert "| 0, 0 | 10, 6 |" in told
+
+
+def test_verified_pairs_are_compared_by_the_verifier_with_both_encoders(bench: Bench) -> None:
+    encoders = {"fp32": AngleEncoder(), "int8": AngleEncoder()}
+    found = precision.compared(data.adversarial(bench.adversarial), bench.pack, encoders, bench.cache, StepScorer())
+    assert found["fp32"] == found["int8"]
+    assert (found["otherwise"], found["otherwise_interval"][0]) == (0, 0.0)
