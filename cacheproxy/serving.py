@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import sys
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import structlog
 
 from cacheproxy.app import assemble
+from cacheproxy.collecting import TEND_S, Collecting
 from cacheproxy.errors import ConfigError
 from cacheproxy.http.admin import create_admin_app
 from cacheproxy.http.door import Door
 from cacheproxy.http.listener import Listener, accepting, bind, data_app, is_loopback, listener, url_of
+from cacheproxy.supervise import Supervisor
 from cacheproxy.upstream.open import refuse_loops
 
 if TYPE_CHECKING:
@@ -112,10 +113,12 @@ async def serve(settings: Settings, worker: int | None = None) -> bool:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     if worker is not None:
         structlog.contextvars.bind_contextvars(worker=worker)
-    async with running(settings, shared_port=worker is not None) as proxy:
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(running(settings, shared_port=worker is not None))
         sys.setswitchinterval(_TURN_S)
-        gc.collect()
-        gc.freeze()  # else every full collection walks all that was loaded, and holds all callers up for 60 ms or more
+        collecting = stack.enter_context(Collecting(lambda: proxy.house.edge.door.requests))
+        supervisor = await stack.enter_async_context(Supervisor())
+        supervisor.every(TEND_S, collecting.tend, "garbage")
 
         def on_stop() -> None:
             if stop.is_set():
