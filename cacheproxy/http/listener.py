@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _HANDLES = 16
 """Of the data port's socket; each that looks in vain costs a microsecond a connection."""
+_BACKLOG = 4096
+"""Connections that wait in the kernel to be taken; one too many is only tried again by its caller after a second."""
 
 
 def data_app(edge: Callable[[Any, Receive, Send], Awaitable[None]], *lifespan: Lifespan) -> Litestar:
@@ -108,7 +110,7 @@ def bind(host: str, port: int, key: str, *, shared: bool = False, listen: bool =
         listener.close()
         raise ConfigError(f"{key}: cannot listen on {host}:{port} ({exc.strerror}); choose another") from exc
     if listen:
-        listener.listen(2048)
+        listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
 

@@ -20,8 +20,8 @@ class Loop:
     def __init__(self, max_lag_s: float = 0.05) -> None:
         self.seen: list[float] = []
         self.told = 0
-        self.pressure = Pressure(max_lag_s, self.seen.append, self._tell)
         self.now_s = 100.0
+        self.pressure = Pressure(max_lag_s, self.seen.append, self._tell, clock=lambda: self.now_s)
 
     def _tell(self) -> None:
         self.told += 1
@@ -31,6 +31,22 @@ class Loop:
         while self.now_s < until_s:
             self.now_s += BEAT_S + lag_s
             self.pressure.saw(lag_s, self.now_s, answering)
+
+    def turn(self, comes: int, cost_s: float, answering: int = CROWD) -> int:
+        """Let some come in one turn that works them all off, then look; return how many were let in."""
+        self.pressure.expect(self.now_s + BEAT_S)
+        let_in = sum(self.pressure.opens() for _ in range(comes))
+        self.now_s += max(BEAT_S, let_in * cost_s)
+        self.pressure.look(self.now_s, let_in * cost_s, answering)
+        return let_in
+
+    def door(self, count: int) -> int:
+        """Return how many of some requests, a few in each turn, the door opens for."""
+        found = 0
+        for _ in range(count // 10):
+            found += sum(self.pressure.opens() for _ in range(10))
+            self.pressure.saw(0.02, self.now_s, CROWD)
+        return found
 
     def misses(self, count: int) -> int:
         """Return how many of some misses are let in."""
@@ -83,10 +99,10 @@ def test_0_turns_nobody_away() -> None:
 def test_misses_are_turned_away_first_and_then_whatever_comes(loop: Loop) -> None:
     while not loop.pressure.pressed:
         loop.run(LATE_S, INTERVAL_S)
-    assert all(loop.pressure.opens() for _ in range(100))
+    assert loop.door(100) == 100
     assert 0 < loop.misses(100) < 100
     loop.run(LATE_S, 10)
-    assert sum(loop.pressure.opens() for _ in range(1000)) == pytest.approx(20, abs=1)
+    assert loop.door(1000) == pytest.approx(20, abs=1)
     assert loop.misses(100) == pytest.approx(10, abs=1), "some misses go on, or nothing would ever be kept"
     assert loop.pressure.shed["door"] == loop.told == pytest.approx(980, abs=1)
 
@@ -114,6 +130,45 @@ def test_all_is_let_in_again_soon_after_the_overload(loop: Loop) -> None:
     assert loop.now_s - began_s < 6
 
 
+def test_a_crowd_at_once_is_let_in_as_far_as_it_fits_and_then_less_at_a_time(loop: Loop) -> None:
+    assert loop.turn(250, 0.002) == 250
+    loop = Loop()
+    for _ in range(50):
+        assert loop.turn(20, 0.002) == 20, "what a request costs is learnt from what comes"
+    assert loop.turn(5000, 0.002) == 256
+    assert loop.pressure.pressed
+    assert loop.turn(5000, 0.002) * 0.002 < 0.05, "none of those who come meanwhile wait for long"
+
+
+def test_what_is_turned_away_for_want_of_room_is_counted(loop: Loop) -> None:
+    let_in = loop.turn(5000, 0.0004)
+    assert loop.pressure.shed["door"] == loop.told == 5000 - let_in > 4000
+
+
+def test_few_at_a_time_are_let_in_however_dear_they_are(loop: Loop) -> None:
+    for _ in range(50):
+        assert loop.turn(FEW - 1, 0.05, answering=0) == FEW - 1
+
+
+def test_0_lets_any_crowd_in() -> None:
+    loop = Loop(max_lag_s=0)
+    assert loop.turn(100_000, 0.0001) == 100_000
+
+
+def test_a_single_stall_is_no_price(loop: Loop) -> None:
+    for _ in range(50):
+        loop.turn(100, 0.0002)
+    loop.turn(20, 0.1)
+    assert loop.turn(500, 0.0002) == 500
+
+
+def test_while_some_are_turned_away_nobody_waits_for_a_part_for_longer_than_the_loop_may_lag(loop: Loop) -> None:
+    assert loop.pressure.patience_s(0.5) == 0.5
+    loop.run(LATE_S, 1)
+    assert loop.pressure.patience_s(0.5) == 0.05
+    assert loop.pressure.patience_s(0.01) == 0.01
+
+
 async def test_a_loop_is_watched_as_it_runs(loop: Loop) -> None:
     watching = asyncio.ensure_future(loop.pressure.watch(lambda: CROWD))
     await asyncio.sleep(2 * BEAT_S)
@@ -125,7 +180,9 @@ async def test_a_loop_is_watched_as_it_runs(loop: Loop) -> None:
     assert loop.pressure.pressed
 
 
-async def test_a_turn_that_takes_too_long_lets_nobody_of_a_crowd_in(loop: Loop) -> None:
+async def test_a_turn_that_takes_too_long_lets_nobody_of_a_crowd_in() -> None:
+    loop = Loop()
+    loop.pressure = Pressure(0.05, loop.seen.append)
     watching = asyncio.ensure_future(loop.pressure.watch(lambda: CROWD))
     await asyncio.sleep(3 * BEAT_S)
     assert loop.pressure.opens()
