@@ -24,7 +24,7 @@ async def test_an_index_of_a_few_entries_over_some_scopes_finds_all_before_and_a
     found = await measure(Case(unit(560), entries=60, scopes=3), "float32", churn=2)
     assert (found["entries"], found["scopes"], found["real"]) == (60, 3, 60)
     for looked in (found["lookup"], found["after_churn"]):
-        assert (looked["recall_at_1"], looked["recall_at_4"]) == (1.0, 1.0)
+        assert (looked["recall_at_1"], looked["recall_at_4"], looked["lost"]) == (1.0, 1.0, 0.0)
     machine = {"cores": 2, "python": "3", "load_average": [1.25, 0.5, 0.1]}
     told = scale_index.render({"machine": machine, "cases": [found]})
     assert "load average 1.2 at the start" in told
