@@ -357,6 +357,7 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         swamped=lambda query: (
             (kept.embedder.queued >= _CROWD or ground.pressure.pressed) and pool.full(query.model, query.scope.tenant)
         ),
+        expect=lambda query: pool.expect(query.model, query.scope.tenant),
         behind=lambda: kept.embedder.waited_s > ground.pressure.patience_s(settings.encoder.max_wait_ms / 1000),
         admit_miss=ground.pressure.admit_miss,
         pii=gate,

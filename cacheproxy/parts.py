@@ -85,6 +85,8 @@ class Parts:
     """Takes one of the answers that a tenant may have kept a minute; False when there is none left."""
     swamped: Callable[[Query], bool] = field(default=lambda query: False)
     """Whether a miss would be turned away, and only after a wait for its embedding."""
+    expect: Callable[[Query], Callable[[bool], None]] = field(default=lambda query: lambda needed: None)
+    """Keeps a place at the backend while a question is looked up; what it returns is told whether one is needed."""
     behind: Callable[[], bool] = field(default=lambda: False)
     """Whether texts have waited for the encoder for so long that no more should join them."""
     admit_miss: Callable[[], None] = field(default=lambda: None)

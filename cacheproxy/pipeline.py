@@ -159,6 +159,19 @@ class Pipeline:
             journey.embeddable = False
             self.tiers.give_up(journey)
             return self.tiers.miss(journey, "overloaded")
+        if not callers or journey.plan.only_if_cached:
+            return await self._by_meaning(journey, outcome, began_s)
+        known, hit = self.parts.expect(journey.query), False
+        try:
+            found = await self._by_meaning(journey, outcome, began_s)
+            hit = isinstance(found, Hit)
+        finally:
+            known(not hit)
+        return found
+
+    async def _by_meaning(self, journey: Journey, outcome: Miss, began_s: float) -> Outcome:
+        """Tell the category and ask the semantic tier, where the exact one had nothing; `began_s` is now."""
+        stages = self.parts.telemetry.stages
         if not journey.settled:
             failed = await self.tiers.classify(journey)
             stages.classify.since(began_s)

@@ -7,6 +7,7 @@ peak), and after it (open, half of the peak again). The goals are of answers tha
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,14 @@ import msgspec
 from cacheproxy.bench.client import Connections
 from cacheproxy.bench.figures import Figures, figures, good, percentile
 from cacheproxy.bench.runs import Driver, Load, fill, machine, method
+from cacheproxy.bench.watching import between
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cacheproxy.bench.drive import Run, Sample
     from cacheproxy.bench.runs import Bench
+    from cacheproxy.bench.watching import Timed
 
 _NORMAL = 0.5
 """Share of the peak that is normal."""
@@ -63,6 +66,8 @@ class OverloadReport(msgspec.Struct, frozen=True, kw_only=True):
     method: dict[str, Any]
     goals: dict[str, Goal]
     phases: dict[str, Figures]
+    kept_up: dict[str, float]
+    """Goodput of the peak in percent, by what requests were meant to be: in a mix the cheap makes up for the dear."""
     rss_mb: dict[str, float] | None
 
 
@@ -74,6 +79,7 @@ async def measure(
     connections = Connections(bench.target, timeout_s=bench.timeout_s)
     runs: dict[str, Run] = {}
     cost: dict[str, float | None] = {}
+    stages: dict[str, dict[str, Timed]] = {}
     rss: dict[str, float] = {}
 
     async def phase(name: str, load: Load, seed: int) -> Run:
@@ -81,6 +87,7 @@ async def measure(
         driver = Driver(replace(bench, load=load), connections, seed)
         runs[name] = await driver.run(load.seconds, lambda done: told(name, done))
         after = await bench.watch.look()
+        stages[name] = between(before, after)
         known = before.cpu_s is not None and after.cpu_s is not None
         cost[name] = after.cpu_s - before.cpu_s if known else None  # type: ignore[operator] # `known` says so
         if after.rss_mb is not None:
@@ -104,7 +111,8 @@ async def measure(
         machine=machine(),
         method=_method(bench, how, peak),
         goals=judged(runs, peak, slo_s, how),
-        phases={name: figures([run], [cost[name]], slo_s, {}) for name, run in runs.items()},
+        phases={name: figures([run], [cost[name]], slo_s, stages[name]) for name, run in runs.items()},
+        kept_up=by_kind(runs, slo_s, how),
         rss_mb=rss or None,
     )
 
@@ -123,10 +131,11 @@ def _method(bench: Bench, how: Overload, peak: float) -> dict[str, Any]:
 def judged(runs: dict[str, Run], peak: float, slo_s: float, how: Overload) -> dict[str, Goal]:
     """Return the goals with what was measured."""
     normal, loaded = runs["normal"], runs["overload"]
-    # The middle of the overload: neither its start, when queues are empty, nor its end, when they drain.
-    begin_s, end_s = how.seconds * 0.1, how.seconds
-    kept = [one for one in loaded.samples if good(one, slo_s) and begin_s <= one.done_s < end_s]
+    begin_s, end_s = _middle(how)
+    kept = _kept(loaded, slo_s, how)
     share = 100 * len(kept) / (end_s - begin_s) / peak
+    found = runs["peak"].samples
+    answered = 100 * sum(one.answer.status not in _SHED for one in found) / max(1, len(found))
     shed = [one for one in loaded.samples if one.answer.status in _SHED]
     shed_p99 = _p99_ms(shed)
     told = 100 * sum(bool(one.answer.retry_after) for one in shed) / len(shed) if shed else 100.0
@@ -134,6 +143,9 @@ def judged(runs: dict[str, Run], peak: float, slo_s: float, how: Overload) -> di
     accepted_p99 = _p99_ms(_accepted(loaded))
     back_s = recovery_s(runs["after"].samples, 2 * normal_p99, how.after_s)
     return {
+        "answered while the peak is found": Goal(
+            goal="100", measured=round(answered, 1), unit="%", met=answered == 100
+        ),
         "goodput of the peak": Goal(goal=">= 90", measured=round(share, 1), unit="%", met=share >= 90),
         "shed answers, p99": Goal(goal="<= 50", measured=round(shed_p99, 1), unit="ms", met=shed_p99 <= 50),
         "shed answers that say when to come back": Goal(goal="100", measured=round(told, 1), unit="%", met=told == 100),
@@ -145,6 +157,28 @@ def judged(runs: dict[str, Run], peak: float, slo_s: float, how: Overload) -> di
         ),
         "normal again after": Goal(goal="<= 10", measured=round(back_s, 1), unit="s", met=back_s <= 10),
     }
+
+
+def by_kind(runs: dict[str, Run], slo_s: float, how: Overload) -> dict[str, float]:
+    """Return the goodput of each kind that was meant, in percent of its own at the peak; none of it is a goal."""
+    begin_s, end_s = _middle(how)
+    peak = runs["peak"]
+    before = Counter(one.ask.meant for one in peak.samples if good(one, slo_s))
+    kept = Counter(one.ask.meant for one in _kept(runs["overload"], slo_s, how))
+    return {
+        kind: round(100 * (kept[kind] / (end_s - begin_s)) / (count / peak.elapsed_s), 1)
+        for kind, count in sorted(before.items())
+    }
+
+
+def _middle(how: Overload) -> tuple[float, float]:
+    """Return when the middle of the overload begins and ends: not its start, when queues are empty, nor its drain."""
+    return how.seconds * 0.1, how.seconds
+
+
+def _kept(loaded: Run, slo_s: float, how: Overload) -> list[Sample]:
+    begin_s, end_s = _middle(how)
+    return [one for one in loaded.samples if good(one, slo_s) and begin_s <= one.done_s < end_s]
 
 
 def recovery_s(samples: Sequence[Sample], limit_ms: float, seconds: float) -> float:

@@ -41,8 +41,10 @@ def render_overload(report: OverloadReport) -> str:
         f"{'met' if goal.met else 'NOT MET':8} {name}: {goal.measured:g} {goal.unit} (goal: {goal.goal})"
         for name, goal in report.goals.items()
     ]
+    kept_up = ", ".join(f"{kind} {share:g} %" for kind, share in report.kept_up.items())
+    lines.append(f"goodput of the peak by what was meant: {kept_up}")
     for name, phase in report.phases.items():
-        lines += ["", f"-- {name}", *_rates(phase), *latencies(phase), *_mixes(phase)]
+        lines += ["", f"-- {name}", *_rates(phase), *latencies(phase), *_stages(phase), *_mixes(phase)]
     return "\n".join(lines)
 
 

@@ -71,6 +71,14 @@ class UpstreamPool:
         """Whether all that may be asked for a model would turn a tenant away now."""
         return all(self._backends[name].queue.full(tenant) for name in self.backends(model))
 
+    def expect(self, model: str, tenant: str) -> Callable[[bool], None]:
+        """Keep a place for a tenant's request whose lookup may end as a miss (`FairQueue.expect`).
+
+        Of several backends it is kept at the one that has most to spare; which one is asked, the miss will see.
+        """
+        queues = [self._backends[name].queue for name in self.backends(model)]
+        return min(queues, key=lambda queue: queue.load).expect(tenant)
+
     def states(self) -> list[State]:
         """Return how every backend is."""
         now = self._clock.monotonic()

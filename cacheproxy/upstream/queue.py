@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cacheproxy.errors import UpstreamBusy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cacheproxy.ports import Clock
 
 _TENANTS_SHARE = 4
@@ -56,6 +58,8 @@ class FairQueue:
         self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._most_of_one = max(1, limits.waiting // _TENANTS_SHARE)
         self._held_s = 1.0  # moving average of how long a permit is held
+        self._coming: Counter[str] = Counter()
+        self._need = 0.5  # moving average of the share of those that were expected and then needed a permit
         self.running = 0
         self.waiting = 0
         self.shed = 0
@@ -66,16 +70,43 @@ class FairQueue:
         return self._limits.running
 
     @property
+    def load(self) -> float:
+        """Requests it has, or may get in a moment, against its permits."""
+        return (self.running + self.waiting + self._coming.total()) / self._limits.running
+
+    @property
     def free(self) -> bool:
         """Whether a permit would be given at once."""
         return self.running < self._limits.running and not self.waiting
 
     def full(self, tenant: str) -> bool:
-        """Whether a tenant who comes now would be turned away: no permit is free, and no place in the line."""
-        if self.free:
+        """Whether a tenant who comes now would be turned away: no permit is free, and no place in the line.
+
+        Those who are expected have their places already, as many of them as usually need one.
+        """
+        free = self._limits.running - self.running
+        coming, own = self._need * self._coming.total(), self._need * self._coming[tenant]
+        if free > coming and not self.waiting:
             return False
-        line = self._lines.get(tenant)
-        return self.waiting >= self._limits.waiting or (line is not None and len(line) >= self._most_of_one)
+        line = len(self._lines.get(tenant, ()))
+        return self.waiting + coming - free >= self._limits.waiting or line + own - free >= self._most_of_one
+
+    def expect(self, tenant: str) -> Callable[[bool], None]:
+        """Keep a place for a tenant who may come in a moment; call what is returned once it is known.
+
+        That takes whether a permit is needed. Where there is no place left, none is kept.
+        """
+        if self.full(tenant):
+            return _forget
+        self._coming[tenant] += 1
+
+        def known(needed: bool) -> None:
+            self._coming[tenant] -= 1
+            if not self._coming[tenant]:
+                del self._coming[tenant]
+            self._need += _WEIGHT_OF_NEW * (needed - self._need)
+
+        return known
 
     def try_acquire(self) -> Permit | None:
         """Return a permit if one is free and nobody waits for it."""
@@ -144,3 +175,7 @@ class FairQueue:
         rounds = (self.waiting + 1) / self._limits.running
         advice_s = min(max(1.0, math.ceil(rounds * self._held_s)), _LONGEST_ADVICE_S)
         return UpstreamBusy(f"{what}; try again in {advice_s:g} s", retry_after_s=advice_s)
+
+
+def _forget(needed: bool) -> None:
+    """Of whom no place was kept for."""

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +13,7 @@ from cacheproxy.bench.asking import Ask
 from cacheproxy.bench.client import Answer
 from cacheproxy.bench.drive import Run, Sample, closed, opened
 from cacheproxy.bench.figures import figures, percentile, spread
-from cacheproxy.bench.overload import Overload, judged, recovery_s
+from cacheproxy.bench.overload import Overload, by_kind, judged, recovery_s
 from cacheproxy.bench.watching import Seen, between, histograms, within
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def test_an_overload_is_judged_by_its_goals() -> None:
 
     shed = [sample(number / 900, 0.02, 503, retry_after="1") for number in range(900 * 10)]
     runs = {
+        "peak": Run(samples=phase(100, 5, 0.1), elapsed_s=5),
         "normal": Run(samples=phase(50, 5, 0.1), elapsed_s=5),
         "overload": Run(samples=phase(95, 10, 0.15) + shed, elapsed_s=10),
         "after": Run(samples=phase(50, 15, 0.1), elapsed_s=15),
@@ -144,6 +146,27 @@ def test_an_overload_is_judged_by_its_goals() -> None:
         "shed answers, p99",
         "shed answers that say when to come back",
     ]
+
+
+def test_a_peak_in_which_some_are_turned_away_is_none() -> None:
+    fine = Run(samples=[sample(number / 100, 0.1) for number in range(400)], elapsed_s=4)
+    shed = Run(samples=[*fine.samples, *(sample(1, 0.01, 503) for _ in range(4))], elapsed_s=4)
+    how, goal = Overload(seconds=4, after_s=4), "answered while the peak is found"
+    runs = {"peak": fine, "normal": fine, "overload": fine, "after": fine}
+    assert judged(runs, 100.0, 1.0, how)[goal].met
+    found = judged({**runs, "peak": shed}, 100.0, 1.0, how)[goal]
+    assert (found.measured, found.met) == (99.0, False)
+
+
+def test_goodput_is_told_of_each_kind_by_itself() -> None:
+    def both(hits_per_s: int, misses_per_s: int) -> Run:
+        hits = [sample(number / hits_per_s, 0.0) for number in range(hits_per_s * 10)]
+        miss = Ask(meant="miss", text="?")
+        misses = [replace(sample(n / misses_per_s, 0.0), ask=miss) for n in range(misses_per_s * 10)]
+        return Run(samples=hits + misses, elapsed_s=10)
+
+    found = by_kind({"peak": both(50, 50), "overload": both(500, 25)}, 1.0, Overload(seconds=10))
+    assert found == {"exact": pytest.approx(1000, abs=3), "miss": pytest.approx(50, abs=1)}
 
 
 METRICS = """# TYPE cacheproxy_loop_lag_seconds histogram

@@ -368,3 +368,15 @@ async def test_a_model_has_no_place_left_once_all_its_backends_would_turn_a_tena
     permits[0].release()
     assert not here.pool.full("m1", "t")
     permits[1].release()
+
+
+async def test_the_place_of_a_lookup_is_kept_at_the_backend_that_has_most_to_spare() -> None:
+    here = world(running=1, waiting=0)
+    first, second = (here.asked[name].queue for name in here.pool.backends("m1"))
+    permit = await first.acquire("t")
+    known = [here.pool.expect("m1", "t") for _ in range(2)]
+    assert (first.load, second.load) == (1.0, 2.0)
+    for one in known:
+        one(False)
+    permit.release()
+    assert (first.load, second.load) == (0.0, 0.0)

@@ -231,3 +231,52 @@ async def test_a_line_is_full_for_one_tenant_before_it_is_for_others_and_never_w
     assert not line.full("a")
     await callers.serve(2)
     await asyncio.gather(*waiting)
+
+
+async def test_a_place_is_kept_for_those_who_are_expected_and_who_come_meanwhile_are_told_so_at_once() -> None:
+    line = queue(running=1, waiting=8)
+    for _ in range(30):
+        line.expect("a")(True)  # all who were expected needed a permit
+    held = await line.acquire("b")
+    told = [line.expect("a") for _ in range(3)]
+    assert line.full("a")
+    with pytest.raises(UpstreamBusy):
+        await line.acquire("a")
+    assert not line.full("b")
+    for known in told:
+        known(True)
+    assert not line.full("a")
+    held.release()
+    assert (line.running, line.waiting) == (0, 0)
+
+
+async def test_where_there_is_no_place_left_none_is_kept() -> None:
+    line = queue(running=1, waiting=0)
+    held = await line.acquire("a")
+    line.expect("a")(True)
+    held.release()
+    assert not line.full("a")
+    known = line.expect("a")
+    held = await line.acquire("a")
+    known(False)
+    held.release()
+    assert line.running == 0
+
+
+async def test_those_whom_the_cache_mostly_serves_keep_few_places() -> None:
+    line = queue(running=1, waiting=8)
+    for _ in range(60):
+        line.expect("a")(False)
+    await line.acquire("b")
+    for _ in range(50):
+        line.expect("a")
+    assert not line.full("a")
+
+
+async def test_a_free_permit_is_given_whoever_is_expected() -> None:
+    line = queue(running=1, waiting=0)
+    for _ in range(30):
+        line.expect("a")(True)
+    line.expect("a")
+    assert line.full("a")
+    (await line.acquire("a")).release()
