@@ -19,6 +19,7 @@ from cacheproxy.access.meter import MeteredUpstream
 from cacheproxy.access.names import Names
 from cacheproxy.assembly import Backends, Ground, Kept, Line
 from cacheproxy.augment.tokens import Estimated, Tokenised
+from cacheproxy.background import Cores, usable_cores
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.examples import Examples
 from cacheproxy.embed.open import open_encoder
@@ -133,7 +134,8 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     room = settings.store.max_entries, settings.store.max_bytes
     store = await _store(ground, lambda: quotas(book().pack, *room), stack)
     encoder = await asyncio.to_thread(open_encoder, settings.encoder, settings.data.path())
-    embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder))
+    cores = Cores(usable_cores())
+    embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder, cores=cores))
     around = Recodes(
         store=store, config=settings.encoder, data_dir=data_dir, busy=lambda: bool(embedder.queued or embedder.running)
     )
@@ -143,7 +145,7 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     spaces = Spaces(settings.index, dim=embedder.dim, base=embedder.epoch, head=serving, own=heads.own)
     index = await stack.enter_async_context(spaces)
     findable = await _restore(ground, store, index)
-    verifier = await _verifier(settings, embedder.epoch, stack)
+    verifier = await _verifier(settings, embedder.epoch, cores, stack)
     records = Records(VersionFile(data_dir / "policies.sqlite3"), ground.audit)
     book = _book(ground, records, PolicyMaker(_means(ground, embedder, verifier, heads)))
     await book.open()
@@ -214,13 +216,18 @@ def _warn_unverified(pack: Pack, epoch: str) -> None:
         log.warning("verifier_off", exact_only=names, hint="these categories have no threshold: set verifier.path")
 
 
-async def _verifier(settings: Settings, epoch: str, stack: AsyncExitStack) -> ThreadedVerifier | None:
+async def _verifier(settings: Settings, epoch: str, cores: Cores, stack: AsyncExitStack) -> ThreadedVerifier | None:
     chosen = settings.verifier
     scorer = await asyncio.to_thread(open_verifier, settings)
     if scorer is None:
         return None
     live = ThreadedVerifier(
-        scorer, [epoch], threads=chosen.threads, timeout_s=chosen.timeout_ms / 1000, queue=chosen.queue
+        scorer,
+        [epoch],
+        threads=chosen.threads,
+        timeout_s=chosen.timeout_ms / 1000,
+        queue=chosen.queue,
+        cores=cores,
     )
     return await stack.enter_async_context(live)
 

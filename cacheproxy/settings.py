@@ -278,7 +278,8 @@ class Encoder(_Section, frozen=True):
     precision: str = "fp32"
     """On a CPU: `fp32` or `int8`. Each has its own fingerprint and its own calibrated thresholds."""
     threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Worker threads of one core each; 0 means one per core, at most four."""
+    """Worker threads of one core each; 0 means one per core, at most four. Lookups that wait for the verifier take
+    cores first."""
     max_batch: Count = 32
     """Most texts encoded together."""
     queue: Count = 4096

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import threading
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from cacheproxy.background import step_back
+from cacheproxy.background import step_back, usable_cores
 from cacheproxy.embed.batch import Flaw, Job, choose, run
 from cacheproxy.embed.memo import Memo
 from cacheproxy.errors import EmbedderUnavailable
@@ -24,6 +23,7 @@ from cacheproxy.model import Embedding
 
 if TYPE_CHECKING:
     from cacheproxy import settings
+    from cacheproxy.background import Cores
     from cacheproxy.embed.encoder import Encoder
 
 _START_TIMEOUT_S = 10.0
@@ -64,20 +64,26 @@ class Stats:
 class MicroBatcher:
     """An Embedder over one encoder.
 
-    A text never waits while a worker is idle; while all are busy, texts queue up and the next free worker takes as many
-    of similar length as pay. Equal texts in flight are encoded once, and recent embeddings are remembered, both only
-    within one `scope`: across tenants the time saved would tell one what another has asked.
+    A text never waits while a worker is idle, unless others have claimed the cores; while all are busy, texts queue up
+    and the next free worker takes as many of similar length as pay. Equal texts in flight are encoded once, and recent
+    embeddings are remembered, both only within one `scope`: across tenants the time saved would tell one what another
+    has asked.
 
     Use it as `async with MicroBatcher(encoder, settings.encoder) as embedder`. All state belongs to the event loop;
     only `encoder.encode` runs in the worker threads. A call into a model cannot be interrupted: a worker that hangs
     shows in `health`, and once all hang, callers are refused at once instead of after the deadline.
     """
 
-    def __init__(self, encoder: Encoder, config: settings.Encoder, *, memo: int = 4096) -> None:
-        """Take threads, batch, queue and deadline from the settings; remember `memo` embeddings, 0 for none."""
+    def __init__(
+        self, encoder: Encoder, config: settings.Encoder, *, memo: int = 4096, cores: Cores | None = None
+    ) -> None:
+        """Take threads, batch, queue and deadline from the settings; remember `memo` embeddings, 0 for none.
+
+        With `cores`, a batch begins while one is left for it.
+        """
         self.stats = Stats()
         self._encoder = encoder
-        self._workers = config.threads or min(_cores(), 4)
+        self._workers = config.threads or min(usable_cores(), 4)
         self._max_texts = min(config.max_batch, encoder.max_batch)
         self._queue = config.queue
         self._timeout_s = config.timeout_ms / 1000
@@ -88,6 +94,9 @@ class MicroBatcher:
         self._executor: ThreadPoolExecutor | None = None
         self._failed_in_a_row = 0
         self._failed_at_s = 0.0
+        self._cores = cores
+        if cores is not None:
+            cores.when_fewer(self._dispatch)
 
     @property
     def epoch(self) -> str:
@@ -211,7 +220,7 @@ class MicroBatcher:
             self.stats.left += 1
 
     def _dispatch(self) -> None:
-        while self._pending and self._executor is not None and len(self._runs) < self._workers:
+        while self._pending and self._executor is not None and len(self._runs) < self._workers and self._has_core():
             jobs = choose(self._pending, max_texts=self._max_texts, max_tokens=self._encoder.batch_tokens)
             for job in jobs:
                 del self._pending[job.key]
@@ -220,6 +229,10 @@ class MicroBatcher:
             work = self._executor.submit(run, self._encoder, texts)
             self._runs[work] = jobs
             work.add_done_callback(partial(self._end, asyncio.get_running_loop()))
+
+    def _has_core(self) -> bool:
+        left = None if self._cores is None else self._cores.left
+        return left is None or len(self._runs) - self._stuck() < left
 
     def _end(self, loop: asyncio.AbstractEventLoop, work: Future[list[Embedding | Flaw]]) -> None:
         """Hand a batch back to the loop: called in the worker thread. An asyncio future would take a turn more."""
@@ -240,7 +253,8 @@ class MicroBatcher:
             if isinstance(outcome, Embedding) and not job.forgotten:
                 self._memo.put(job.key, outcome)
             self._settle(job, outcome)
-        self._dispatch()
+        # Those who waited go on first: they may claim the core.
+        asyncio.get_running_loop().call_soon(self._dispatch)
 
     def _settle(self, job: Job, outcome: Embedding | Flaw) -> None:
         del self._jobs[job.key]
@@ -257,10 +271,6 @@ class MicroBatcher:
     def _unavailable(self, flaw: Flaw) -> EmbedderUnavailable:
         self.stats.failures[flaw] += 1
         return EmbedderUnavailable(f"embedder: {_REASONS[flaw]}")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _key(text: str, scope: str) -> bytes:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from cacheproxy.background import Cores
     from cacheproxy.model import Asking, Verification
-
 
 _TOO_LATE = "the verifier took longer than its budget"
 
@@ -46,12 +46,27 @@ class ThreadedVerifier:
     that hanging threads show in `health` and the next lookups are refused at once.
     """
 
-    def __init__(self, scorer: Scorer, epochs: Collection[str], *, threads: int, timeout_s: float, queue: int) -> None:
-        """Serve similarities of these encoder epochs; beyond `queue` lookups waiting, the next one fails at once."""
+    def __init__(
+        self,
+        scorer: Scorer,
+        epochs: Collection[str],
+        *,
+        threads: int,
+        timeout_s: float,
+        queue: int,
+        cores: Cores | None = None,
+    ) -> None:
+        """Serve similarities of these encoder epochs; beyond `queue` lookups waiting, the next one fails at once.
+
+        Of `cores` it claims one for each thread while somebody waits for it: not for what hangs and nobody awaits.
+        """
         self.scorer = scorer
         self._epochs = frozenset(epochs)
+        self._threads = threads
         self._timeout_s = timeout_s
         self._room = threads + queue
+        self._cores = cores
+        self._awaited = 0
         self._inside: set[Future[list[Verification]]] = set()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="verify", initializer=step_back)
 
@@ -79,10 +94,12 @@ class ThreadedVerifier:
         self._inside.add(work)
         work.add_done_callback(partial(self._end, loop, waiter))
         deadline = loop.call_later(self._timeout_s, _wake, waiter)
+        self._await(1)
         try:
             await waiter
         finally:
             deadline.cancel()
+            self._await(-1)
         return _told(work)
 
     def forget(self) -> int:
@@ -92,6 +109,11 @@ class ThreadedVerifier:
     def health(self) -> str:
         """Return "" when able to serve, else what is wrong."""
         return "overloaded" if len(self._inside) >= self._room else ""
+
+    def _await(self, more: int) -> None:
+        self._awaited += more
+        if self._cores is not None:
+            self._cores.claim(min(self._awaited, self._threads))
 
     def _run(self, asked: str, kept: Sequence[tuple[str, float]], waiter: asyncio.Future[None]) -> list[Verification]:
         if waiter.done():  # whoever waited has gone, or is about to hear that it took too long

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cacheproxy import settings
+from cacheproxy.background import Cores
 from cacheproxy.embed.batch import Flaw
 from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.errors import EmbedderUnavailable
@@ -16,7 +18,10 @@ from tests.support.encoders import HashEncoder
 from tests.support.polling import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from cacheproxy.model import Embedding
 
@@ -78,6 +83,70 @@ async def test_a_long_text_does_not_hold_up_the_short_ones_and_is_not_starved() 
         encoder.gate.set()
         await asyncio.gather(first, *rest)
     assert encoder.calls[1:] == [("short one", "short two"), ("long " * 300,)]
+
+
+async def test_while_cores_are_claimed_one_batch_runs_and_the_next_waits_until_they_are_given_back() -> None:
+    encoder, cores = HashEncoder(), Cores(2)
+    async with MicroBatcher(encoder, config(threads=2), cores=cores) as embedder:
+        cores.claim(2)
+        first = await hold(encoder, embedder)
+        rest = start(embedder, ["text 1", "text 2"])
+        await eventually(lambda: embedder.queued == 2, "both wait")
+        await asyncio.sleep(0.05)
+        assert len(encoder.calls) == 1
+        cores.claim(1)
+        await asyncio.sleep(0.05)
+        assert len(encoder.calls) == 1  # of two cores one is claimed, and one is busy
+        cores.claim(0)
+        await eventually(lambda: len(encoder.calls) == 2, "the other worker has begun")
+        encoder.gate.set()
+        await asyncio.gather(first, *rest)
+    assert encoder.calls[1] == ("text 1", "text 2")
+
+
+async def test_cores_that_are_claimed_for_good_do_not_stop_the_encoder() -> None:
+    encoder, cores = HashEncoder(), Cores(2)
+    async with MicroBatcher(encoder, config(threads=2), cores=cores) as embedder:
+        cores.claim(64)
+        found = await asyncio.gather(*start(embedder, (f"text {number}" for number in range(50))))
+    assert len(found) == 50
+
+
+async def test_a_worker_that_hangs_takes_no_core_from_the_others() -> None:
+    encoder, cores = HashEncoder(), Cores(2)
+    async with MicroBatcher(encoder, config(threads=2, timeout_ms=100), cores=cores) as embedder:
+        cores.claim(2)
+        first = await hold(encoder, embedder)
+        with pytest.raises(EmbedderUnavailable, match="within encoder"):
+            await first
+        [second] = start(embedder, ["another text"])
+        await eventually(lambda: len(encoder.calls) == 2, "the other worker has begun")
+        encoder.gate.set()
+        await second
+
+
+async def test_those_who_got_their_embeddings_may_claim_cores_before_the_next_batch_begins() -> None:
+    class Slow(HashEncoder):
+        busy = 0
+        seen: list[int]
+
+        def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.float32], list[bytes]]:
+            self.busy += 1
+            self.seen.append(self.busy)
+            time.sleep(0.2 if "slow" in texts else 0.0)
+            self.busy -= 1
+            return super().encode(texts)
+
+    encoder, cores = Slow(), Cores(2)
+    encoder.seen = []
+
+    async def embedded_then_verified(embedder: MicroBatcher, text: str) -> None:
+        await embedder.embed(text)
+        cores.claim(2)
+
+    async with MicroBatcher(encoder, config(threads=2, max_batch=1), cores=cores) as embedder:
+        await asyncio.gather(*(embedded_then_verified(embedder, text) for text in ("slow", "quick", "next")))
+    assert encoder.seen == [1, 2, 1]
 
 
 async def test_equal_texts_in_flight_are_encoded_once() -> None:

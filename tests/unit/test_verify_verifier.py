@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from cacheproxy.background import Cores
 from cacheproxy.errors import VerifierUnavailable
 from cacheproxy.model import Asking, Verification
 from cacheproxy.verify.verifier import ThreadedVerifier
@@ -52,9 +53,9 @@ def scorer() -> Iterator[GatedScorer]:
 
 @pytest.fixture
 def make(scorer: GatedScorer) -> Callable[..., ThreadedVerifier]:
-    def made(timeout_s: float = 10.0, threads: int = 1, queue: int = 1) -> ThreadedVerifier:
+    def made(timeout_s: float = 10.0, threads: int = 1, queue: int = 1, cores: Cores | None = None) -> ThreadedVerifier:
         real = cast("PairScorer", scorer)
-        return ThreadedVerifier(real, ["one"], threads=threads, timeout_s=timeout_s, queue=queue)
+        return ThreadedVerifier(real, ["one"], threads=threads, timeout_s=timeout_s, queue=queue, cores=cores)
 
     return made
 
@@ -135,6 +136,35 @@ async def test_lookups_beyond_the_queue_are_refused(scorer: GatedScorer, make: A
             await verifier.verify(Asking(text="asked"), KEPT)
         scorer.gate.set()
         assert [len(one) for one in await asyncio.gather(*waiting)] == [1] * 5
+
+
+async def test_it_claims_a_core_for_each_thread_that_somebody_waits_for(scorer: GatedScorer, make: Any) -> None:
+    cores = Cores(8)
+    async with make(threads=2, queue=3, cores=cores) as verifier:
+        scorer.gate.clear()
+        first = asked(verifier, "first")
+        await at_work(scorer)
+        assert cores.left == 7
+        others = [asked(verifier) for _ in range(4)]
+        await at_work(scorer, 2)
+        assert cores.left == 6
+        scorer.gate.set()
+        await asyncio.gather(first, *others)
+        assert cores.left is None
+
+
+async def test_it_claims_no_core_for_what_hangs_and_nobody_awaits(scorer: GatedScorer, make: Any) -> None:
+    cores = Cores(8)
+    async with make(timeout_s=0.02, threads=2, queue=8, cores=cores) as verifier:
+        scorer.gate.clear()
+        found = await asyncio.gather(*(asked(verifier) for _ in range(4)), return_exceptions=True)
+        assert all(isinstance(one, VerifierUnavailable) for one in found)
+        assert cores.left is None
+        left = asked(verifier)
+        await asyncio.sleep(0)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        assert cores.left is None
 
 
 async def test_a_caller_that_leaves_frees_its_place_when_its_thread_is_done(scorer: GatedScorer, make: Any) -> None:
