@@ -77,7 +77,7 @@ class UpstreamPool:
         Of several backends it is kept at the one that has most to spare; which one is asked, the miss will see.
         """
         queues = [self._backends[name].queue for name in self.backends(model)]
-        return min(queues, key=lambda queue: queue.load).expect(tenant)
+        return min(queues, key=lambda queue: (queue.full(tenant), queue.load)).expect(tenant)
 
     def states(self) -> list[State]:
         """Return how every backend is."""
