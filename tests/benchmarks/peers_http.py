@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from tests.benchmarks import server
 from tests.benchmarks.scenarios import KEY, request
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 
 HERE = Path(__file__).parent
 ENCODERS = HERE.parents[1] / ".cacheproxy" / "encoders"
@@ -30,7 +31,7 @@ START_S = 180.0
 TORCH = "torch==2.13.0"
 """No peer may pull another build, with gigabytes of CUDA libraries."""
 PACKAGES = {
-    "litellm": ("litellm[proxy]==1.92.0",),
+    "litellm": ("litellm[proxy]==1.106.0",),
     "cachellm": ("cachellm-proxy==0.3.0",),
     "gptcache": (
         *("gptcache==0.1.44", "faiss-cpu", "sqlalchemy", "onnxruntime", "transformers", "sentence-transformers"),
@@ -50,6 +51,17 @@ class Peer:
     def cpu_s(self) -> float:
         """Processor time of its process and of all that it started."""
         return sum(process(pid)[0] or 0.0 for pid in (self.pid, *_children(self.pid)))
+
+
+@contextlib.contextmanager
+def alone(pid: int, others: Iterable[int]) -> Iterator[None]:
+    """Stop all processes of the others while one is measured: some go on working, or spin, after their last answer."""
+    stopped = [each for other in others if other != pid for each in (other, *_children(other))]
+    _signal(stopped, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        _signal(stopped, signal.SIGCONT)
 
 
 def install(home: Path, name: str) -> Path:
@@ -171,8 +183,18 @@ def _free_port() -> int:
         return port
 
 
+def _signal(processes: Iterable[int], what: signal.Signals) -> None:
+    for each in processes:
+        with contextlib.suppress(ProcessLookupError):  # a child may end at any moment
+            os.kill(each, what)
+
+
 def _children(pid: int) -> Iterator[int]:
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, file.read_text(encoding="ascii").split()):
+        try:
+            children = file.read_text(encoding="ascii").split()
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended
+            continue
+        for child in map(int, children):
             yield child
             yield from _children(child)
