@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from cacheproxy.errors import ConfigError
+from cacheproxy.flags import refuse
 from cacheproxy.flags import run as run_loop
 
 if TYPE_CHECKING:
@@ -153,6 +154,9 @@ def load(
 
     if bursts and rate is None:
         raise ConfigError("--bursts needs a rate: --rate 100")
+    if rate is not None:
+        refuse("with --rate, requests come when they are due, whoever waits", "connections")
+    refuse(*(("what repeats is told by --verbatim", "mix") if zipf is not None else ("--zipf is not said", "verbatim")))
     questions, shares = _questions(questions_file, repeated=zipf is not None), read_mix(mix)
 
     def asking(seed: int) -> Asking:
@@ -205,6 +209,11 @@ def replay(
     from cacheproxy.bench.traces import read_shape, read_trace
 
     questions, shape, seed = _questions(questions_file, repeated=True), read_shape(trace), told["seed"]
+
+    if shape is not None:
+        refuse("the trace tells a load a minute, which --rate and --seconds scale", "speed")
+    else:
+        refuse("the trace tells when requests come; --speed makes them come faster", "rate")
 
     def arrivals() -> Iterable[Arrival]:
         if shape is not None:
@@ -351,6 +360,13 @@ def _where(told: dict[str, Any]) -> Where:
     """Return what is to be loaded; its options are taken out of `told`."""
     from cacheproxy.bench.opening import Where
 
+    pace = "ttft_ms", "token_ms", "tokens", "spread", "slots"
+    if told["url"]:
+        refuse("the proxy at --url runs already, before a backend of its own", "upstream", "serve", "data_dir", *pace)
+    else:
+        refuse("the proxy that is started is watched as it is", "admin_url", "admin_token", "pid")
+    if told["upstream"] != "scripted":
+        refuse("the backend is not the scripted one", *pace)
     names = ("allow_remote", "admin_url", "admin_token", "pid", "upstream", "serve", "data_dir")
     given = {name: told.pop(name) for name in names}
     return Where(pace=_pace(told), seed=told["seed"], url=told.pop("url") or "", **given)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from cacheproxy import configure, logs
+from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +53,14 @@ def load(
     loaded = configure.load(config, environ, flags=tree)
     logs.configure(loaded.log)
     return loaded
+
+
+def refuse(why: str, *names: str) -> None:
+    """Raise ConfigError where an option that would do nothing was written all the same; `names` as parameters."""
+    context = click.get_current_context()
+    for one in context.command.params:
+        if one.name in names and context.get_parameter_source(one.name) is ParameterSource.COMMANDLINE:
+            raise ConfigError(f"{one.opts[0]} does nothing here: {why}; leave it out")
 
 
 def run(work: Any) -> Any:

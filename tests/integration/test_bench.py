@@ -108,9 +108,24 @@ def test_ten_times_too_much_is_answered_as_far_as_it_can_be_and_all_is_well_agai
         (("overload", "--json", "no-such-folder/report.json"), "no-such-folder"),
         (("load", "--url", "http://127.0.0.1:1/v1"), "does not answer"),
         (("load", "--upstream", "https://api.example.org/v1"), "--allow-remote"),
+        (("load", "--rate", "5", "--connections", "4"), "--connections does nothing here"),
+        (("load", "--zipf", "1", "--mix", "exact=1"), "--mix does nothing here"),
+        (("load", "--verbatim", "0.5"), "--verbatim does nothing here"),
+        (("load", "--url", "http://127.0.0.1:1/v1", "--ttft-ms", "5"), "--ttft-ms does nothing here"),
+        (("load", "--pid", "5"), "--pid does nothing here"),
+        (("overload", "--url", "http://127.0.0.1:1/v1", "--serve", "--policies strict"), "--serve does nothing here"),
+        (("overload", "--upstream", "http://127.0.0.1:1/v1", "--slots", "5"), "--slots does nothing here"),
     ],
 )
 def test_wrong_usage_ends_with_2_and_says_what(words: tuple[str, ...], told: str) -> None:
     code, said = bench(*words)
     assert code == 2
     assert told in said
+
+
+def test_a_trace_that_tells_when_requests_come_takes_no_rate(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 9, "output_length": 5, "hash_ids": [1]}\n', encoding="utf-8")
+    code, said = bench("replay", str(trace), "--rate", "5")
+    assert code == 2
+    assert "--rate does nothing here" in said
