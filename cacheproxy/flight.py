@@ -52,6 +52,9 @@ class Settlement:
     model: str = ""
 
 
+_TURNS = 4
+"""Turns of the event loop, and one to spare, from a head that comes to its caller's first bytes on the connection."""
+
 _UNSETTLED = Settlement(stored=False, reason="not_settled")
 
 
@@ -108,6 +111,17 @@ class Flight:
             self._read.clear()
             await self._read.wait()
             self._forget_what_all_have_read()
+
+    @property
+    def streams(self) -> bool:
+        """Whether its head is known and begins an event stream."""
+        head = self._head
+        return head.done() and not head.cancelled() and head.exception() is None and head.result().streams
+
+    async def let_readers_go_first(self) -> None:
+        """Let readers pass on what was written, before anything is done that they need not wait for."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
 
     def append(self, chunk: bytes) -> None:
         """Append body bytes without waiting: for the last ones, before the end or the error."""

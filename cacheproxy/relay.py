@@ -24,10 +24,16 @@ class Relayed(Generic[F]):
 
 
 async def pass_on(chunks: AsyncIterator[bytes], fold: Fold, flight: Flight) -> None:
-    """Pass what is left of a body on to its end. Raises UpstreamError where it breaks off."""
+    """Pass what is left of a body on to its end. Raises UpstreamError where it breaks off.
+
+    Whoever reads a stream gets all of it before anything is done with what was read of it. Until its end no turn is
+    waited: bytes that came before a cut might be lost in the meantime.
+    """
     try:
         async for chunk in chunks:
             await flight.write(fold.feed(chunk))
     finally:
         flight.append(fold.flush())
     flight.end()
+    if flight.streams:
+        await flight.let_readers_go_first()

@@ -47,6 +47,9 @@ class _Pieces(list[str]):
     """A text that is still being told."""
 
 
+_TEXT = str | _Pieces  # made once, not at each delta
+
+
 def merge_message(message: dict[str, Any], delta: Mapping[str, Any], texts: Texts) -> None:
     """Add a delta: texts are joined, lists extended, tool calls merged by index, else the last told value counts."""
     for key, value in delta.items():
@@ -55,7 +58,7 @@ def merge_message(message: dict[str, Any], delta: Mapping[str, Any], texts: Text
             if old is None:
                 old = message[key] = []
             _merge_tool_calls(old, listed(value), texts)
-        elif isinstance(value, str) and isinstance(old, str | _Pieces):
+        elif isinstance(value, str) and isinstance(old, _TEXT):
             if not (key in SET_ONCE and old):
                 texts.add(message, key, value)
         elif isinstance(value, dict) and isinstance(old, dict):
@@ -70,7 +73,11 @@ def update(known: dict[str, Any], news: Mapping[str, Any], *left_out: str) -> No
     Texts are not joined: beside a delta stand verdicts (a finish reason, a filter's severity), not pieces.
     """
     for key, value in news.items():
-        if key not in left_out:
+        if key in left_out:
+            continue
+        if value is None:
+            known.setdefault(key)
+        else:
             known[key] = _updated(known.get(key), value)
 
 

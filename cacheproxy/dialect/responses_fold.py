@@ -43,22 +43,27 @@ _Place = tuple[int, str, int, str]
 
 
 class StreamFold:
-    """Reads a server-sent event stream; every byte passes through at once, as it came."""
+    """Reads a server-sent event stream; every byte passes through at once, as it came.
+
+    Events are read once they were passed on: those of one chunk when the next one comes, or somebody asks.
+    """
 
     def __init__(self, *, limit: int) -> None:
         self._splitter = sse.Splitter(limit)
         self._account = Account(limit)
+        self._unread: list[bytes] = []
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; the caller gets them as they are."""
-        events = self._splitter.feed(chunk)
+        self._read()
+        self._unread = self._splitter.feed(chunk)
         if self._splitter.overflowed:
             self._account.refuse("too_large")
-        self._account.extend(events)
         return chunk
 
     def flush(self) -> bytes:
         """Return nothing: no byte is held back. An unfinished event counts as a cut."""
+        self._read()
         if self._splitter.flush().strip():
             self._account.refuse("stream_not_finished")
         return b""
@@ -66,11 +71,17 @@ class StreamFold:
     @property
     def spoken(self) -> bool:
         """Whether something of the answer's text was read."""
+        self._read()
         return self._account.spoken
 
     def reply(self) -> Reply | str:
         """Return the whole response, or why the stream makes none."""
+        self._read()
         return self._account.reply()
+
+    def _read(self) -> None:
+        unread, self._unread = self._unread, []
+        self._account.extend(unread)
 
 
 def fold_events(events: Iterable[bytes], limit: int = 1 << 20) -> Reply | str:

@@ -33,8 +33,8 @@ class Account(Protocol):
 class StreamFold:
     """Reads a server-sent event stream of at most `limit` bytes.
 
-    `account` reads each event as it passes. `show` returns what the caller gets for one event; without it, every byte
-    passes as it came.
+    `account` reads the events once they were passed on: those of one chunk when the next one comes, or somebody asks
+    what they told. `show` returns what the caller gets for one event; without it, every byte passes as it came.
     """
 
     def __init__(self, account: Account, *, limit: int, show: Callable[[bytes], bytes] | None = None) -> None:
@@ -42,15 +42,17 @@ class StreamFold:
         self._account = account
         self._room = limit
         self._events = 0
+        self._unread: list[bytes] = []
         self._show = show
         self._unfinished = False
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes; return those of whole events, as they are to be shown."""
+        self._read()
         events = self._splitter.feed(chunk)
         self._room -= len(chunk)
         if not self._too_large:
-            self._read(events)
+            self._note(events)
         if self._show is not None and not self._splitter.overflowed:
             events = [self._show(event) for event in events]
         return b"".join(events)
@@ -64,6 +66,7 @@ class StreamFold:
     @property
     def spoken(self) -> bool:
         """Whether something of the answer's text was read."""
+        self._read()
         return self._account.spoken
 
     def reply(self) -> Reply | str:
@@ -72,17 +75,19 @@ class StreamFold:
             return "too_large"
         if self._unfinished:
             return "stream_not_finished"
+        self._read()
         return self._account.reply()
 
     @property
     def _too_large(self) -> bool:
         return self._room < 0 or self._events > _MAX_EVENTS or self._splitter.overflowed
 
-    def _read(self, events: list[bytes]) -> None:
-        for event in events:
-            if event.isspace():
-                continue  # blank lines say nothing, and a flood of them would take long to read
-            self._events += 1
-            if self._events > _MAX_EVENTS:
-                return
+    def _note(self, events: list[bytes]) -> None:
+        told = [event for event in events if not event.isspace()]  # blank lines say nothing, and may be a flood
+        self._unread = told[: _MAX_EVENTS - self._events]
+        self._events += len(told)
+
+    def _read(self) -> None:
+        unread, self._unread = self._unread, []
+        for event in unread:
             self._account.take(event)
