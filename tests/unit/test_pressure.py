@@ -135,9 +135,26 @@ def test_a_crowd_at_once_is_let_in_as_far_as_it_fits_and_then_less_at_a_time(loo
     loop = Loop()
     for _ in range(50):
         assert loop.turn(20, 0.002) == 20, "what a request costs is learnt from what comes"
-    assert loop.turn(5000, 0.002) == 256
+    assert loop.turn(5000, 0.002) == 128
     assert loop.pressure.pressed
     assert loop.turn(5000, 0.002) * 0.002 < 0.05, "none of those who come meanwhile wait for long"
+
+
+def test_a_loop_that_is_late_by_what_it_let_in_lets_less_in_at_once(loop: Loop) -> None:
+    for _ in range(50):
+        loop.turn(20, 0.002)
+    loop.turn(120, 0.002)
+    assert loop.pressure.pressed
+
+
+def test_a_loop_that_others_make_late_once_turns_nobody_away(loop: Loop) -> None:
+    for _ in range(50):
+        loop.turn(20, 0.0004)
+    loop.pressure.expect(loop.now_s + BEAT_S)
+    assert all(loop.pressure.opens() for _ in range(100))
+    loop.now_s += 0.9
+    loop.pressure.look(loop.now_s, 0.04, CROWD)
+    assert not loop.pressure.pressed
 
 
 def test_what_is_turned_away_for_want_of_room_is_counted(loop: Loop) -> None:
