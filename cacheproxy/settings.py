@@ -281,7 +281,7 @@ class Encoder(_Section, frozen=True):
     """Worker threads of one core each; 0 means one per core, at most four. Lookups that wait for the verifier take
     cores first."""
     max_batch: Count = 32
-    """Most texts encoded together."""
+    """Most texts encoded together; on a CPU 16 at most, since more gain nothing."""
     queue: Count = 4096
     """Most texts waiting; above it a request goes on as a miss."""
     cache_dir: str = ""

@@ -16,7 +16,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import (
 )
 
 from cacheproxy.embed.artefact import GRAPH
-from cacheproxy.embed.encoder import CPU_BATCH_TOKENS
+from cacheproxy.embed.encoder import CPU_BATCH_TEXTS, CPU_BATCH_TOKENS
 from cacheproxy.embed.source import TOKENIZER
 from cacheproxy.embed.text import Window, pad
 from cacheproxy.errors import ConfigError
@@ -69,8 +69,8 @@ class OnnxEncoder:
 
     @property
     def max_batch(self) -> int:
-        """Return 1 for int8, whose texts run one by one; no limit of its own for fp32."""
-        return 1024 if self._whole_batch else 1
+        """Return 1 for int8, whose texts run one by one; for fp32 as many as gain by it."""
+        return CPU_BATCH_TEXTS if self._whole_batch else 1
 
     @property
     def batch_tokens(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from cacheproxy import settings
 from cacheproxy.embed.artefact import DEVIATION_LIMITS, MANIFEST, Manifest, ensure, read_manifest
+from cacheproxy.embed.batcher import MicroBatcher
 from cacheproxy.embed.locate import locate
 from cacheproxy.embed.open import open_encoder
 from cacheproxy.errors import ConfigError
@@ -66,6 +68,15 @@ def test_a_vector_does_not_depend_on_the_other_texts_of_its_batch(precision: str
     for vector, text in zip(together, TEXTS, strict=True):
         [alone], _ = encoder.encode([text])
         assert vector @ alone == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 16), pytest.param("int8", 1, marks=pytest.mark.slow)])
+async def test_a_batch_on_a_cpu_holds_no_more_texts_than_gain_by_it(precision: str, most: int) -> None:
+    config = settings.Encoder(threads=1, max_batch=32)
+    async with MicroBatcher(real_encoder(precision), config) as embedder:
+        await asyncio.gather(*(embedder.embed(f"question number {number}") for number in range(33)))
+        assert embedder.stats.texts == 33
+        assert embedder.stats.batches == 1 + -(-32 // most)  # the first one goes alone
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
