@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
 _HANDLES = 16
-"""Of the data port's socket; each that looks in vain costs a microsecond a connection."""
+"""Of the data port's socket; each costs three microseconds a connection, since all are woken by it."""
 _BACKLOG = 4096
 """Connections that wait in the kernel to be taken; one too many is only tried again by its caller after a second."""
 
