@@ -21,6 +21,7 @@ from cacheproxy.assembly import Backends, Ground, Kept, Line
 from cacheproxy.augment.tokens import Estimated, Tokenised
 from cacheproxy.background import Cores, usable_cores
 from cacheproxy.embed.batcher import MicroBatcher
+from cacheproxy.embed.device import choose_device
 from cacheproxy.embed.examples import Examples
 from cacheproxy.embed.open import open_encoder
 from cacheproxy.errors import ConfigError, Overloaded
@@ -134,7 +135,7 @@ async def open_kept(ground: Ground, stack: AsyncExitStack) -> Kept:
     room = settings.store.max_entries, settings.store.max_bytes
     store = await _store(ground, lambda: quotas(book().pack, *room), stack)
     encoder = await asyncio.to_thread(open_encoder, settings.encoder, settings.data.path())
-    cores = Cores(usable_cores())
+    cores = cores_of(await asyncio.to_thread(choose_device, settings.encoder.device))
     embedder = await stack.enter_async_context(MicroBatcher(encoder, settings.encoder, cores=cores))
     around = Recodes(
         store=store, config=settings.encoder, data_dir=data_dir, busy=lambda: bool(embedder.queued or embedder.running)
@@ -216,7 +217,14 @@ def _warn_unverified(pack: Pack, epoch: str) -> None:
         log.warning("verifier_off", exact_only=names, hint="these categories have no threshold: set verifier.path")
 
 
-async def _verifier(settings: Settings, epoch: str, cores: Cores, stack: AsyncExitStack) -> ThreadedVerifier | None:
+def cores_of(device: str) -> Cores | None:
+    """Return the cores that encoder and verifier share; None where the encoder has a device of its own."""
+    return Cores(usable_cores()) if device == "cpu" else None
+
+
+async def _verifier(
+    settings: Settings, epoch: str, cores: Cores | None, stack: AsyncExitStack
+) -> ThreadedVerifier | None:
     chosen = settings.verifier
     scorer = await asyncio.to_thread(open_verifier, settings)
     if scorer is None:

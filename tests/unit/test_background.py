@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cacheproxy.background import Cores, usable_cores
+from cacheproxy.opening import cores_of
 
 
 def test_nobody_has_to_count_cores_of_which_none_is_claimed() -> None:
@@ -31,3 +34,8 @@ def test_whoever_waits_is_told_when_fewer_are_claimed_and_only_then() -> None:
 
 def test_a_process_may_use_a_core_at_least() -> None:
     assert usable_cores() >= 1
+
+
+@pytest.mark.parametrize(("device", "shared"), [("cpu", True), ("cuda", False), ("mps", False)])
+def test_an_encoder_on_a_device_of_its_own_shares_no_cores(device: str, *, shared: bool) -> None:
+    assert (cores_of(device) is not None) is shared
