@@ -46,7 +46,7 @@ _FEWER = (0.7, 0.95)
 """What the share is multiplied by: as much less as the loop is too late, within these."""
 _FULL = 1.9
 """What is let in at most once more came at a time than there was room for, or was: misses are turned away first."""
-_BURST = 128
+_BURST = 256
 """Requests that may come at once, whatever they cost, while none are turned away."""
 _MORE, _MORE_FOR_FEW = 0.05, 0.2
 """What is added to it; the second where so few are being answered that they are no crowd."""
@@ -134,7 +134,8 @@ class Pressure:
         """Look at how late this look is; since the last one the event loop worked for `worked_s`."""
         lag_s = max(0.0, now_s - self._due_s)
         self._observe(lag_s)
-        self._learn_cost(BEAT_S + lag_s if lag_s > BEAT_S else worked_s)
+        if self._come or answering:  # else it worked for nobody
+            self._learn_cost(BEAT_S + lag_s if lag_s > BEAT_S else worked_s)
         if 0 < _STUCK * self._max_lag_s < min(lag_s, self._entered * self._cost_s):
             self.share = min(self.share, _FULL)  # it is late by what it let in: more of that will not drain
         self.saw(lag_s, now_s, max(answering, self._come))

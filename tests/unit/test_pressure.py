@@ -135,7 +135,7 @@ def test_a_crowd_at_once_is_let_in_as_far_as_it_fits_and_then_less_at_a_time(loo
     loop = Loop()
     for _ in range(50):
         assert loop.turn(20, 0.002) == 20, "what a request costs is learnt from what comes"
-    assert loop.turn(5000, 0.002) == 128
+    assert loop.turn(5000, 0.002) == 256
     assert loop.pressure.pressed
     assert loop.turn(5000, 0.002) * 0.002 < 0.05, "none of those who come meanwhile wait for long"
 
@@ -184,6 +184,17 @@ def test_while_some_are_turned_away_nobody_waits_for_a_part_for_longer_than_the_
     loop.run(LATE_S, 1)
     assert loop.pressure.patience_s(0.5) == 0.05
     assert loop.pressure.patience_s(0.01) == 0.01
+
+
+def test_what_an_idle_loop_does_of_its_own_is_no_price_of_a_request(loop: Loop) -> None:
+    fits = loop.turn(5000, 0.0001)
+    for _ in range(200):
+        for _ in range(50):
+            loop.now_s += 0.02
+            loop.pressure.expect(loop.now_s)
+            loop.pressure.look(loop.now_s, 0.002, 0)
+        loop.turn(1, 0.0004, answering=1)
+    assert loop.turn(5000, 0.0001) >= fits
 
 
 async def test_a_loop_is_watched_as_it_runs(loop: Loop) -> None:
