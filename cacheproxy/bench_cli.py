@@ -246,8 +246,10 @@ def overload(
     """Ten times what it can answer: what is answered, how soon the rest is turned away, how soon all is well again.
 
     The peak is found first (closed loop); then half of it, ten times of it, half of it. Goals: good answers stay at
-    90 % of the peak, what is turned away (429, 503) is told so within 50 ms, and 10 s later all is as before. Generator
-    and proxy share the machine: make the backend the bottleneck (--slots, --ttft-ms), or the generator will be.
+    90 % of the peak, what is turned away (429, 503) is told so within 50 ms, and when to come back, what is answered
+    takes at most twice as long, and 10 s later all is as before; none is turned away while the peak is found.
+    Generator and proxy share the machine: make the backend the bottleneck (--slots, --ttft-ms), or the generator will
+    be. The example's file tells the proxy of it: [upstream] max_concurrency = 8, queue = 32.
 
     \b
     Example:

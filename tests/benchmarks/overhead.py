@@ -215,7 +215,7 @@ def _alone(report: dict[str, Any]) -> str:
 
 def _table(runs: list[dict[str, Any]]) -> list[str]:
     lines = [
-        "| request | apart | checkout | n | whole, ms | encoder in it | verifier in it | added to the encoder "
+        "| request | apart | checkout | n | time, ms | encoder in it | verifier in it | added to the encoder "
         "| and without the verifier | over the encoder alone | CPU ms | of it not the encoder's |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
