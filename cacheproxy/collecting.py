@@ -32,6 +32,8 @@ ROOM = 250_000
 """Objects out of sight by which there may always be more than were alive at the last full collection: about 50 MB."""
 _WORTHWHILE = 50_000
 """So many more make a full one worth an idle moment."""
+_LONG_S = 0.25
+"""A full one that took longer than this is a moment's work no more: whoever comes meanwhile would wait."""
 
 _log = structlog.get_logger()
 
@@ -45,6 +47,7 @@ class Collecting:
         self._answering = answering
         self._alive = 0
         self._more = 0
+        self._took_s = 0.0
         self._before: tuple[int, int, int] = (0, 0, 0)
 
     def __enter__(self) -> Self:
@@ -63,10 +66,11 @@ class Collecting:
 
     async def tend(self) -> None:
         """Make a full collection where it is time."""
-        if self._more > _WORTHWHILE and (not self._answering() or self._more > self._room):
+        enough = _WORTHWHILE if self._took_s < _LONG_S and not self._answering() else self._room
+        if self._more > enough:
             # What is freed again was counted as well: only now is the exact number worth a walk along the list.
             self._more = gc.get_freeze_count() - self._alive
-            if self._more > (self._room if self._answering() else _WORTHWHILE):
+            if self._more > enough:
                 self._collect()
 
     @property
@@ -79,8 +83,10 @@ class Collecting:
         found = gc.collect()
         self._alive, self._more = gc.get_freeze_count(), 0
         self.full += 1
-        took_ms = round((perf_counter() - began_s) * 1000, 1)
-        _log.debug("garbage_collected", took_ms=took_ms, more=more, found=found, alive=self._alive)
+        self._took_s = perf_counter() - began_s
+        _log.debug(
+            "garbage_collected", took_ms=round(self._took_s * 1000, 1), more=more, found=found, alive=self._alive
+        )
 
     def _collected(self, phase: str, _: Mapping[str, int]) -> None:
         """Put out of sight what a collection left: called by the collector, in whatever thread it runs."""

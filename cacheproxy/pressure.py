@@ -184,7 +184,7 @@ class Pressure:
         if self._stuck():
             self.shed[where] += 1
             return False
-        if share >= 1:
+        if share >= 1 or (not self._crowd and self._come <= FEW):
             return True
         self._credit[where] = credit = self._credit[where] + share
         if credit < 1:

@@ -91,6 +91,9 @@ class FairQueue:
         line = len(self._lines.get(tenant, ()))
         return self.waiting + coming - free >= self._limits.waiting or line + own - free >= self._most_of_one
 
+    def _line_full(self, tenant: str) -> bool:
+        return self.waiting >= self._limits.waiting or len(self._lines.get(tenant, ())) >= self._most_of_one
+
     def expect(self, tenant: str) -> Callable[[bool], None]:
         """Keep a place for a tenant who may come in a moment; call what is returned once it is known.
 
@@ -120,7 +123,7 @@ class FairQueue:
         permit = self.try_acquire()
         if permit is not None:
             return permit
-        if self.full(tenant):
+        if self._line_full(tenant):  # of who is only expected, some will need none: whoever is here goes first
             raise self._busy("too many requests wait for the backend")
         turn = self._join(tenant)
         try:

@@ -64,10 +64,23 @@ def test_what_holds_itself_and_was_never_in_use_is_found_by_a_young_collection(c
     assert lost() is None
 
 
-async def test_what_holds_itself_goes_in_an_idle_moment(collecting: Collecting) -> None:
+async def test_what_holds_itself_goes_in_an_idle_moment(
+    collecting: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheproxy.collecting._LONG_S", 60.0)
     lost = _left_behind(ROOM // 2)
     await collecting.tend()
     assert lost() is None
+
+
+async def test_where_a_full_collection_takes_long_an_idle_moment_is_not_enough_for_it(
+    collecting: Collecting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cacheproxy.collecting._LONG_S", 0.0)
+    lost, before = _left_behind(ROOM // 2), collecting.full
+    await collecting.tend()
+    assert lost() is not None
+    assert collecting.full == before
 
 
 async def test_requests_are_not_held_up_by_a_full_collection_that_may_wait(

@@ -167,6 +167,14 @@ def test_few_at_a_time_are_let_in_however_dear_they_are(loop: Loop) -> None:
         assert loop.turn(FEW - 1, 0.05, answering=0) == FEW - 1
 
 
+def test_who_comes_alone_right_after_an_overload_is_let_in(loop: Loop) -> None:
+    loop.run(LATE_S, 60)
+    assert loop.door(100) < 20
+    loop.pressure.saw(WELL_S, loop.now_s, 1)
+    assert loop.pressure.opens()
+    assert loop.misses(1) == 1
+
+
 def test_0_lets_any_crowd_in() -> None:
     loop = Loop(max_lag_s=0)
     assert loop.turn(100_000, 0.0001) == 100_000
