@@ -23,7 +23,8 @@ def spread(value: float) -> dict[str, float]:
 
 
 def peer(name: str, scenario: str, per_s: float, connections: int = 16) -> dict[str, Any]:
-    return {"peer": name, "scenario": scenario, "connections": connections, "per_s": spread(per_s)}
+    figures = {"per_s": spread(per_s), "cpu_ms": spread(1000 / per_s)}
+    return {"peer": name, "scenario": scenario, "connections": connections, **figures}
 
 
 def path(scenario: str, connections: int, per_s: float) -> dict[str, Any]:
