@@ -60,7 +60,7 @@ class Edge:
         self._gate = gate
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Answer one request. This is one of the two borders where any exception ends: as a 500 that tells nothing."""
+        """Answer one request. This is one of the borders where any exception ends: as a 500 that tells nothing."""
         patience.begin()
         exchange = Exchange(scope, receive, send, self.door)
         try:

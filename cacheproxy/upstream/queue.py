@@ -80,9 +80,10 @@ class FairQueue:
         return self.running < self._limits.running and not self.waiting
 
     def full(self, tenant: str) -> bool:
-        """Whether a tenant who comes now would be turned away: no permit is free, and no place in the line.
+        """Whether a tenant's lookup that begins now would find no place in the line, nor a free permit, at its end.
 
-        Those who are expected have their places already, as many of them as usually need one.
+        Those who are expected have their places already, as many of them as usually need one. Whoever is here already,
+        with no lookup before him, is turned away by the line alone (`acquire`).
         """
         free = self._limits.running - self.running
         coming, own = self._need * self._coming.total(), self._need * self._coming[tenant]
