@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cacheproxy.background import usable_cores
 from cacheproxy.clock import SystemClock
 from cacheproxy.errors import ConfigError
 from cacheproxy.http.listener import bind
@@ -106,7 +107,7 @@ def _worker(settings: Settings, words: Sequence[str], port: int, index: int) -> 
     own = ("--workers", "1", "--worker", str(index), "--port", str(port), "--admin-port", str(admin_port))
     environ = {**os.environ, "CACHEPROXY_DATA__SHARED": "true"}
     if not settings.encoder.threads:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         environ["CACHEPROXY_ENCODER__THREADS"] = str(max(1, min(4, cores // settings.server.workers)))
     return Worker(index=index, command=(sys.executable, "-m", "cacheproxy", *words, *own), environ=environ)
 

@@ -59,6 +59,8 @@ class Sweeping:
             removed = (self._all if makes_room else self._gone).sweep(rows, now_s)
             if makes_room:
                 await self._tell(rows.taken)
+                for meta in rows.taken.values():  # a message of before that comes late brings none of them back
+                    self._directory.removed(meta.id, meta.ver)
             evicted = True
         finally:
             if not evicted:
