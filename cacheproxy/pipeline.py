@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -24,6 +24,7 @@ from cacheproxy.policy.plan import plan as plan_query
 from cacheproxy.policy.plan import possible
 from cacheproxy.policy.price import saved_usd
 from cacheproxy.policy.teach import untaught
+from cacheproxy.query.known import Known
 from cacheproxy.query.recent import RecentQuestions
 from cacheproxy.query.variant import selectable
 from cacheproxy.tiers import Tiers
@@ -71,6 +72,8 @@ class Pipeline:
         self.parts = parts
         self.policy = policy
         self.flights = flights
+        self.known = Known[Any]()
+        """Of the edge: what it understood of requests whose answer is kept."""
         self._recent = RecentQuestions()
         self.tiers = Tiers(parts, flights, settle_timeout_s=settle_timeout_s)
         self._joining = Joining(flights, parts.telemetry, timeout_s=coalesce_timeout_s)
@@ -89,7 +92,9 @@ class Pipeline:
 
         Raises InvalidRequest for a category the pack does not have.
         """
-        query = replace(query, headers=selectable(headers), user=user)
+        choosing = selectable(headers)
+        if query.headers != choosing or query.user != user:  # else it is of a request that is known
+            query = replace(query, headers=choosing, user=user)
         policy, epoch, load = self.policy(), self.parts.epoch, self.parts.load(query.model)
         told = policy.told(query)
         return Journey(
@@ -307,7 +312,7 @@ class Pipeline:
 
     def forget_questions(self) -> int:
         """Forget what was asked lately, whoever asked it; return how many questions that were."""
-        return self._recent.clear()
+        return self._recent.clear() + self.known.clear()
 
     # Flights
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # What the exact tier says of the very same request tells more than what is near it.
 _TELLING = frozenset({"expired", "too_old", "not_fresh_enough", "vary", "quarantined", "no_usage"})
+_NOTHING = Lookup()
 _STALE_REASONS = {Stale.ASKED: "max_stale", Stale.REVALIDATING: "stale_while_revalidate"}
 
 
@@ -73,7 +74,7 @@ class Tiers:
             return self.miss(journey, reason)
         journey.plan, journey.told, journey.settled = plan, told, True
         stale = freshness(entry, plan, now_s).stale
-        return self._hit(journey, entry, Tier.EXACT, "same_request", Lookup(), stale)
+        return self._hit(journey, entry, Tier.EXACT, "same_request", _NOTHING, stale)
 
     async def classify(self, journey: Journey) -> Miss | None:
         """Settle the category by what the text is near to; return a miss where the encoder fails.
@@ -213,7 +214,7 @@ class Tiers:
 
     def miss(self, journey: Journey, reason: str, evidence: Lookup | None = None) -> Miss:
         """Return a miss with the time it took to find out."""
-        evidence = self._told(journey, evidence or Lookup())
+        evidence = self._told(journey, evidence or _NOTHING)
         return Miss(category=journey.plan.category, reason=reason, evidence=evidence)
 
     async def _find(self, journey: Journey) -> Entry | None:
@@ -291,8 +292,13 @@ class Tiers:
 
     def _told(self, journey: Journey, evidence: Lookup) -> Lookup:
         """Return the evidence with the threshold, where one applies to this request, whatever tier ended the lookup."""
-        threshold = journey.plan.threshold if journey.plan.semantic else None
-        return replace(evidence, threshold=threshold, lookup_ms=self._elapsed_ms(journey))
+        return Lookup(
+            similarity=evidence.similarity,
+            threshold=journey.plan.threshold if journey.plan.semantic else None,
+            probability=evidence.probability,
+            judgements=evidence.judgements,
+            lookup_ms=self._elapsed_ms(journey),
+        )
 
     def _elapsed_ms(self, journey: Journey) -> float:
         return (self._parts.clock.monotonic() - journey.started_s) * 1000

@@ -71,16 +71,17 @@ def media_type(headers: Iterable[tuple[str, str]]) -> str:
 def larger_than(value: object, limit: int) -> bool:
     """Whether a decoded value is of more than `limit` bytes as JSON, roughly; looks no further than it must."""
     size, left = 0, [value]
-    while left and size <= limit:
-        match left.pop():
-            case str() as text:
-                size += len(text)
-            case dict() as fields:
-                size += sum(map(len, fields))
-                left.extend(fields.values())
-            case list() as items:
-                size += len(items)
-                left.extend(items)
-            case _:
-                size += 4
-    return size > limit
+    for one in left:  # it grows as it is walked
+        if isinstance(one, str):
+            size += len(one)
+        elif isinstance(one, dict):
+            size += sum(map(len, one))
+            left.extend(one.values())
+        elif isinstance(one, list):
+            size += len(one)
+            left.extend(one)
+        else:
+            size += 4
+        if size > limit:
+            return True
+    return False

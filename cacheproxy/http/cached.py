@@ -44,7 +44,7 @@ class CachedRoute(Route["Query"]):
         threads: Executor,
         aliases: Aliases,
     ) -> None:
-        super().__init__(pipeline, config, secret, read, threads)
+        super().__init__(pipeline, config, secret, read, threads, pipeline.known)
         self._aliases = aliases
         self._max_answer_bytes = config.upstream.max_decoded_bytes
         self._dialect = dialect
@@ -67,6 +67,8 @@ class CachedRoute(Route["Query"]):
         if isinstance(outcome, Miss) and journey.plan.judge == "inline":
             outcome = await self._approved(exchange, journey, outcome, understood) or outcome
         self._pipeline.note(journey, outcome)
+        exact = isinstance(outcome, Hit) and outcome.tier is Tier.EXACT and not journey.query.controls.no_store
+        self._remember(understood, journey.query, answered=exact)
         if isinstance(outcome, Hit):
             if outcome.stale is Stale.REVALIDATING:
                 await self._refresh(exchange, journey, understood)

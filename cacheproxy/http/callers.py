@@ -12,7 +12,7 @@ from cacheproxy.query.canonical import decode
 from cacheproxy.query.scope import ACCOUNTS, CREDENTIALS, common_of, read_scope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from cacheproxy.access.gate import Caller
     from cacheproxy.http.exchange import Exchange
@@ -43,14 +43,20 @@ _MODEL_IN_BODY = frozenset(
 """Where the body's `model` says all. Elsewhere a path, a file or an older job names one that cannot be seen here."""
 
 
-def scope_of(exchange: Exchange, secret: bytes, namespace: str = "") -> Scope:
-    """Return who may share this request's answer: the key's tenant, or the one that its credential names.
+def scope_of(exchange: Exchange, secret: bytes) -> Scope:
+    """Return who may share this request's answer, as `scope_by`."""
+    return scope_by(exchange.caller, exchange.headers, secret)
+
+
+def scope_by(
+    caller: Caller | None, headers: Iterable[tuple[bytes, bytes]], secret: bytes, namespace: str = ""
+) -> Scope:
+    """Return who may share a request's answer: the key's tenant, or the one that its credential names.
 
     Raises InvalidRequest when a credential header comes twice.
     """
-    caller = exchange.caller
     if caller is None:
-        return read_scope(exchange.headers, secret, namespace)
+        return read_scope(headers, secret, namespace)
     return Scope(tenant=caller.tenant, namespace=namespace, common=common_of(secret), consents=caller.consents)
 
 

@@ -25,6 +25,8 @@ BARE_QUERY = "cacheproxy.bare_query"
 """In a scope: the target ended in `?`, which `query_string` cannot tell."""
 BREAK_OFF = "cacheproxy.break_off"
 """In a scope: a callable that ends the connection of an answer that was begun."""
+AT_ONCE = "cacheproxy.at_once"
+"""In a scope: a callable that sends a whole answer past the framework and returns True, or does nothing."""
 _PIECE_BYTES = 64 * 1024
 """Most bytes handed over at once: before each piece the caller must have taken most of what went before."""
 
@@ -47,6 +49,7 @@ class Exchange:
         self._body_read = asyncio.Event()
         self.started = False
         self._break_off: Callable[[], None] | None = scope.pop(BREAK_OFF, None)  # kept there, it would hold itself
+        self._at_once: Callable[[int, Headers, bytes], bool] | None = scope.pop(AT_ONCE, None)
         self.caller: Caller | None = None
         """Whose virtual key the request carries; None where callers bring the backend's own key."""
         self.broken: CallerGone | CacheProxyError | None = None
@@ -140,6 +143,8 @@ class Exchange:
         if self.caller is not None:
             headers = self.caller.headers(headers)
         headers.append((b"content-length", b"%d" % len(body)))
+        if self._at_once is not None and len(body) <= _PIECE_BYTES and self._at_once(status, headers, body):
+            return
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send_piecewise(body, more=False)
 

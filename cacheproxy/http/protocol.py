@@ -7,15 +7,16 @@ control bytes), which is how requests are smuggled past a front proxy.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from cacheproxy.http import problems
 from cacheproxy.http.cork import Corked
-from cacheproxy.http.exchange import BARE_QUERY, BREAK_OFF
+from cacheproxy.http.exchange import AT_ONCE, BARE_QUERY, BREAK_OFF
 from cacheproxy.http.patience import Awaited, Patience
 from cacheproxy.http.problems import problem_body
 from cacheproxy.http.unframed import ends_with_connection, unframed
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
 
     from cacheproxy import settings
     from cacheproxy.http.door import Door
+    from cacheproxy.http.headers import Headers
 
+_CLOSE = (b"connection", b"close")
+_PLAIN = bytes((9, *range(32, 127)))
+"""What a header that we write ourselves is made of."""
 _MOST_AHEAD = 64
 """Requests a caller may send ahead of their answers on one connection."""
 
@@ -138,7 +143,10 @@ class CappedProtocol(HttpToolsProtocol):
         Merged into the headers, a trailer could name another caller (RFC 9110 section 6.5.1).
         """
         if self._in_head:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
         else:
             self._trailers += 1
         self._header_bytes += len(name) + len(value)
@@ -189,8 +197,34 @@ class CappedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
-        cast("dict[str, Any]", cycle.scope)[BREAK_OFF] = self._break_off
-        super()._start_asgi_task(cycle, unframed(app, cycle) if cycle.scope["http_version"] == "1.0" else app)
+        scope = cast("dict[str, Any]", cycle.scope)
+        scope[BREAK_OFF] = self._break_off
+        if scope["http_version"] == "1.0":
+            app = unframed(app, cycle)
+        elif scope["method"] != "HEAD":
+            scope[AT_ONCE] = partial(self._answer_at_once, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def _answer_at_once(self, cycle: RequestResponseCycle, status: int, headers: Headers, body: bytes) -> bool:
+        """Send a whole answer as uvicorn would, without asking it for each header; its length is one of them.
+
+        Return False where nothing was done, since there is more to it than that.
+        """
+        if cycle.response_started or cycle.disconnected or self.flow.write_paused:
+            return False
+        head = b"".join([b"%b: %b\r\n" % (name.lower(), value) for name, value in headers])
+        if head.translate(None, _PLAIN) != b"\r\n" * len(headers):
+            return False
+        if _CLOSE in headers or _CLOSE in cycle.scope["headers"]:
+            return False
+        cycle.waiting_for_100_continue = False
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+        return True
 
     def on_response_complete(self) -> None:
         """Go on with the next request that waits, or part. This makes no timer, as the parent does: the sweep looks."""
@@ -294,17 +328,22 @@ class CappedProtocol(HttpToolsProtocol):
         if version not in ("1.0", "1.1"):
             self._because(400, "the request is not valid HTTP/1.1", "invalid_http")
             raise _Refused
-        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if codings not in ([], [b"chunked"]) or (codings and version == "1.0"):
-            # RFC 9112 suggests 501, but what a caller sends is never this server's failure: its monitors count 5xx.
-            self._because(400, "the only transfer coding understood is chunked", "unsupported_transfer_encoding")
-            raise _Refused
-        hosts = sum(name == b"host" for name, _ in self.headers)
+        names = [name for name, _ in self.headers]
+        if b"transfer-encoding" in names:
+            self._check_coding(version)
+        hosts = names.count(b"host")
         if hosts > 1 or (hosts == 0 and version == "1.1"):
             self._because(400, "an HTTP/1.1 request has exactly one host header", "invalid_host")
             raise _Refused
         if len(self.pipeline) >= _MOST_AHEAD:
             self._because(400, f"more than {_MOST_AHEAD} requests came ahead of their answers", "too_many_pipelined")
+            raise _Refused
+
+    def _check_coding(self, version: str) -> None:
+        codings = [value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings != [b"chunked"] or version == "1.0":
+            # RFC 9112 suggests 501, but what a caller sends is never this server's failure: its monitors count 5xx.
+            self._because(400, "the only transfer coding understood is chunked", "unsupported_transfer_encoding")
             raise _Refused
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:

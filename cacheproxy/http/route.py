@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
 from cacheproxy.errors import EncodingNotSupported, RateLimited, UpstreamError
 from cacheproxy.http import passthrough, problems
-from cacheproxy.http.callers import check_models, check_query, model_of, on_account, scope_of
+from cacheproxy.http.callers import check_models, check_query, model_of, on_account, scope_by
 from cacheproxy.http.headers import forwarded_headers, lacks, outcome_headers, shareable, unanswered_headers
 from cacheproxy.model import Augment, Bypass, Hit, Miss, Trait
 from cacheproxy.ports import Call
 from cacheproxy.query.canonical import decode
-from cacheproxy.query.controls import read_body_controls, read_controls
-from cacheproxy.query.scope import read_user
+from cacheproxy.query.controls import controlling, read_body_controls, read_controls
+from cacheproxy.query.known import LARGEST_BYTES, key_of
+from cacheproxy.query.scope import ACCOUNTS, CREDENTIALS, read_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from cacheproxy import settings
     from cacheproxy.errors import CacheProxyError
     from cacheproxy.http.exchange import Exchange
+    from cacheproxy.http.headers import Headers
     from cacheproxy.joining import Flown
     from cacheproxy.journey import Journey
     from cacheproxy.model import Controls, Outcome, Query, Scope
     from cacheproxy.pipeline import Pipeline
+    from cacheproxy.query.known import Known
 
 NO_SNIFF = (b"x-content-type-options", b"nosniff")
 PRIVATE = (b"cache-control", b"private")
@@ -48,6 +51,8 @@ _CHOOSING = frozenset(
     }
 )
 """Headers by which gateways choose model or provider without saying `Vary`."""
+_BETA = b"openai-beta"
+_READ = frozenset({*CREDENTIALS, *ACCOUNTS, *_CHOOSING, _BETA})
 _ONCE = frozenset({Trait.STATEFUL, Trait.LIVE_SEARCH, Trait.TOOLS})
 """What may have effects beyond its answer: never sent twice."""
 LARGE_BYTES = 128 * 1024
@@ -66,6 +71,10 @@ class Understood(Generic[Q]):
     query: Q
     user: str = ""
     """Its end user, digested; "" where it names none."""
+    key: bytes = b""
+    """What stands for the request among those that are known; b"" where it is not to be remembered."""
+    known: bool = False
+    """Whether it is one of them."""
 
 
 class Route(Generic[Q]):
@@ -78,9 +87,14 @@ class Route(Generic[Q]):
         secret: bytes,
         read: Callable[[Mapping[str, Any], Scope, Controls, bytes], Q],
         threads: Executor,
+        known: Known[Understood[Q]] | None = None,
     ) -> None:
+        """With `known`, what is understood of requests that the exact tier answers is not read anew."""
         self._pipeline = pipeline
+        self._known = known
         self._telemetry = pipeline.parts.telemetry
+        self._requests_by = cache(self._telemetry.requests.labels)
+        self._lookup_seconds_by = cache(self._telemetry.lookup_seconds.labels)
         self._max_body_bytes = config.server.max_body_bytes
         self._max_depth = config.server.max_depth
         self._secret = secret
@@ -91,27 +105,56 @@ class Route(Generic[Q]):
         if exchange.header(b"content-encoding") not in (None, b"", b"identity"):
             raise EncodingNotSupported("the request body is compressed; send it as it is (content-encoding: identity)")
         raw = await exchange.body(self._max_body_bytes)
-        read = partial(self._read_request, exchange, raw)
-        return await self._aside(read) if len(raw) > LARGE_BYTES else read()
+        headers = _looked_at(exchange.headers)
+        if self._known is None or len(raw) > LARGEST_BYTES:
+            read = partial(self._read_request, exchange, raw, headers)
+            return await self._aside(read) if len(raw) > LARGE_BYTES else read()
+        key = self._key(exchange, raw, headers)
+        known = self._known.get(key, self._pipeline.parts.store.fence)
+        if known is None:
+            return self._read_request(exchange, raw, headers, key)
+        self._check(exchange, known.body)
+        return known
+
+    def _key(self, exchange: Exchange, raw: bytes, headers: Headers) -> bytes:
+        """Return what a request is known by: everything that `_read_request` looks at."""
+        told, caller = exchange.scope, exchange.caller
+        whose = (caller.tenant.encode(), b"%d" % caller.consents) if caller is not None else ()
+        return key_of((told["raw_path"], told["query_string"], raw, *whose), headers, self._secret)
+
+    def _remember(self, understood: Understood[Q], query: Q, *, answered: bool) -> None:
+        """Know a request from now on that the exact tier answered, planned as `query`; know it no longer if not."""
+        if self._known is None or answered == understood.known:
+            return
+        if understood.known:
+            self._known.drop(understood.key)
+        elif understood.key:
+            self._known.put(understood.key, replace(understood, query=query, known=True), len(understood.raw))
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """Do what takes long by the size of its input in the thread, so that the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _read_request(self, exchange: Exchange, raw: bytes) -> Understood[Q]:
-        controls, namespace = read_controls(exchange.headers)
+    def _read_request(self, exchange: Exchange, raw: bytes, headers: Headers, key: bytes = b"") -> Understood[Q]:
+        """Read a body and `headers`, and nothing else of the request: a known one is told by these alone."""
+        controls, namespace = read_controls(headers)
         body = decode(raw, self._max_depth)
         if "cache" in body:
             controls, namespace = read_body_controls(controls, namespace, body.pop("cache"))
             raw = msgspec.json.encode(body)
-        scope = scope_of(exchange, self._secret, namespace)
+        scope = scope_by(exchange.caller, headers, self._secret, namespace)
         model = model_of(body)
+        self._check(exchange, body)
+        variant = _variant(exchange.scope["query_string"], headers)
+        variant += self._pipeline.parts.resolve(model).variant(model)
+        query = self._read(body, scope, controls, variant)
+        return Understood(raw=raw, body=body, query=query, user=read_user(body, self._secret), key=key)
+
+    def _check(self, exchange: Exchange, body: Mapping[str, Any]) -> None:
+        """Raise ModelNotAllowed unless the caller's key is for all that is asked for."""
         if exchange.caller is not None:
             check_query(exchange)
             check_models(exchange.caller, body)
-        variant = _variant(exchange) + self._pipeline.parts.resolve(model).variant(model)
-        query = self._read(body, scope, controls, variant)
-        return Understood(raw=raw, body=body, query=query, user=read_user(body, self._secret))
 
     def _call(self, exchange: Exchange, query: Query, body: bytes, *, max_answer_bytes: int) -> Call:
         """Return a request for an answer that may be kept, on its caller's account. Raises RateLimited."""
@@ -187,14 +230,18 @@ class Route(Generic[Q]):
     def _count(self, outcome: Outcome) -> None:
         kind = type(outcome).__name__.lower()
         tier = outcome.tier.value if isinstance(outcome, Hit) else ""
-        self._telemetry.requests.labels(kind, tier, outcome.category, outcome.reason).inc()
+        self._requests_by(kind, tier, outcome.category, outcome.reason).inc()
         if isinstance(outcome, Hit | Miss):
-            self._telemetry.lookup_seconds.labels(kind).observe(outcome.evidence.lookup_ms / 1000)
+            self._lookup_seconds_by(kind).observe(outcome.evidence.lookup_ms / 1000)
 
 
-def _variant(exchange: Exchange) -> bytes:
-    """Return what else of the request changes the answer: its query string, and the headers that choose it."""
-    query = exchange.scope["query_string"]
-    beta = b", ".join(value for name, value in exchange.headers if name == b"openai-beta")
-    told = [b"\n%b:%b" % (name, value) for name, value in exchange.headers if name in _CHOOSING]
+def _looked_at(headers: Headers) -> Headers:
+    """Return the headers that are read to understand a request."""
+    return [header for header in headers if header[0] in _READ or controlling(header[0])]
+
+
+def _variant(query: bytes, headers: Headers) -> bytes:
+    """Return what else of a request changes the answer: its query string, and the headers that choose it."""
+    beta = b", ".join([value for name, value in headers if name == _BETA])
+    told = [b"\n%b:%b" % (name, value) for name, value in headers if name in _CHOOSING]
     return (b"?" + query if query else b"") + (b"\nbeta:" + beta if beta else b"") + b"".join(told)

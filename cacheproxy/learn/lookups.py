@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from cacheproxy.telemetry import Telemetry
 
 _MOST_ROWS = 10_000  # of a category; a row is at most 1 kB (measured: 700 bytes)
+_HIT, _MISS = (Seen(hit=hit, similarity=None, threshold=None) for hit in (True, False))
+"""What there is to be seen of a lookup that similarity was not asked in."""
 
 
 class _Row(NamedTuple):
@@ -316,7 +318,7 @@ def _near(looked: Looked, rules: Category) -> bool:
 def _seen(looked: Looked) -> Seen:
     hit, similarity = looked.outcome == "hit", looked.similarity
     if similarity is None or not math.isfinite(similarity):
-        return Seen(hit=hit, similarity=None, threshold=None)
+        return _HIT if hit else _MISS
     return Seen(
         hit=hit,
         similarity=similarity,

@@ -23,6 +23,9 @@ class Freshness:
     stale: Stale = Stale.NO
 
 
+_FRESH = Freshness()
+
+
 def stale_reason(entry: Entry, plan: Plan, now_s: float) -> str:
     """Return why an entry is not fresh enough for this request, or "" (RFC 9111 sections 4.2 and 5.2.1)."""
     if entry.expires_s - now_s <= plan.min_fresh_s:
@@ -36,7 +39,7 @@ def freshness(entry: Entry, plan: Plan, now_s: float) -> Freshness:
     """Judge an entry's freshness for a request."""
     reason = stale_reason(entry, plan, now_s)
     if not reason:
-        return Freshness()
+        return _FRESH
     if reason == "expired" and _revalidating(entry, plan, now_s):
         return Freshness(stale=Stale.REVALIDATING)
     if reason == "expired" and _asked(entry, plan, now_s):

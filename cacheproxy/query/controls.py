@@ -25,6 +25,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _TIERS = {"exact": frozenset({Tier.EXACT}), "semantic": frozenset(Tier), "off": frozenset[Tier]()}
 _FOREIGN = frozenset({b"cf-aig-skip-cache", b"cf-aig-cache-ttl", b"x-portkey-cache-force-refresh"})
 _NOTHING, _REFRESH = Controls(), Controls(no_cache=True)
+_DIRECTING = frozenset({b"cache-control", b"pragma"})
+
+
+def controlling(name: bytes) -> bool:
+    """Whether a header of this lower-case name may be read as a control."""
+    return name.startswith(_PREFIX) or name in _DIRECTING or name in _FOREIGN
 
 
 def read_controls(headers: Iterable[tuple[bytes, bytes]]) -> tuple[Controls, str]:

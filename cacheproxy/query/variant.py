@@ -21,7 +21,7 @@ _SCOPE = frozenset(CREDENTIALS)
 
 def selectable(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     """Return the request headers that a backend may choose an answer by; credentials, which are the scope, left out."""
-    return tuple((name, value) for name, value in headers if name not in _SCOPE)
+    return tuple([header for header in headers if header[0] not in _SCOPE])
 
 
 def variant(query: Query, names: tuple[str, ...]) -> bytes:
