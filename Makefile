@@ -11,6 +11,8 @@ ENGINES_INSTALLED := $(ENGINES)/.installed
 
 # Many tests wait more than they work, so there is one process more than most machines of CI have cores.
 PROCESSES := 3
+# Looked for by name, since collecting all tests takes as long as running some of these.
+QUIET := grep -rl --include='test_*.py' 'pytest.mark.quiet' tests
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo serve test test-fast lint format bench clean
@@ -24,11 +26,11 @@ $(INSTALLED): pyproject.toml constraints.txt .ci/install
 	.ci/install "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-$(CLIENTS_INSTALLED): .ci/install-clients tests/clients/node/package-lock.json $(wildcard tests/clients/python/*.txt)
+$(CLIENTS_INSTALLED): .ci/install-clients tests/clients/node/package-lock.json $(wildcard tests/clients/python/*.txt) | $(INSTALLED)
 	.ci/install-clients "$(PYTHON)" $(CLIENTS)
 	@touch $@
 
-$(ENGINES_INSTALLED): .ci/install-engines tests/support/engines.txt | $(INSTALLED)
+$(ENGINES_INSTALLED): .ci/install-engines tests/support/engines.txt | $(INSTALLED) $(CLIENTS_INSTALLED)
 	.ci/install-engines $(BIN)/python $(ENGINES)
 	@touch $@
 
@@ -40,7 +42,7 @@ serve: $(INSTALLED) ## serve on port 8080; the backend is OPENAI_BASE_URL, or UP
 
 test: $(INSTALLED) $(CLIENTS_INSTALLED) $(ENGINES_INSTALLED) ## the whole test suite
 	$(BIN)/python -m pytest -m "not quiet" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
-	$(BIN)/python -m pytest -m quiet
+	$(BIN)/python -m pytest -m quiet $$($(QUIET))
 
 test-fast: $(INSTALLED) $(ENGINES_INSTALLED) ## the tests that need no model and no kill loop
 	$(BIN)/python -m pytest -m "not slow"

@@ -252,5 +252,5 @@ async def test_it_tells_that_it_has_nobody_to_ask(tmp_path: Path, three: Balance
     with socket.socket() as nobody:  # bound and not listening: nobody else gets this port meanwhile
         nobody.bind(("127.0.0.1", 0))
         with pytest.raises(AssertionError, match="the balancer has a proxy"):
-            async with balancing(tmp_path, [nobody.getsockname()[1]]):
+            async with balancing(tmp_path, [nobody.getsockname()[1]], within_s=5.0):
                 pass

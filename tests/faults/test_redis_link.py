@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 0.075
 LATE_S = 0.1
-"""What a busy machine may add to a deadline."""
+"""What a machine that does nothing else may add to a deadline."""
+BUSY_S = 0.5
+"""What a busy one may."""
+PATIENT_MS = 2000
+"""A deadline where deadlines are not what is tested."""
 OPEN_S = 0.005
 
 
@@ -82,25 +86,25 @@ async def waits_s(link: Link, for_s: float) -> list[float]:
 
 async def test_a_hung_server_costs_some_deadlines_and_then_nearly_nothing(redis: RedisServer) -> None:
     async with linked(redis.url) as link:
-        assert await works(link)
+        await eventually_true(lambda: works(link), "the link works")
         redis.pause()
-        assert (await waits_s(link, 1.0))[-1] < TIMEOUT_S + LATE_S
+        assert (await waits_s(link, 1.0))[-1] < TIMEOUT_S + BUSY_S
         took_s = await waits_s(link, 4.0)
         assert took_s[-2] < OPEN_S, "no request waits for a trial"  # p99 of 80
         opened = link.breaker_openings
         assert opened > 2, "trials go on"
         redis.resume()
         await eventually_true(lambda: works(link), "the link works again", 5)
-        assert link.breaker_openings - opened < 3
+        assert link.breaker_openings - opened < 5
 
 
 @pytest.mark.slow
 async def test_a_hung_cluster_costs_some_deadlines_and_then_nearly_nothing() -> None:
     async with redis_cluster() as cluster, linked(cluster.url) as link:
-        assert await works(link)
+        await eventually_true(lambda: works(link), "the link works")
         for node in cluster.nodes:
             node.pause()
-        assert (await waits_s(link, 1.0))[-1] < TIMEOUT_S + LATE_S
+        assert (await waits_s(link, 1.0))[-1] < TIMEOUT_S + BUSY_S
         took_s = await waits_s(link, 4.0)
         assert took_s[-2] < OPEN_S, "no request waits for a trial, or for a new map"
         for node in cluster.nodes:
@@ -109,10 +113,10 @@ async def test_a_hung_cluster_costs_some_deadlines_and_then_nearly_nothing() -> 
 
 
 async def test_a_killed_server_is_noticed_at_once_and_found_again(redis: RedisServer) -> None:
-    async with linked(redis.url) as link:
+    async with linked(redis.url, timeout_ms=PATIENT_MS) as link:
         assert await works(link)
         await redis.kill()
-        assert (await fault(link, "GET", "{a}"))[1] < TIMEOUT_S + LATE_S
+        assert (await fault(link, "GET", "{a}"))[1] < BUSY_S
         await redis.start()
         await eventually_true(lambda: works(link), "the link works again", 5)
         assert await link.call("GET", "{a}") == b"1"
@@ -157,7 +161,7 @@ async def test_a_bad_way_gives_the_right_reply_in_time_or_none(redis: RedisServe
 async def test_a_reply_cut_anywhere_is_no_reply(redis: RedisServer, after: int) -> None:
     await redis.ask("SET", "{a}", "x" * 64)
     async with behind(redis) as (way, link):
-        assert await works(link)
+        await eventually_true(lambda: works(link), "the link works")
         await redis.ask("SET", "{a}", "x" * 64)
         way.reset()
         way.cut_replies(after)
@@ -203,7 +207,7 @@ REMOVES = Script(
 async def test_a_full_server_refuses_what_grows_and_carries_out_what_removes_first(program: str) -> None:
     async with (
         redis_server(program=valkey() if program == "valkey" else "") as redis,
-        linked(redis.url) as link,
+        linked(redis.url, timeout_ms=PATIENT_MS) as link,
     ):
         await link.call("SET", "{a}:kept", "x")
         await redis.fill()
@@ -247,7 +251,7 @@ FAULTS = {"MISCONF": _misconf, "NOREPLICAS": _noreplicas, "READONLY": _readonly,
 
 @pytest.mark.parametrize("name", FAULTS)
 async def test_what_a_server_refuses_is_told_apart(redis: RedisServer, name: str) -> None:
-    async with linked(redis.url) as link:
+    async with linked(redis.url, timeout_ms=PATIENT_MS) as link:
         assert await works(link)
         await FAULTS[name](redis)
         assert (await fault(link, "SET", "{a}", "2"))[0] in {name, "unreachable"}  # a new replica drops its clients
@@ -258,7 +262,7 @@ async def test_what_a_server_refuses_is_told_apart(redis: RedisServer, name: str
 
 async def test_a_server_busy_with_a_script_is_away(redis: RedisServer) -> None:
     async with linked(redis.url) as link:
-        assert await works(link)
+        await eventually_true(lambda: works(link), "the link works")
         await redis.ask("CONFIG", "SET", "busy-reply-threshold", "50")
         endless = asyncio.create_task(redis.ask("EVAL", "while true do end", "0"))
         seen: set[object] = set()
@@ -278,7 +282,7 @@ async def test_a_server_busy_with_a_script_is_away(redis: RedisServer) -> None:
 async def test_no_connection_left_is_a_miss(redis: RedisServer) -> None:
     await redis.ask("CONFIG", "SET", "maxclients", "10")
     taken = [await asyncio.open_connection(HOST, redis.port) for _ in range(12)]
-    async with linked(redis.url) as link:
+    async with linked(redis.url, timeout_ms=PATIENT_MS) as link:
         assert (await fault(link, "GET", "{a}"))[0] in {"clients", "unreachable"}
         for _, writer in taken:
             writer.transport.abort()
@@ -297,7 +301,7 @@ async def test_no_connection_left_is_a_miss(redis: RedisServer) -> None:
 async def test_what_the_operator_must_change_refuses_the_start(flags: tuple[str, ...], url: str, says: str) -> None:
     async with redis_server(*flags) as redis:
         with pytest.raises(ConfigError, match=says) as told:
-            async with linked(url.format(place=f"{HOST}:{redis.port}")):
+            async with linked(url.format(place=f"{HOST}:{redis.port}"), timeout_ms=PATIENT_MS):
                 pass
         assert "wrong" not in str(told.value)
 
@@ -314,7 +318,7 @@ async def test_a_server_that_is_not_there_does_not_refuse_the_start(redis: Redis
 @pytest.mark.parametrize("how", ["kill", "pause"])
 async def test_a_failover_is_followed(how: str) -> None:
     async with sentinel_group() as group, linked(group.url) as link:
-        assert await works(link)
+        await eventually_true(lambda: works(link), "the link works")
         old = await group.master()
         began_s = time.monotonic()
         if how == "kill":
@@ -324,7 +328,7 @@ async def test_a_failover_is_followed(how: str) -> None:
         new = await group.failed_over(old)
         known_s = time.monotonic()
         await eventually_true(lambda: works(link), "the link found the new master", 10)
-        assert time.monotonic() - known_s < 2
+        assert time.monotonic() - known_s < 2 + 2 * BUSY_S
         assert time.monotonic() - began_s < DOWN_AFTER_MS / 1000 + 12
         if how == "kill":
             await old.start()
@@ -341,7 +345,7 @@ async def test_a_failover_is_followed(how: str) -> None:
 
 @pytest.mark.slow
 async def test_a_cluster_that_moves_slots_answers_all_the_while() -> None:
-    async with redis_cluster() as cluster, linked(cluster.url) as link:
+    async with redis_cluster() as cluster, linked(cluster.url, timeout_ms=PATIENT_MS) as link:
         tags = [f"{{t{number}}}" for number in range(64)]
         for tag in tags:
             await link.pipe([("SET", f"{tag}:a", tag), ("SET", f"{tag}:b", tag)])
@@ -377,7 +381,7 @@ async def test_a_cluster_that_moves_slots_answers_all_the_while() -> None:
 
 @pytest.mark.slow
 async def test_a_lost_node_of_a_cluster_is_replaced() -> None:
-    async with redis_cluster() as cluster, linked(cluster.url) as link:
+    async with redis_cluster() as cluster, linked(cluster.url, timeout_ms=PATIENT_MS) as link:
         assert await works(link)
         owner = await cluster.owner("{a}")
         elsewhere = "{a}"

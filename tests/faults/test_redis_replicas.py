@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module"), pytest
 LEASE_S = 1.0
 SETTINGS = {
     "CACHEPROXY_REPLICAS__LEASE_MS": "1000",
-    "CACHEPROXY_REPLICAS__ACK_TIMEOUT_MS": "400",
+    "CACHEPROXY_REPLICAS__ACK_TIMEOUT_MS": "800",
     "CACHEPROXY_REPLICAS__RECONCILE_S": "5",
 }
 SLACK_S = 0.3

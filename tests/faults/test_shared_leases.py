@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_MS = 800
+BUSY_S = 1.5
+"""What a busy machine may add."""
 
 
 class Line(NamedTuple):
@@ -113,10 +115,10 @@ async def test_a_replica_that_died_is_a_laggard_until_its_lease_has_ended(redis:
         await other.process.wait()
         place = await one.purge(0, "1")
         began_s = time.monotonic()
-        told = await one.members.acknowledged({0: place}, 0.05)
+        told = await one.members.acknowledged({0: place}, 0.3)
         assert len(told.laggards) == 1
         assert (await one.members.acknowledged({0: place}, 5)).everybody
-        assert time.monotonic() - began_s < LEASE_MS / 1000 * 1.1 + 0.5
+        assert time.monotonic() - began_s < LEASE_MS / 1000 * 1.1 + BUSY_S
 
 
 async def test_a_failover_ends_every_lease_of_the_old_master_before_the_new_one_grants_any() -> None:
@@ -129,8 +131,8 @@ async def test_a_failover_ends_every_lease_of_the_old_master_before_the_new_one_
         before = one.link.identity(one.layout.stream(0))
         old.pause()
         stopped_s = time.monotonic()
-        await eventually(lambda: not (one.serves(0) or two.serves(0)), "leases ended", within_s=3)
-        assert time.monotonic() - stopped_s < LEASE_MS / 1000 + 0.5
+        await eventually(lambda: not (one.serves(0) or two.serves(0)), "leases ended")
+        assert time.monotonic() - stopped_s < LEASE_MS / 1000 + BUSY_S
         await group.failed_over(old)
         old.resume()  # it believes to be the master until a Sentinel tells it otherwise
         for _ in range(300):
@@ -151,7 +153,7 @@ async def test_without_a_majority_of_sentinels_no_lease_is_granted() -> None:
     async with sentinel_group() as group, seated(group.url, lease_ms=LEASE_MS) as one:
         for sentinel in group.sentinels[:2]:
             await sentinel.kill()
-        await eventually(lambda: not one.serves(), "its lease ended", within_s=3)
+        await eventually(lambda: not one.serves(), "its lease ended")
         for sentinel in group.sentinels[:2]:
             await sentinel.start()
         await eventually(one.serves, "it serves again", within_s=30)
@@ -165,8 +167,10 @@ async def test_a_lost_node_of_a_cluster_stops_its_own_logs_and_they_come_back() 
         owned = {log for log in one.layout.logs if await cluster.owner(one.layout.stream(log)) is lost}
         assert 0 < len(owned) < len(one.layout.logs)
         await lost.kill()
-        await eventually(lambda: not any(one.serves(log) for log in owned), "its logs are not served", within_s=5)
-        assert all(one.serves(log) for log in one.layout.logs if log not in owned)
+        others = set(one.layout.logs) - owned
+        await eventually(
+            lambda: all(map(one.serves, others)) and not any(map(one.serves, owned)), "its logs alone are not served"
+        )
         await eventually(one.serves, "a replica took over, and all are served again", within_s=60)
 
 
@@ -184,7 +188,7 @@ async def test_a_master_without_most_of_the_others_grants_nothing_long_before_it
         for node in paused:
             node.pause()
         assert await left.ask("PING")
-        await eventually(lambda: not one.serves("c"), "its log is not served either", within_s=4)
+        await eventually(lambda: not one.serves("c"), "its log is not served either", within_s=8)
         for node in paused:
             node.resume()
         await eventually(one.serves, "all are served again", within_s=30)

@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.asyncio(lo
 
 REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "100000"))
 SEED = int(os.environ.get("FUZZ_SEED", "20260803"))
-LANES, ADMIN_SHARE, MOST_ON_ONE = 200, 0.06, 25
+LANES, ADMIN_SHARE, MOST_ON_ONE = 500, 0.06, 25
 DEADLINE_S = 15.0  # no request may take longer; the proxy's own deadlines are far shorter
 SHORT = {"HEADER_TIMEOUT_S": "0.4", "BODY_TIMEOUT_S": "0.4", "KEEP_ALIVE_S": "5"}
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

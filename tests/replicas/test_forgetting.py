@@ -72,9 +72,12 @@ class Replica:
 
 @asynccontextmanager
 async def started(
-    redis: RedisServer, folder: Path, *, follows: bool = True, collects: bool = True
+    redis: RedisServer, folder: Path, *, follows: bool = True, collects: bool = True, wait_s: float = 10.0
 ) -> AsyncIterator[Replica]:
-    """`collects`: it has a part that is told of purges, as a replica with training pairs has."""
+    """`wait_s` is how long it waits for the others.
+
+    `collects`: it has a part that is told of purges, as a replica with training pairs has.
+    """
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     async with AsyncExitStack() as stack:
         clock = SystemClock()
@@ -87,7 +90,7 @@ async def started(
             return [member.replica for member in await members.listed() if member.state != "gone"]
 
         kept = Erasures(link, layout, log_messages=1000, replica=members.replica, seen=folder / "seen")
-        forgetting = Forgetting(kept, members.replica, alive, supervisor.spawn, clock, wait_s=1.0)
+        forgetting = Forgetting(kept, members.replica, alive, supervisor.spawn, clock, wait_s=wait_s)
         notes, store, unindexed = Notes(), MemoryStore(Store(), clock), list[str]()
         await store.put(make_entry("x"), store.fence)
 
@@ -135,7 +138,7 @@ async def test_every_replica_erases_and_the_answer_comes_when_all_have(redis: Re
 
 
 async def test_a_replica_whose_disk_fails_is_named_and_does_it_later(redis: RedisServer, tmp_path: Path) -> None:
-    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
+    async with started(redis, tmp_path / "one", wait_s=1.0) as one, started(redis, tmp_path / "other") as other:
         other.notes.failures = 10**6
         erased = await one.erasure.erase(Selector(tenant=TENANT))
         assert erased.pending == ("replicas",)
@@ -189,7 +192,7 @@ async def test_one_that_was_down_does_it_also_where_the_engine_was_emptied_meanw
 async def test_who_has_not_done_one_erasure_is_named_after_the_answers_to_another(
     redis: RedisServer, tmp_path: Path
 ) -> None:
-    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
+    async with started(redis, tmp_path / "one", wait_s=1.0) as one, started(redis, tmp_path / "other") as other:
         other.notes.failures = 10**6
         told = one.forgetting.parts()[0].tell
         assert told is not None

@@ -14,6 +14,7 @@ from cacheproxy.errors import SharedUnavailable
 from cacheproxy.settings import Replicas, Store
 from cacheproxy.shared import patience
 from cacheproxy.shared.link import Link
+from tests.support.polling import eventually_true
 from tests.support.replicas import fleet
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from tests.support.redis import RedisServer
 
-TIMEOUT_S = 0.6
+TIMEOUT_S = 1.2
 """Of one call to the engine; long, so that a busy machine does not look like a second one."""
 
 
@@ -38,9 +39,18 @@ async def faults_of(link: Link, calls: int, least_s: float = 0.0) -> list[str]:
     return seen
 
 
+async def met(link: Link) -> None:
+    """Wait until the engine has answered in time, and no deadline that a busy machine missed counts any more."""
+
+    async def answers() -> bool:
+        return await faults_of(link, 2) == ["", ""]
+
+    await eventually_true(answers, "the engine answers")
+
+
 async def test_each_request_waits_for_one_deadline_however_often_it_asks(redis: RedisServer) -> None:
     async with Link(Store(url=redis.url), Replicas(timeout_ms=200), SystemClock()) as link:
-        assert await faults_of(link, 2) == ["", ""]
+        await met(link)
         redis.pause()
         try:
             first, second = await asyncio.gather(*(asyncio.create_task(faults_of(link, 4)) for _ in range(2)))
@@ -51,7 +61,7 @@ async def test_each_request_waits_for_one_deadline_however_often_it_asks(redis: 
 
 async def test_who_waited_in_vain_is_patient_again_after_a_while(redis: RedisServer) -> None:
     async with Link(Store(url=redis.url), Replicas(timeout_ms=1000), SystemClock()) as link:
-        assert await faults_of(link, 1) == [""]
+        await met(link)
         redis.pause()
         assert await faults_of(link, 2) == ["timeout", "in-vain"]
         redis.resume()
@@ -64,7 +74,7 @@ async def test_who_waited_in_vain_is_patient_again_after_a_while(redis: RedisSer
 async def test_who_waited_in_vain_is_patient_again_once_the_engine_answers_anybody(redis: RedisServer) -> None:
     """One late answer is no hung engine: what a request gets from the backend meanwhile is kept."""
     async with Link(Store(url=redis.url), Replicas(timeout_ms=1000), SystemClock()) as link:
-        assert await faults_of(link, 1) == [""]
+        await met(link)
         redis.pause()
         assert await faults_of(link, 2) == ["timeout", "in-vain"]
         redis.resume()
@@ -74,7 +84,7 @@ async def test_who_waited_in_vain_is_patient_again_once_the_engine_answers_anybo
 
 async def test_an_operators_work_outwaits_what_fails_callers(redis: RedisServer) -> None:
     async with Link(Store(url=redis.url), Replicas(timeout_ms=100), SystemClock()) as link:
-        assert await faults_of(link, 1) == [""]
+        await met(link)
         redis.pause()
         callers = [await asyncio.create_task(faults_of(link, 1)) for _ in range(4)]
         assert callers[-1] == ["open"]
@@ -92,7 +102,7 @@ async def test_an_operators_work_outwaits_what_fails_callers(redis: RedisServer)
 
 async def test_an_operators_work_does_not_wait_twice_for_an_engine_that_is_gone(redis: RedisServer) -> None:
     async with Link(Store(url=redis.url), Replicas(timeout_ms=100), SystemClock()) as link:
-        assert await faults_of(link, 1) == [""]
+        await met(link)
         redis.pause()
         try:
             assert await faults_of(link, 3, least_s=0.3) == ["timeout", "in-vain", "in-vain"]

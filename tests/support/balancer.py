@@ -57,7 +57,9 @@ def configuration(folder: Path, ports: Sequence[int], port: int, inside: int, *,
 
 
 @asynccontextmanager
-async def balancing(folder: Path, ports: Sequence[int], *, affinity: bool = True) -> AsyncIterator[Balancer]:
+async def balancing(
+    folder: Path, ports: Sequence[int], *, affinity: bool = True, within_s: float = 20.0
+) -> AsyncIterator[Balancer]:
     """Run HAProxy before the proxies on these ports until the block ends; enters when one of them is ready."""
     program = shutil.which("haproxy")
     if program is None:
@@ -77,7 +79,7 @@ async def balancing(folder: Path, ports: Sequence[int], *, affinity: bool = True
             return False
 
     try:
-        await eventually_true(ready, "the balancer has a proxy", within_s=20)
+        await eventually_true(ready, "the balancer has a proxy", within_s)
         yield balancer
     finally:
         if process.returncode is None:

@@ -32,7 +32,7 @@ return redis.call('XADD', KEYS[1], 'MAXLEN', '~', '100000', '*', 'op', 'purge', 
 
 
 class Seat:
-    """One of the replicas of a test. `slow_s` is how long it takes to apply a batch.
+    """One of the replicas of a test. It applies nothing while `gate` is not set; `held_up` is a batch that waits there.
 
     `read_from` is the data that each log was last read again from, as a whole.
     """
@@ -46,7 +46,9 @@ class Seat:
         self.applied_at_s: dict[Log, list[float]] = {log: [] for log in self.layout.logs}
         self.resyncs: list[tuple[Log, str]] = []
         self.read_from: dict[Log, Identity | None] = {}
-        self.slow_s = 0.0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.held_up = asyncio.Event()
         self.failures: list[Exception] = []
 
     async def purge(self, log: Log, ids: str) -> str:
@@ -63,7 +65,9 @@ class Seat:
         """Return who follows one log."""
 
         async def handle(messages: Sequence[Message]) -> None:
-            await asyncio.sleep(self.slow_s)
+            if not self.gate.is_set():
+                self.held_up.set()
+                await self.gate.wait()
             if self.failures:
                 raise self.failures.pop()
             self.applied[log] += messages

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cacheproxy.errors import StoreUnavailable
+from cacheproxy.model import Selector
 from cacheproxy.store.caps import Caps
 from cacheproxy.store.codec import encode
 from cacheproxy.store.meta import decode_meta, encode_meta
@@ -16,7 +17,7 @@ from tests.support.clock import FakeClock
 from tests.support.entries import entry_id, make_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from cacheproxy.store.meta import Meta
 
@@ -29,6 +30,7 @@ class _Engine:
     def __init__(self, directory: Directory, late: Meta) -> None:
         self.evicted: list[tuple[str, int]] = []
         self.away = False
+        self.meanwhile: Callable[[], object] = lambda: None
         self._directory = directory
         self._late = late
 
@@ -37,6 +39,7 @@ class _Engine:
 
     async def evict(self, shard: int, entries: Sequence[tuple[str, int]]) -> None:
         self._directory.put(self._late, 0.0)  # the follower is at the message of its coming just now
+        self.meanwhile()
         if self.away:
             raise StoreUnavailable("away")
         self.evicted += entries
@@ -78,3 +81,25 @@ async def test_what_the_engine_was_not_told_of_is_there_again() -> None:
     engine.away = False
     assert await sweeps.sweep(reachable=True) == [entry_id("a")]
     assert sum(sweeps.evictions.values()) == 1
+
+
+async def test_what_was_removed_while_a_sweep_was_in_vain_is_not_there_again() -> None:
+    clock = FakeClock()
+    sweeps, directory, engine = sweeping(clock)
+    clock.advance(10)
+    engine.away, engine.meanwhile = True, lambda: directory.removed(entry_id("a"), 2)
+    with pytest.raises(StoreUnavailable):
+        await sweeps.sweep(reachable=True)
+    assert len(directory) == 0
+
+
+async def test_what_was_hidden_while_a_sweep_was_in_vain_stays_hidden() -> None:
+    clock = FakeClock()
+    sweeps, directory, engine = sweeping(clock)
+    clock.advance(10)
+    everything = Selector(before_s=clock.now() + 1)
+    engine.away, engine.meanwhile = True, lambda: directory.hide(0, everything, 2)
+    with pytest.raises(StoreUnavailable):
+        await sweeps.sweep(reachable=True)
+    assert len(directory) == 0
+    assert [meta.id for meta in directory.doomed()] == [entry_id("a")], "it is still to be removed"

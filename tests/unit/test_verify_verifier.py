@@ -90,7 +90,7 @@ async def test_beyond_the_deadline_it_is_unavailable_and_the_loop_goes_on(scorer
 
 
 async def test_what_comes_to_its_turn_as_its_deadline_passes_is_unavailable(scorer: GatedScorer, make: Any) -> None:
-    async with make(timeout_s=0.05) as verifier:
+    async with make(timeout_s=0.5) as verifier:
         scorer.gate.clear()
         first = asked(verifier, "first")
         await at_work(scorer)
@@ -103,8 +103,8 @@ async def test_what_comes_to_its_turn_as_its_deadline_passes_is_unavailable(scor
             scorer.gate.set()
             time.sleep(0.1)
 
-        loop.call_later(0.051, between)
-        loop.call_soon(time.sleep, 0.1)  # so that all three are due at once
+        loop.call_later(0.501, between)
+        loop.call_soon(time.sleep, 0.6)  # so that all three are due at once
         assert [word.probability for word in await first] == [0.9]
         with pytest.raises(VerifierUnavailable, match="longer than its budget"):
             await second

@@ -85,7 +85,7 @@ class Directory:
             return False
         if meta.ver <= self._removed.get(meta.id, 0 if known is not None else self._forgotten[shard]):
             return False
-        if any(meta.ver <= ver and means(meta) for ver, means, _ in self._hides[shard]):
+        if self._hidden(shard, meta):
             self._doom(shard, meta)
             return False
         self._keep(shard, meta, now_s)
@@ -161,9 +161,17 @@ class Directory:
         return self._shelves.sample(category, tenant, limit, now_s)
 
     def restore(self, meta: Meta, now_s: float) -> None:
-        """Note again what was taken out in vain."""
-        if self.get(meta.id) is None:
-            self._keep(self._shard_of(meta.id), meta, now_s)
+        """Note again what was taken out in vain, unless it was replaced, removed or hidden meanwhile."""
+        if self.version(meta.id) is not None or self.was_removed(meta.id, meta.ver):
+            return
+        shard = self._shard_of(meta.id)
+        if self._hidden(shard, meta):
+            self._doom(shard, meta)
+        else:
+            self._keep(shard, meta, now_s)
+
+    def _hidden(self, shard: int, meta: Meta) -> bool:
+        return any(meta.ver <= ver and means(meta) for ver, means, _ in self._hides[shard])
 
     def _keep(self, shard: int, meta: Meta, now_s: float) -> None:
         self._doomed[shard].pop(meta.id, None)
