@@ -136,9 +136,9 @@ def only_ours() -> dict[str, str]:
 
 
 async def get(url: str, target: str, host: str, token: str) -> Response:
-    connection = await Connection.open(url)
-    connection.send(request_bytes("GET", target, [("authorization", f"Bearer {token}")], host=host))
-    return await connection.read_response("GET")
+    async with await Connection.open(url) as connection:
+        connection.send(request_bytes("GET", target, [("authorization", f"Bearer {token}")], host=host))
+        return await connection.read_response("GET")
 
 
 # Redis.

@@ -74,7 +74,7 @@ async def proxy(upstream: ScriptedUpstream, folder: Path, verify_from: float | N
         folder / "data",
         policies={"pack": written_pack(folder / "pack", verify_from)},
         verifier={"path": "off" if verify_from is None else ""},
-        server={"lookup_timeout_ms": 500},
+        server={"lookup_timeout_ms": 2000},
         store={"url": "sqlite:///entries.sqlite3"},
     )
     async with started(settings) as live:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import sqlite3
 from contextlib import asynccontextmanager
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
+    from cacheproxy.embed.encoder import Encoder
     from cacheproxy.embed.source import Source
     from tests.support.proxy import Answered, Proxy
     from tests.support.upstream import ScriptedUpstream
@@ -92,7 +94,7 @@ async def proxy(upstream: ScriptedUpstream, folder: Path) -> AsyncIterator[Proxy
         folder / "data",
         policies={"pack": str(folder / "pack")},
         verifier={"path": "off"},
-        server={"lookup_timeout_ms": 1000},
+        server={"lookup_timeout_ms": 2000},
         store={"url": f"sqlite:///{folder / 'entries.sqlite3'}"},
         encoder=msgspec.to_builtins(tiny_settings()),
     )
@@ -152,10 +154,25 @@ def aside(folder: Path) -> dict[str, np.ndarray]:
     return {one: np.frombuffer(raw, dtype="<f4") for one, raw in rows}
 
 
+def farther(*encoders: Encoder) -> list[str]:
+    """Return questions that none of the encoders finds as near to the paraphrase as the question is.
+
+    The tiny ones find many alike: else what came last could be nearer, or not, as it is not searched yet.
+    """
+    texts = [f"{UNRELATED} Again {number}." for number in range(400)]
+    for encoder in encoders:
+        vectors, _ = encoder.encode([PARAPHRASE, QUESTION, *texts])
+        near = vectors[1:] @ vectors[0]
+        texts = [text for text, similarity in zip(texts, near[1:], strict=True) if similarity < near[0] - 0.01]
+    assert len(texts) > 100
+    return texts
+
+
 async def test_it_takes_over_under_load_and_after_a_restart_and_goes_again(
     upstream: ScriptedUpstream, tmp_path: Path, artefact: Artefact
 ) -> None:
     tuned = open_tuned(tiny_settings(), ENCODERS.parent, artefact)
+    others = cycle(farther(tiny_encoder(), tuned))
     history = ("What colours do you have?", "Red and blue.", "And how much are they?")
     async with proxy(upstream, tmp_path) as live:
         base = str((await told(live, "/encoders"))["in_use"]["epoch"])
@@ -172,7 +189,7 @@ async def test_it_takes_over_under_load_and_after_a_restart_and_goes_again(
                     answer = await ask(live, PARAPHRASE)
                 else:
                     new = {"x-cacheproxy-threshold": "1"}
-                    answer = await live.ask(chat(f"{UNRELATED} Again {asked}."), key=KEY, headers=new)
+                    answer = await live.ask(chat(next(others)), key=KEY, headers=new)
                 assert answer.status == 200
                 if number % 2:
                     assert answer.outcome == "hit", answer.reason

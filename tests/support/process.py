@@ -26,7 +26,9 @@ START_S = 150.0
 OURS = {
     "CACHEPROXY_ENCODER__CACHE_DIR": str(ENCODERS),
     "CACHEPROXY_ADMIN__HOSTS": HOST,
-    "CACHEPROXY_SERVER__MAX_LAG_MS": "0",  # tests may share their cores with others: what is late then is no overload
+    # Tests may share their cores with others: what is late then is no overload, and no verifier that hangs.
+    "CACHEPROXY_SERVER__MAX_LAG_MS": "0",
+    "CACHEPROXY_VERIFIER__TIMEOUT_MS": "2000",
 }
 
 
