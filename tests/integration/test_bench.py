@@ -85,6 +85,7 @@ def test_an_overload_is_judged(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 def test_ten_times_too_much_is_answered_as_far_as_it_can_be_and_all_is_well_again(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
     code, said = bench("overload", "--seconds", "4", "--json", str(out))
