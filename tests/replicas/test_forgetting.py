@@ -245,7 +245,10 @@ async def test_what_is_asked_while_a_replica_joins_is_missed_and_done_next_time(
 async def test_one_that_joins_has_erased_what_it_owes_before_it_tells_what_it_knows(
     redis: RedisServer, tmp_path: Path
 ) -> None:
-    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "late", follows=False) as late:
+    async with (
+        started(redis, tmp_path / "one", wait_s=1.0) as one,
+        started(redis, tmp_path / "late", follows=False) as late,
+    ):
         await late.forgetting.reload()
         await one.erasure.erase(Selector(tenant=TENANT))
         await late.forgetting.reload()
@@ -258,7 +261,7 @@ async def test_one_that_joins_has_erased_what_it_owes_before_it_tells_what_it_kn
 
 
 async def test_what_could_not_be_told_is_told_once_the_engine_is_back(redis: RedisServer, tmp_path: Path) -> None:
-    async with started(redis, tmp_path / "one") as one, started(redis, tmp_path / "other") as other:
+    async with started(redis, tmp_path / "one", wait_s=1.0) as one, started(redis, tmp_path / "other") as other:
         await redis.kill()
         erased = await one.erasure.erase(Selector(tenant=TENANT))
         assert erased.pending == ("replicas",)
