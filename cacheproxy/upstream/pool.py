@@ -64,7 +64,10 @@ class UpstreamPool:
 
     def backends(self, model: str) -> tuple[str, ...]:
         """Return the names of those that may be asked for a model now: all of them when all are out."""
-        names, now = self._routes.candidates(model), self._clock.monotonic()
+        names = self._routes.candidates(model)
+        if len(names) == 1:
+            return names
+        now = self._clock.monotonic()
         return tuple(name for name in names if not self._backends[name].out(now, "")) or names
 
     def full(self, model: str, tenant: str) -> bool:
