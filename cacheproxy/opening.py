@@ -94,8 +94,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
-_CROWD = 8
-"""Texts waiting for an encoder, from which on a request that the backend has no place for is told so at once."""
+_SOON_S = 0.01
+"""Wait for an encoder, beyond which a request that the backend has no place for is told so at once."""
 
 
 async def open_ground(settings: Settings, clock: Clock, stack: AsyncExitStack) -> Ground:
@@ -370,10 +370,13 @@ async def open_line(ground: Ground, kept: Kept, backends: Backends, stack: Async
         lookups=lookups,
         resolve=pool.resolve,
         swamped=lambda query: (
-            (kept.embedder.queued >= _CROWD or ground.pressure.pressed) and pool.full(query.model, query.scope.tenant)
+            (kept.embedder.ahead_s > _SOON_S or ground.pressure.pressed) and pool.full(query.model, query.scope.tenant)
         ),
         expect=lambda query: pool.expect(query.model, query.scope.tenant),
-        behind=lambda: kept.embedder.waited_s > ground.pressure.patience_s(settings.encoder.max_wait_ms / 1000),
+        behind=lambda: (
+            max(kept.embedder.waited_s, kept.embedder.ahead_s)
+            > ground.pressure.patience_s(settings.encoder.max_wait_ms / 1000)
+        ),
         admit_miss=ground.pressure.admit_miss,
         pii=gate,
         budget=budget,

@@ -7,6 +7,8 @@ is what costs most: misses, once the exact tier has nothing; only then whatever 
 
 That looks back, and one turn may read thousands of requests between two looks. So it also looks ahead: what is let in
 between two looks is no more than fits by what a request took lately (Little's law), and the rest is told so at once.
+While none are turned away that is a bucket of time: a burst may take what quiet moments left, and no more comes in
+thereafter than there is time for.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ BEAT_S = 0.02
 INTERVAL_S = 0.1
 _SUSTAINED = 2
 """Intervals in a row that must have been late throughout before anybody is turned away."""
-_EASED = 0.25
+_EASED = 0.1
 """Share of the longest lag below which it must come, once some are turned away, before more are let in."""
 FEW = 16
 """Requests, being answered or come since the last look, that are no crowd: turning some away would mend nothing."""
@@ -47,9 +49,11 @@ _FEWER = (0.7, 0.95)
 _FULL = 1.9
 """What is let in at most once more came at a time than there was room for, or was: misses are turned away first."""
 _BURST = 256
-"""Requests that may come at once, whatever they cost, while none are turned away."""
+"""Requests that may come at once, whatever they cost, after a while in which fewer came than there was time for."""
 _MORE, _MORE_FOR_FEW = 0.05, 0.2
-"""What is added to it; the second where so few are being answered that they are no crowd."""
+"""What is added to it; the second where so few are being answered that they are no crowd, or where there was room."""
+_ROOMY = 0.5
+"""Share of the room between two looks that was used at the most, up to which there was room for all who were let in."""
 
 
 class Pressure:
@@ -84,6 +88,9 @@ class Pressure:
         self._come = 0
         self._entered = 0
         self._room = 0
+        self._fullest = 0.0
+        self._spare_s = float("inf")
+        """Time of the event loop that is left for a burst, since fewer came than there was time for."""
         self._cost_s = _USUAL_S
         self._worked_s = 0.0
         self._paid = 0
@@ -143,6 +150,9 @@ class Pressure:
     def saw(self, lag_s: float, now_s: float, requests: int) -> None:
         """Take one look at how late the event loop is, and how many requests there are."""
         self._crowd = requests >= FEW
+        if self._room:
+            self._fullest = max(self._fullest, self._entered / self._room)
+        self._spare_s += BEAT_S + lag_s - self._entered * self._cost_s
         self._come = self._entered = 0
         self._least_s = min(self._least_s, lag_s)
         if now_s >= self._ends_s:
@@ -154,11 +164,12 @@ class Pressure:
         late = 0 < most_s < self._least_s and crowd
         self._late = self._late + 1 if late else 0
         if not late:
-            self.share = min(_ALL, self.share + (_MORE if crowd else _MORE_FOR_FEW))
+            more = _MORE if crowd and self._fullest > _ROOMY else _MORE_FOR_FEW
+            self.share = min(_ALL, self.share + more)
         elif self.pressed or self._late >= _SUSTAINED:
             least, most = _FEWER
             self.share = max(_LEAST, self.share * min(most, max(least, most_s / self._least_s)))
-        self._least_s, self._ends_s = float("inf"), now_s + INTERVAL_S
+        self._least_s, self._ends_s, self._fullest = float("inf"), now_s + INTERVAL_S, 0.0
 
     def _learn_cost(self, worked_s: float) -> None:
         """Learn what a request costs from how long the event loop worked since the last look.
@@ -176,8 +187,10 @@ class Pressure:
     def _make_room(self) -> None:
         """Tell how many may come in until the next look; 0: all."""
         if self._max_lag_s:
-            ahead_s = BEAT_S + self._max_lag_s * (_EASED if self.pressed else _STUCK)
-            self._room = max(FEW if self.pressed else _BURST, int(ahead_s / self._cost_s))
+            most_s = max(BEAT_S + self._max_lag_s * _STUCK, _BURST * self._cost_s)
+            self._spare_s = min(most_s, max(0.0, self._spare_s))
+            ahead_s = BEAT_S + self._max_lag_s * _EASED if self.pressed else self._spare_s
+            self._room = max(FEW, int(ahead_s / self._cost_s))
 
     def _let(self, where: str, share: float) -> bool:
         """Let a share of what asks in, evenly spread; nobody where this very turn is late beyond measure."""

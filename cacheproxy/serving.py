@@ -16,7 +16,7 @@ from cacheproxy.collecting import TEND_S, Collecting
 from cacheproxy.errors import ConfigError
 from cacheproxy.http.admin import create_admin_app
 from cacheproxy.http.door import Door
-from cacheproxy.http.listener import Listener, accepting, bind, data_app, is_loopback, listener, url_of
+from cacheproxy.http.listener import Listener, bind, data_app, is_loopback, listener, url_of
 from cacheproxy.supervise import Supervisor
 from cacheproxy.upstream.open import refuse_loops
 
@@ -87,7 +87,7 @@ async def running(
             data = listener(data_app(house.edge), server, house.edge.door, drain_s=server.drain_s)
             admin = listener(admin_app, server, Door(server, _ADMIN_CONNECTIONS), drain_s=1)
             async with asyncio.TaskGroup() as group:
-                data_task = group.create_task(data.serve(accepting(data_socket)))
+                data_task = group.create_task(data.serve([data_socket]))
                 admin_task = group.create_task(admin.serve([admin_socket]))
                 await data.until_started()
                 await admin.until_started()

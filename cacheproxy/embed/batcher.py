@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 _START_TIMEOUT_S = 10.0
 _FAILING_AFTER = 3
+_WEIGHT_OF_NEW = 0.2
+_USUAL_S = 0.005
+"""What a text takes before anything is known of it."""
 _FAILING_FOR_S = 30.0
 """How long failures in a row count against health: then traffic is let in to try again."""
 
@@ -94,6 +97,7 @@ class MicroBatcher:
         self._executor: ThreadPoolExecutor | None = None
         self._failed_in_a_row = 0
         self._failed_at_s = 0.0
+        self._text_s = _USUAL_S
         self._cores = cores
         if cores is not None:
             cores.when_fewer(self._dispatch)
@@ -117,6 +121,12 @@ class MicroBatcher:
     def waited_s(self) -> float:
         """How long the text that came first has been waiting for a worker; 0 while none waits."""
         return time.monotonic() - next(iter(self._pending.values())).queued_s if self._pending else 0.0
+
+    @property
+    def ahead_s(self) -> float:
+        """How long those before a text that came now will take, as texts took lately: what waits, half of what runs."""
+        ahead = len(self._pending) + sum(map(len, self._runs.values())) / 2
+        return ahead / self._workers * self._text_s
 
     @property
     def running(self) -> int:
@@ -242,6 +252,8 @@ class MicroBatcher:
     def _finish(self, work: Future[list[Embedding | Flaw]]) -> None:
         jobs = self._runs.pop(work)
         outcomes = work.result()
+        took_s = time.monotonic() - (jobs[0].started_s or 0.0)
+        self._text_s += _WEIGHT_OF_NEW * (took_s / len(jobs) - self._text_s)
         self.stats.batches += 1
         self.stats.texts += len(jobs)
         if any(isinstance(outcome, Flaw) for outcome in outcomes):

@@ -13,6 +13,7 @@ from litestar.types import Receive, Scope, Send
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.http import problems
+from cacheproxy.http.accepting import Acceptor
 from cacheproxy.http.protocol import capped
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     Asgi = Callable[[Any, Any, Any], Awaitable[None]]
     Lifespan = Callable[[Litestar], AbstractAsyncContextManager[None]]
 
-_HANDLES = 16
-"""Of the data port's socket; each costs three microseconds a connection, since all are woken by it."""
 _BACKLOG = 4096
 """Connections that wait in the kernel to be taken; one too many is only tried again by its caller after a second."""
 
@@ -61,9 +60,17 @@ class Listener(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start as uvicorn does, and tell."""
-        await super().startup(sockets)
+        """Start as uvicorn does, but take connections in our own way (`accepting.py`), and tell."""
+        await super().startup([])
+        # An Acceptor is closed and waited for as asyncio's servers are; nothing else is done to those.
+        self.servers += [Acceptor(one, self._protocol) for one in sockets or ()]  # type: ignore[misc]
         self._ready.set()
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg] # uvicorn calls it so
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
     async def on_tick(self, counter: int) -> bool:
         """Look after deadlines ten times a second; the door decides when it is time again."""
@@ -113,14 +120,6 @@ def bind(host: str, port: int, key: str, *, shared: bool = False, listen: bool =
         listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
-
-
-def accepting(listener: socket.socket) -> list[socket.socket]:
-    """Return a listening socket with more handles of the same: uvloop takes one or two connections of each in a turn.
-
-    With one of them a crowd that comes while turns are long waits for many turns just to be let in, or told to go.
-    """
-    return [listener, *(listener.dup() for _ in range(_HANDLES - 1))]
 
 
 def url_of(host: str, listener: socket.socket) -> str:

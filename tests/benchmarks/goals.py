@@ -13,7 +13,7 @@ Reports = dict[str, Any]
 NOT_MEASURED = "not measured"
 _EMPTIED = "an encoder's weights empty the caches, so all Python after it is slower, the backend's client, too"
 _EMBEDDED = "each miss is embedded on the same two cores, which bounds both"
-_CROWD = "of the first second, in which a crowd of new connections waits in the kernel's queue (decision 0052)"
+_CROWD = "of the first second, until it is known that it is too much: a burst is let in (decision 0052)"
 _WHY = {
     "answered while the peak is found": "some were turned away while the peak was sought, so it is none",
     "shed answers, p99": _CROWD,

@@ -74,6 +74,26 @@ async def test_a_batch_is_no_larger_than_the_setting_and_the_encoder_allow(ours:
     assert [len(call) for call in encoder.calls[1:]] == [4, 4, 2]
 
 
+async def test_what_is_ahead_of_a_new_text_is_told_by_what_texts_took_lately() -> None:
+    encoder = HashEncoder()
+    async with MicroBatcher(encoder, config()) as embedder:
+        assert embedder.ahead_s == 0, "nobody is before it"
+        first = await hold(encoder, embedder)
+        running_s = embedder.ahead_s
+        rest = start(embedder, (f"text {number}" for number in range(20)))
+        await eventually(lambda: embedder.queued == 20, "all wait")
+        assert embedder.ahead_s == pytest.approx(41 * running_s)  # half of one text, then one and 20 more halves
+        await asyncio.sleep(0.1)
+        encoder.gate.set()
+        await asyncio.gather(first, *rest)
+        encoder.gate.clear()
+        [again] = start(embedder, ["one more"])
+        await eventually(lambda: embedder.running == 1, "the worker has begun")
+        assert embedder.ahead_s > 2 * running_s, "they took longer"
+        encoder.gate.set()
+        await again
+
+
 async def test_a_long_text_does_not_hold_up_the_short_ones_and_is_not_starved() -> None:
     encoder = HashEncoder()
     async with MicroBatcher(encoder, config()) as embedder:

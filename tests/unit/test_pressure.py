@@ -134,11 +134,31 @@ def test_all_is_let_in_again_soon_after_the_overload(loop: Loop) -> None:
 def test_a_crowd_at_once_is_let_in_as_far_as_it_fits_and_then_less_at_a_time(loop: Loop) -> None:
     assert loop.turn(250, 0.002) == 250
     loop = Loop()
-    for _ in range(50):
-        assert loop.turn(20, 0.002) == 20, "what a request costs is learnt from what comes"
+    for _ in range(100):
+        assert loop.turn(8, 0.002) == 8, "what a request costs is learnt from what comes"
     assert loop.turn(5000, 0.002) == 256
     assert loop.pressure.pressed
     assert loop.turn(5000, 0.002) * 0.002 < 0.05, "none of those who come meanwhile wait for long"
+
+
+def test_a_burst_takes_the_time_that_quiet_moments_left_and_the_next_one_does_not_have_it_again(loop: Loop) -> None:
+    for _ in range(100):
+        loop.turn(8, 0.002)
+    began_s, let_in = loop.now_s, 0
+    while not loop.pressure.pressed:
+        let_in += loop.turn(60, 0.002)  # each of them would fit alone
+    assert let_in < 256 + (loop.now_s - began_s) / 0.002
+    for _ in range(200):
+        loop.turn(0, 0.002, answering=0)
+    assert loop.turn(250, 0.002) == 250, "after some quiet there is time for one again"
+
+
+def test_it_is_itself_again_at_once_where_few_come_after_an_overload(loop: Loop) -> None:
+    loop.run(LATE_S, 60)
+    began_s = loop.now_s
+    while loop.pressure.pressed:
+        loop.turn(4, 0.0004)  # of a crowd that is being answered, with much room
+    assert loop.now_s - began_s < 2
 
 
 def test_a_loop_that_is_late_by_what_it_let_in_lets_less_in_at_once(loop: Loop) -> None:
