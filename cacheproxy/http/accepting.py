@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 _MOST_A_TURN = 128
 """Connections taken before others have their turn: some milliseconds of work."""
+_FEWEST_A_TURN = 16
+"""Also where there is no room for any: they are told so, and closed again."""
 _PAUSE_S = 1.0
 """Before the next try where the system has no file or memory left for a connection."""
 
@@ -26,10 +28,16 @@ log = structlog.get_logger()
 class Acceptor:
     """Takes connections of one listening socket until it is closed. It is what uvicorn takes for a server."""
 
-    def __init__(self, listening: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
-        """Begin at once; `protocol` makes the protocol of a new connection."""
+    def __init__(
+        self, listening: socket.socket, protocol: Callable[[], asyncio.Protocol], room: Callable[[], int]
+    ) -> None:
+        """Begin at once; `protocol` makes the protocol of a new connection, `room` tells how many more are welcome.
+
+        Those that are not would take the files that others need, if only until they are closed.
+        """
         self._listening = listening
         self._protocol = protocol
+        self._room = room
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[object]] = set()
         self._paused: asyncio.TimerHandle | None = None
@@ -52,7 +60,7 @@ class Acceptor:
         self._loop.add_reader(self._listening, self._accept)
 
     def _accept(self) -> None:
-        for _ in range(_MOST_A_TURN):
+        for _ in range(max(_FEWEST_A_TURN, min(_MOST_A_TURN, self._room() - len(self._opening)))):
             try:
                 connection, _ = self._listening.accept()
             except (BlockingIOError, InterruptedError):

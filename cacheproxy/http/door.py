@@ -60,6 +60,10 @@ class Door:
         self.connections.add(connection)
         return True
 
+    def room(self) -> int:
+        """How many more connections are let in."""
+        return self._most_connections - len(self.connections)
+
     def closed(self, connection: Watched, client: str) -> None:
         """Forget a connection; one that was never counted is no matter."""
         if connection not in self.connections:

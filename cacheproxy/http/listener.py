@@ -63,7 +63,7 @@ class Listener(uvicorn.Server):
         """Start as uvicorn does, but take connections in our own way (`accepting.py`), and tell."""
         await super().startup([])
         # An Acceptor is closed and waited for as asyncio's servers are; nothing else is done to those.
-        self.servers += [Acceptor(one, self._protocol) for one in sockets or ()]  # type: ignore[misc]
+        self.servers += [Acceptor(one, self._protocol, self._door.room) for one in sockets or ()]  # type: ignore[misc]
         self._ready.set()
 
     def _protocol(self) -> asyncio.Protocol:

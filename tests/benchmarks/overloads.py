@@ -71,7 +71,9 @@ def render(report: dict[str, Any]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.overloads", description=__doc__)
     parser.add_argument("--out", type=Path, help="write the report as JSON here")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of an overload (default 60, as the goal has it)")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="length of an overload (default 60, as in the goal)"
+    )
     parsed = parser.parse_args()
     finished = main(parsed)
     if parsed.out:

@@ -47,9 +47,9 @@ def listening() -> Iterator[socket.socket]:
 
 
 @contextlib.asynccontextmanager
-async def accepted(listening: socket.socket) -> AsyncIterator[Acceptor]:
+async def accepted(listening: socket.socket, room: Callable[[], int] = lambda: 1000) -> AsyncIterator[Acceptor]:
     _Echo.all.clear()
-    acceptor = Acceptor(listening, _Echo)
+    acceptor = Acceptor(listening, _Echo, room)
     try:
         yield acceptor
     finally:
@@ -95,6 +95,18 @@ async def test_a_crowd_is_taken_within_a_few_turns(listening: socket.socket) -> 
 
 def test_a_crowd_is_taken_within_a_few_turns_of_uvloop(listening: socket.socket) -> None:
     uvloop.run(few_turns(listening))
+
+
+async def test_where_there_is_no_room_only_few_are_taken_in_a_turn(listening: socket.socket) -> None:
+    callers = await asyncio.to_thread(crowd, listening, 64)
+    async with accepted(listening, room=lambda: 0):
+        before = 0
+        while opened() < 64:
+            await asyncio.sleep(0)
+            assert opened() - before <= 16
+            before = opened()
+    for caller in callers:
+        caller.close()
 
 
 async def test_those_that_were_taken_go_on_after_the_end(listening: socket.socket) -> None:
