@@ -14,7 +14,7 @@ from cacheproxy.augment.example import Example
 from cacheproxy.augment.prompt import example_tokens
 from cacheproxy.augment.worth import UNKNOWN_QUALITY, Facts, Standing, admissible, faded, gives_orders, vouched
 from cacheproxy.judging import orphaned, quarantined
-from cacheproxy.model import Partition
+from cacheproxy.model import FARTHER, Partition
 from cacheproxy.policy.agreement import told
 from cacheproxy.policy.freshness import stale_reason
 from cacheproxy.query.variant import variant
@@ -233,8 +233,11 @@ def _source(entry: Entry, known: Standing | None) -> Source:
 
 
 def _planted(journey: Journey) -> frozenset[str]:
-    """Return the candidates that the verifier refused as made to be found."""
+    """Return the candidates that the verifier refused as made to be found, or did not look at."""
     judgements = () if journey.missed is None else journey.missed.evidence.judgements
     return frozenset(
-        one.candidate.entry_id for one in judgements if one.verified is not None and one.verified.veto == _PLANTED
+        one.candidate.entry_id
+        for one in judgements
+        if one.verified is not None
+        and (one.verified.veto == _PLANTED or any(name == FARTHER for name, _ in one.verified.steps))
     )

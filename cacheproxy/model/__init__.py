@@ -19,7 +19,7 @@ from cacheproxy.model.entry import (
     Selector,
     entry_id,
 )
-from cacheproxy.model.likeness import Asking, Candidate, Embedding, Partition, Verification
+from cacheproxy.model.likeness import FARTHER, Asking, Candidate, Embedding, Partition, Verification
 from cacheproxy.model.outcome import Augment, Bypass, Hit, Judgement, Looked, Lookup, Miss, Offload, Outcome, Stale
 from cacheproxy.model.plan import Augmenting, Destination, Plan, Shared, Staleness
 from cacheproxy.model.query import Classification, Common, Controls, Query, Scope, Tier, Trait, Wire
@@ -28,6 +28,7 @@ __all__ = [
     "ALIAS_TAG",
     "COMMON_TAG",
     "CONSENT_TAG",
+    "FARTHER",
     "OPERATOR",
     "PLAIN_STREAM",
     "PRINCIPAL_TAG",

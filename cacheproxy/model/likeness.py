@@ -48,6 +48,10 @@ class Asking:
     chain: tuple[str, ...] = field(default=(), repr=False)
 
 
+FARTHER = "farther"
+"""The step of what was not compared, since something nearer is right: nothing is known of it, vetoes neither."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
     """Whether the answer of one asking is right for another one, as a verifier sees it.

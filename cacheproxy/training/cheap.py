@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec import structs
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.evaluate.progress import progress
+from cacheproxy.policy.calibrate import wilson_bounds
 from cacheproxy.verify.artefact import Weights
 from cacheproxy.verify.features import features, prepare
 from cacheproxy.verify.trees import Trees, of_sklearn
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 _LOST = 0.005
 """Share of the right pairs that may be given up unread, since the trees see no chance for them."""
+_WRONG = 0.015
+"""Most of the pairs that may be wrong (95 % bound) where the trees decide alone, since they are sure."""
 
 
 def rows_of(
@@ -73,10 +77,23 @@ def weigh(
         cheap=(float(alone.intercept_[0]), float(alone.coef_[0, 0])),
         both=(float(both.intercept_[0]), float(both.coef_[0, 0]), float(both.coef_[0, 1])),
         hopeless=float(np.quantile(cheap[labels], _LOST)),
+        sure=sure_from(cheap, labels),
     )
+
+
+def sure_from(cheap: NDArray[np.float64], labels: NDArray[np.bool_]) -> float | None:
+    """Return the lowest log-odds of the trees from which on so few pairs are wrong that they need not be read.
+
+    None where there are too few such pairs to know.
+    """
+    falling = np.argsort(-cheap)
+    wrong = np.cumsum(~labels[falling], dtype=np.float64)
+    _, most = wilson_bounds(wrong, np.arange(1.0, len(wrong) + 1.0), 0.95)
+    few = np.flatnonzero(most <= _WRONG)
+    return float(cheap[falling[few[-1]]]) if len(few) else None
 
 
 def lowered(weights: Weights, caution: float) -> Weights:
     """Return weights that give every probability so many log-odds less."""
     cheap, both = weights.cheap, weights.both
-    return Weights(cheap=(cheap[0] - caution, cheap[1]), both=(both[0] - caution, *both[1:]), hopeless=weights.hopeless)
+    return structs.replace(weights, cheap=(cheap[0] - caution, cheap[1]), both=(both[0] - caution, *both[1:]))

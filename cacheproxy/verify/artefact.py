@@ -49,7 +49,7 @@ class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     average_precision: float | None
 
 
-class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """How log-odds add up: `cheap` of the trees alone; `both` weighs trees, cross-encoder and cosine."""
 
     cheap: tuple[_Finite, _Finite]
@@ -58,6 +58,8 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Bias, and weights of the trees and of the cross-encoder."""
     hopeless: _Finite
     """Log-odds of the trees below which the cross-encoder is not asked."""
+    sure: _Finite | None = None
+    """Log-odds of the trees from which on it is not asked either; None, as in artefacts of before: it always is."""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -44,7 +44,7 @@ MOST_TOKENS = 2 * SIDE_TOKENS + 3
 _AROUND = 8
 """Tokens kept of what both questions share before and after where they differ, when they are long."""
 _WORDS = ("embeddings.word_embeddings.weight", "bert.embeddings.word_embeddings.weight")
-_LONGEST = 16_000
+LONGEST = 16_000
 """Characters of a text that are read, half of them at each end."""
 _SHORTEST = np.float32(1e-6)
 _ASCII_WORD = re.compile(r"[A-Za-z0-9]+|[^A-Za-z0-9 ]")
@@ -89,8 +89,8 @@ class Words:
 
     def ids(self, text: str) -> list[int]:
         """Return the tokens of any text, without special ones. Of a very long text only the ends are read."""
-        if len(text) > _LONGEST:
-            text = f"{text[: _LONGEST // 2]} {text[-_LONGEST // 2 :]}"
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} {text[-LONGEST // 2 :]}"
         if self._tokens_of is not None and text.isascii() and text.isprintable():
             words = _ASCII_WORD.findall(text)
             if len(text) <= _LONGEST_WORD or max(map(len, words), default=0) <= _LONGEST_WORD:
@@ -141,7 +141,7 @@ class CrossEncoder:
         It cannot where the questions are too long and differ in too many places, or where it does not read all of
         them. Raises VerifierUnavailable where the engine fails.
         """
-        if kept != asked and max(len(kept), len(asked)) > _LONGEST:
+        if kept != asked and max(len(kept), len(asked)) > LONGEST:
             return -math.inf
         sides = shortened(self._words.ids(kept), self._words.ids(asked), SIDE_TOKENS)
         if sides is None:

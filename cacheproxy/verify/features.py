@@ -117,22 +117,12 @@ def features(asked: Text, kept: Text, cosine: float) -> NDArray[np.float32]:
 
 def compare(asked: Text, kept: Text, cosine: float) -> tuple[NDArray[np.float32], str]:
     """Return the numbers named `NAMES`, all finite, and the name of the first rule that vetoes, "" for none."""
-    rows, vetoes = compare_all(asked, [(kept, cosine)])
-    return rows[0], vetoes[0]
-
-
-def compare_all(asked: Text, kept: Sequence[tuple[Text, float]]) -> tuple[NDArray[np.float32], list[str]]:
-    """Return what `compare` does of each kept text, given with its cosine: a row each, and the vetoes."""
-    own, vetoes = [], []
-    for text, cosine in kept:
-        pair = align(asked.reading, text.reading)
-        ruled = weigh(pair)
-        own.append([cosine, *_alignment(asked, text), *_words(asked, text, pair), *ruled])
-        vetoes.append(veto_of(ruled, pair))
-    rows = np.array(own, dtype=np.float32)
-    if not np.isfinite(rows).all():
-        rows = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
-    return rows, vetoes
+    pair = align(asked.reading, kept.reading)
+    ruled = weigh(pair)
+    row = np.array([cosine, *_alignment(asked, kept), *_words(asked, kept, pair), *ruled], dtype=np.float32)
+    if not np.isfinite(row).all():
+        row = np.nan_to_num(row, nan=0.0, posinf=0.0, neginf=0.0)
+    return row, veto_of(ruled, pair)
 
 
 def _alignment(asked: Text, kept: Text) -> list[float]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from cacheproxy.errors import ConfigError
-from cacheproxy.model import Verification
+from cacheproxy.model import FARTHER, Verification
 from cacheproxy.verify import artefact, reading
-from cacheproxy.verify.cross import MOST_TOKENS, CrossEncoder, Words
-from cacheproxy.verify.features import compare_all, prepare
+from cacheproxy.verify.cross import LONGEST, MOST_TOKENS, CrossEncoder, Words
+from cacheproxy.verify.features import compare, prepare
 from cacheproxy.verify.graph import Shape, build
 from cacheproxy.verify.memory import Memory
 from cacheproxy.verify.planted import VETO, planted
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from cacheproxy.verify.features import Text
 
 _EQUAL = 0.99
-"""Of a question that is the same but for capitals and white space: too short for the cross-encoder to be sure."""
+"""Of a question that is the same but for capitals and white space: the cross-encoder has nothing to say of it."""
+
+_RIGHT = 0.8
+"""The probability from which on nothing farther is looked at: the cross-encoder would not read it, whatever it is."""
+
+_SURE = 0.95
+"""The least probability by the trees alone at which they may decide without the cross-encoder."""
+
+_SHORT = 300
+"""Characters up to which the trees may decide so: they see little of where a long text differs."""
 
 _UNDECIDED = (0.3, 0.9)
 """Probabilities by one order of the two, caution aside, between which the other order is read, too."""
@@ -75,50 +84,65 @@ class PairScorer:
     def score(self, pairs: Sequence[tuple[str, str, float]]) -> list[Verification]:
         """Return a verification for each pair: the text asked, the text kept, the cosine of both. Each by itself."""
         memory = self._memory
-        texts = {text: memory.text(text) for pair in pairs for text in pair[:2]}
-        return [self._rank([(texts[kept], cosine)], texts[asked], memory)[0] for asked, kept, cosine in pairs]
+        return [self._rank([(kept, cosine)], memory.text(asked), memory)[0] for asked, kept, cosine in pairs]
 
     def verify(self, asked: str, kept: Iterable[tuple[str, float]]) -> list[Verification]:
         """Return a verification for each kept text, given with its cosine.
 
         Only the nearest that no rule speaks against, and that the cheap score gives a chance, is read by the
         cross-encoder. The others get probability 0: where the nearest is another question, hardly any farther one is
-        the same (docs/verification.md).
+        the same (docs/verification.md). Where it is right, those farther are not even compared (step `FARTHER`).
         """
         memory = self._memory
-        texts = [(memory.text(text), cosine) for text, cosine in kept]
+        texts = list(kept)
         # A matrix times its own transpose has other last bits than times an equal one: equal texts are two, as ever.
-        one = prepare(asked, self._words) if any(text.text == asked for text, _ in texts) else memory.text(asked)
+        one = prepare(asked, self._words) if any(text == asked for text, _ in texts) else memory.text(asked)
         return self._rank(texts, one, memory)
 
-    def _rank(self, kept: Sequence[tuple[Text, float]], asked: Text, memory: Memory) -> list[Verification]:
-        if not kept:
-            return []
-        rows, vetoes = compare_all(asked, kept)
-        if self._steps.rules:
-            vetoes = [
-                veto or VETO * planted(asked.reading, text.reading, memory.parts)
-                for veto, (text, _) in zip(vetoes, kept, strict=True)
-            ]
-        else:
-            vetoes = [""] * len(kept)
-        cheap = self._trees.logits(rows)
-        weights = self.manifest.weights
-        alone = [_sigmoid(weights.cheap[0] + weights.cheap[1] * float(logit)) for logit in cheap]
-        able = [at for at, veto in enumerate(vetoes) if not veto and cheap[at] >= weights.hopeless]
-        nearest = max(able, key=lambda at: kept[at][1], default=None)
-        found = []
-        for at, (text, cosine) in enumerate(kept):
-            steps = [("cosine", cosine), ("cheap", alone[at])]
-            probability = alone[at] if not self._steps.cross else 0.0
-            if self._steps.cross and at == nearest:
-                read, probability = self._read(text.text, asked.text, float(cheap[at]))
-                steps.append(("cross", _sigmoid(read)))
-                if math.isfinite(read) and text.text.casefold().split() == asked.text.casefold().split():
-                    steps.append(("equal", _EQUAL))
-                    probability = max(probability, _EQUAL)
-            found.append(Verification(probability=probability, veto=vetoes[at], steps=tuple(steps)))
-        return found
+    def _rank(self, kept: Sequence[tuple[str, float]], asked: Text, memory: Memory) -> list[Verification]:
+        """Verify the nearest first: what is farther than one that is right is compared with nothing."""
+        found: dict[int, Verification] = {}
+        read, right = False, False
+        for at in sorted(range(len(kept)), key=lambda at: kept[at][1], reverse=True):
+            text, cosine = kept[at]
+            if right:
+                found[at] = Verification(probability=0.0, steps=(("cosine", cosine), (FARTHER, 1.0)))
+                continue
+            veto, cheap = self._compared(asked, memory.text(text), cosine, memory)
+            alone = self._alone(cheap)
+            steps: tuple[tuple[str, float], ...] = (("cosine", cosine), ("cheap", alone))
+            probability = 0.0 if self._steps.cross else alone
+            if self._steps.cross and not read and not veto and cheap >= self.manifest.weights.hopeless:
+                read = True
+                told, probability = self._told(text, asked.text, cheap, alone)
+                steps += told
+                right = probability >= _RIGHT
+            found[at] = Verification(probability=probability, veto=veto, steps=steps)
+        return [found[at] for at in range(len(kept))]
+
+    def _compared(self, asked: Text, kept: Text, cosine: float, memory: Memory) -> tuple[str, float]:
+        """Return the veto of two texts, "" for none, and the log-odds of the trees."""
+        row, veto = compare(asked, kept, cosine)
+        if not self._steps.rules:
+            veto = ""
+        elif not veto and planted(asked.reading, kept.reading, memory.parts):
+            veto = VETO
+        return veto, float(self._trees.logits(row[None])[0])
+
+    def _alone(self, cheap: float) -> float:
+        """Return the probability by the trees alone."""
+        bias, trees = self.manifest.weights.cheap
+        return _sigmoid(bias + trees * cheap)
+
+    def _told(self, kept: str, asked: str, cheap: float, alone: float) -> tuple[tuple[tuple[str, float], ...], float]:
+        """Return the steps behind the trees, and the probability; what is equal, or sure, is not read."""
+        if _equal(kept, asked):
+            return (("equal", _EQUAL),), _EQUAL
+        sure = self.manifest.weights.sure
+        if sure is not None and cheap >= sure and alone >= _SURE and max(len(kept), len(asked)) <= _SHORT:
+            return (("sure", alone),), alone
+        read, probability = self._read(kept, asked, cheap)
+        return (("cross", _sigmoid(read)),), probability
 
     def _read(self, kept: str, asked: str, cheap: float) -> tuple[float, float]:
         """Return the cross-encoder's log-odds and the probability; where that is undecided, by both orders."""
@@ -132,6 +156,12 @@ class PairScorer:
         if _UNDECIDED[0] <= told(read, self.manifest.caution) <= _UNDECIDED[1]:
             read = (read + self._cross.logit(asked, kept)) / 2
         return read, told(read)
+
+
+def _equal(one: str, other: str) -> bool:
+    """Whether two texts differ in capitals and white space only. Of one that is too long to be seen whole, none do."""
+    seen = one == other or max(len(one), len(other)) <= LONGEST
+    return seen and one.casefold().split() == other.casefold().split()
 
 
 def _graph(folder: Path, manifest: Manifest, weights: Mapping[str, NDArray[Any]]) -> bytes:

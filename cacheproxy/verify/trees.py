@@ -12,33 +12,41 @@ import numpy as np
 from cacheproxy.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
 _NAMES = ("feature", "threshold", "left", "right", "value", "roots")
-_ROWS_AT_ONCE = 512
+_ROWS_AT_ONCE = 64
+_MOST_LEAVES = 64
+"""Of one tree: each has a bit."""
+_ANY_LEAF = ~np.uint64(0)
+_FRACTION_BITS, _EXPONENT_BIAS = 52, 1023
+"""Of a float64: the exponent of a power of two is the place of its bit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Walk:
-    """The same nodes, laid out for walking all trees at once: each condition once, both children of a node in a row.
+class _Ruled:
+    """The same trees by the leaves that each condition rules out: read from one end to the other, not walked.
 
-    A node goes by twice its number here: `children` has its right one there and its left one after that. `conditions`
-    tells which of the conditions (`features` at or below `thresholds`) it asks for.
+    A condition that does not hold, so that its node is left to the right, rules out the leaves to its left; a row comes
+    to the first leaf that none rules out (QuickScorer, Lucchese et al., 2015). Tables are of shape (conditions of a
+    tree, trees); small trees are filled up with conditions that always hold. Walking jumps through tables that an
+    encoder has just driven out of the caches, one memory access after the other.
     """
 
     features: NDArray[np.intp]
     thresholds: NDArray[np.float32]
-    conditions: NDArray[np.intp]
-    children: NDArray[np.intp]
+    leaves: NDArray[np.uint64]
+    """A bit for each leaf that is still possible where the condition does not hold, the leftmost one's lowest."""
+    first: NDArray[np.int64]
+    """Where in `values` each tree's leaves begin."""
     values: NDArray[np.float32]
-    roots: NDArray[np.intp]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Trees:
-    """All nodes of all trees in one table. A leaf's children are itself, so that walking on stays there.
+    """All nodes of all trees in one table. A leaf's children are itself.
 
     A row goes left where its feature is at or below the threshold. `feature`, `left`, `right` and `roots` are int32,
     `threshold` and `value` float32; `depth` is the longest walk. Without slots, for the property that is kept.
@@ -59,27 +67,37 @@ class Trees:
         return np.concatenate([self._logits(part) for part in parts]) if len(parts) > 1 else self._logits(rows)
 
     def _logits(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        walk = self._walk
-        true = (rows.take(walk.features, axis=1) <= walk.thresholds).ravel().astype(np.intp)
-        row = np.repeat(np.arange(len(rows)) * len(walk.features), len(walk.roots))
-        at = np.tile(walk.roots, len(rows))
-        for _ in range(self.depth):
-            at = walk.children.take(at + true.take(row + walk.conditions.take(at)))
-        values = walk.values.take(at).reshape(len(rows), len(walk.roots))
-        total: NDArray[np.float64] = values.sum(axis=1, dtype=np.float64) + self.base
+        ruled = self._ruled
+        holds = rows.take(ruled.features, axis=1) <= ruled.thresholds
+        possible = np.bitwise_and.reduce(np.where(holds, _ANY_LEAF, ruled.leaves), axis=1)
+        lowest = (possible & -possible).astype(np.float64)
+        leaf = (lowest.view(np.int64) >> _FRACTION_BITS) - _EXPONENT_BIAS
+        total: NDArray[np.float64] = ruled.values.take(ruled.first + leaf).sum(axis=1, dtype=np.float64) + self.base
         return total
 
     @cached_property
-    def _walk(self) -> _Walk:
-        asked = np.stack([self.feature, self.threshold], axis=1, dtype=np.float64)
-        conditions, which = np.unique(asked, axis=0, return_inverse=True)
-        return _Walk(
-            features=conditions[:, 0].astype(np.intp),
-            thresholds=conditions[:, 1].astype(np.float32),
-            conditions=np.repeat(which.ravel(), 2),
-            children=2 * np.stack([self.right, self.left], axis=1, dtype=np.intp).ravel(),
-            values=np.repeat(self.value, 2),
-            roots=2 * self.roots.astype(np.intp),
+    def _ruled(self) -> _Ruled:
+        nodes = list(zip(*(getattr(self, name).tolist() for name in _NAMES[:5]), strict=True))
+        conditions = list[list[tuple[int, float, int]]]()
+        values, first = list[float](), list[int]()
+        for root in self.roots.tolist():
+            found, leaves = list[tuple[int, float, int]](), list[float]()
+            _follow(nodes, root, self.depth, found, leaves)
+            conditions.append(found)
+            first.append(len(values))
+            values += leaves
+        most = max(1, *map(len, conditions))
+        filled = [found + [_HOLDS] * (most - len(found)) for found in conditions]
+        features, thresholds, ruled_out = (
+            np.array([[one[part] for one in found] for found in filled], dtype=kind).reshape(-1, most).T.copy()
+            for part, kind in enumerate((np.intp, np.float32, np.uint64))
+        )
+        return _Ruled(
+            features=features,
+            thresholds=thresholds,
+            leaves=~ruled_out,
+            first=np.array(first, dtype=np.int64),
+            values=np.array(values, dtype=np.float32),
         )
 
     def arrays(self) -> dict[str, NDArray[Any]]:
@@ -120,7 +138,35 @@ class Trees:
         rooted = trees.roots.ndim == 1 and trees.roots.dtype == np.int32
         if not (shaped and rooted and inside and told and 0 <= trees.depth <= 64):
             raise ConfigError("the trees of the verifier point nowhere; train or install it again")
+        trees._ruled  # noqa: B018  # made now: what cannot be is told before anything is served
         return trees
+
+
+_HOLDS = (0, math.inf, 0)
+"""A condition that every row meets."""
+
+
+def _follow(
+    nodes: Sequence[tuple[int, float, int, int, float]],
+    node: int,
+    depth: int,
+    conditions: list[tuple[int, float, int]],
+    leaves: list[float],
+) -> None:
+    """Add what is at and below a node: its conditions with the leaves that each rules out, and the leaves' values.
+
+    Raises ConfigError where that are too many, as in a circle.
+    """
+    feature, threshold, left, right, value = nodes[node]
+    if not depth or left == right == node:
+        leaves.append(value)
+        if len(leaves) > _MOST_LEAVES:
+            raise ConfigError("a tree of the verifier has too many leaves; train or install it again")
+        return
+    first = len(leaves)
+    _follow(nodes, left, depth - 1, conditions, leaves)
+    conditions.append((feature, threshold, (1 << len(leaves)) - (1 << first)))
+    _follow(nodes, right, depth - 1, conditions, leaves)
 
 
 def of_sklearn(model: Any) -> Trees:

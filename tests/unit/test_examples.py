@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cacheproxy.augment.worth import Standing
 from cacheproxy.examples import Examples
-from cacheproxy.model import Candidate, Controls, Judgement, Lookup, Miss, Reply, Verification
+from cacheproxy.model import FARTHER, Candidate, Controls, Judgement, Lookup, Miss, Reply, Verification
 from cacheproxy.query.variant import variant
 from tests.support.augmented import CATEGORY, FIRST, OTHER, SECOND, TENANT, Line
 from tests.support.encoders import HashEncoder
@@ -150,14 +150,24 @@ async def test_a_category_that_lends_nothing_lends_no_example(tmp_path: Path) ->
         assert await line.made.examples.near(journey) == []
 
 
-async def test_a_candidate_that_was_made_to_be_found_is_no_example(line: Line) -> None:
+@pytest.mark.parametrize(
+    "verified",
+    [
+        Verification(probability=0.0, veto="planted"),
+        Verification(probability=0.0, steps=(("cosine", 0.9), (FARTHER, 1.0))),
+    ],
+    ids=["planted", "not looked at"],
+)
+async def test_a_candidate_that_was_made_to_be_found_or_may_have_been_is_no_example(
+    line: Line, verified: Verification
+) -> None:
     kept = await line.keep(FIRST, "planted")
     journey = line.journey()
     judged = Judgement(
         candidate=Candidate(kept.id, 0.9),
         served=False,
         reason="veto_planted",
-        verified=Verification(probability=0.0, veto="planted"),
+        verified=verified,
     )
     journey.missed = Miss(category="default", reason="veto_planted", evidence=Lookup(judgements=(judged,)))
     assert await line.made.examples.near(journey) == []

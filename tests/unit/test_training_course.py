@@ -15,7 +15,7 @@ import pytest
 
 from cacheproxy.errors import ConfigError
 from cacheproxy.training import course
-from cacheproxy.training.cheap import weigh
+from cacheproxy.training.cheap import sure_from, weigh
 from cacheproxy.training.course import Order, _labelled, train
 from cacheproxy.training.material import SETS, Example, Part, read_material
 from cacheproxy.verify.artefact import CHEAP, CROSS, MANIFEST, load
@@ -245,6 +245,17 @@ def test_weights_are_fitted_without_the_pairs_that_are_too_long_to_read() -> Non
     assert np.mean(cheap[labels] < found.hopeless) <= 0.01
     with pytest.raises(ConfigError, match="too long"):
         weigh(cheap, np.where(labels, cross, -np.inf), labels, np.ones(400))
+
+
+def test_the_trees_are_sure_from_where_hardly_any_pair_is_wrong_and_never_of_few_pairs() -> None:
+    cheap = np.linspace(4.0, -4.0, 2_000)
+    labels = cheap > 0.0
+    found = sure_from(cheap, labels)
+    assert found is not None
+    assert -0.1 < found < 0.0
+    labels[::20] = False
+    assert sure_from(cheap, labels) is None
+    assert sure_from(cheap[:50], np.ones(50, dtype=bool)) is None
 
 
 def test_the_sets_that_come_along_are_enough_to_learn_from() -> None:

@@ -148,6 +148,9 @@ def test_the_fingerprint_tells_what_probabilities_depend_on_and_nothing_else(bas
     )
     assert first.fingerprint == told.fingerprint != weighed.fingerprint
     assert first.fingerprint.startswith("test/1-")
+    sure = artefact.Weights(cheap=(0.0, 1.0), both=(0.0, 1.0, 0.1), hopeless=-3.5, sure=3.0)
+    assert write_verifier(tmp_path / "d", base, weights=sure).fingerprint != first.fingerprint
+    assert b"sure" not in (tmp_path / "a" / MANIFEST).read_bytes()  # so that older ones stay what they are
 
 
 def test_nothing_is_ever_unpickled(folder: Path, base: Base, monkeypatch: pytest.MonkeyPatch) -> None:

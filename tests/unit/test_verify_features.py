@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cacheproxy.verify.cross import Words
-from cacheproxy.verify.features import VERSION, compare, compare_all, prepare
+from cacheproxy.verify.features import VERSION, compare, prepare
 from tests.support.artefacts import real_base
 
 GOLDEN = [
@@ -77,16 +77,6 @@ def test_a_version_means_these_numbers(pair: tuple[str, str, float], veto: str, 
     row, found = compare(prepare(pair[0], words()), prepare(pair[1], words()), pair[2])
     assert found == veto
     np.testing.assert_allclose(row, [float(number) for number in numbers.split()], rtol=2e-5, atol=2e-6)
-
-
-def test_several_kept_texts_get_what_each_gets_alone() -> None:
-    asked = prepare(GOLDEN[0][0][0], words())
-    kept = [(prepare(pair[1], words()), pair[2]) for pair, _, _ in GOLDEN]
-    rows, vetoes = compare_all(asked, kept)
-    for (text, cosine), row, veto in zip(kept, rows, vetoes, strict=True):
-        alone, told = compare(asked, text, cosine)
-        assert (row == alone).all()
-        assert veto == told
 
 
 def test_a_word_points_the_same_way_when_it_is_met_again() -> None:

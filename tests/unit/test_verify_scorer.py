@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cacheproxy.model import FARTHER
 from cacheproxy.verify import artefact
-from cacheproxy.verify.cross import Words
+from cacheproxy.verify.cross import CrossEncoder, Words
 from cacheproxy.verify.memory import LONGEST, MOST_TEXTS, Memory
 from cacheproxy.verify.scorer import PairScorer, Steps
 from tests.support.artefacts import tiny_base, write_verifier
@@ -50,7 +51,7 @@ def test_a_probability_is_one_and_steps_tell_how_it_came(make: Any) -> None:
         assert 0.0 <= found.probability <= 1.0
         names = [name for name, _ in found.steps]
         assert names[:2] == ["cosine", "cheap"]
-        assert names[2:] in ([], ["cross"], ["cross", "equal"])
+        assert names[2:] in ([], ["cross"], ["equal"])
         assert all(0.0 <= value <= 1.0 for name, value in found.steps if name != "cosine")
 
 
@@ -77,12 +78,36 @@ def test_two_scorers_on_one_base_do_not_know_of_each_other(make: Any) -> None:
 
 
 def test_only_the_nearest_candidate_is_read_and_the_others_are_improbable(make: Any) -> None:
-    kept = [("How can I reset my password?", 0.9), ("Is it green?", 0.6), (QUESTION, 0.99), ("How do I reset it?", 0.2)]
+    same = "How to reset my password?"
+    kept = [("How can I reset my password?", 0.9), ("Is it green?", 0.6), (same, 0.99), ("How do I reset it?", 0.2)]
     found = make().verify(QUESTION, kept)
     assert len(found) == len(kept)
     read = [at for at, one in enumerate(found) if dict(one.steps).get("cross") is not None]
     assert read == [2]
     assert all(one.probability == 0.0 for at, one in enumerate(found) if at not in read)
+
+
+def test_what_is_farther_than_a_right_one_is_not_compared(make: Any) -> None:
+    kept = [("Is it green?", 0.6), ("How can I reset my password?", 0.9), ("How do I reset 6 passwords?", 0.8)]
+    found = make(both=(9.0, 0.0, 0.0)).verify(QUESTION, kept)
+    assert [dict(one.steps).get(FARTHER) for one in found] == [1.0, None, 1.0]
+    assert [one.probability > 0.9 for one in found] == [False, True, False]
+    doubted = make(both=(0.0, 0.0, 0.0)).verify(QUESTION, kept)
+    assert all("cheap" in dict(one.steps) for one in doubted)
+
+
+def test_what_is_equal_but_for_capitals_and_white_space_is_not_read(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: str) -> float:
+        raise AssertionError("read")
+
+    scorer = make(both=(-9.0, 0.0, 0.0))
+    monkeypatch.setattr(CrossEncoder, "logit", forbidden)
+    for other in (QUESTION, QUESTION.lower(), f"{QUESTION} "):
+        [found] = scorer.score([(QUESTION, other, 1.0)])
+        assert found.probability == dict(found.steps)["equal"] == 0.99
+    too_long = "pay " * 9_000
+    with pytest.raises(AssertionError, match="read"):
+        scorer.score([(too_long, too_long.upper(), 1.0)])
 
 
 def test_a_vetoed_candidate_leaves_its_place_to_the_next(make: Any) -> None:
@@ -110,6 +135,20 @@ def test_what_the_trees_find_hopeless_is_not_read(make: Any) -> None:
     assert [name for name, _ in spared.steps] == ["cosine", "cheap"]
     [read] = make(hopeless=-4.5).score([pair])
     assert [name for name, _ in read.steps] == ["cosine", "cheap", "cross"]
+
+
+def test_what_the_trees_are_sure_of_is_not_read_and_an_artefact_that_says_nothing_of_it_always_is(make: Any) -> None:
+    pair = (QUESTION, "How can I reset my password?", 0.95)
+    [spared] = make(sure=3.5, both=(-9.0, 1.0, 0.0)).score([pair])
+    assert spared.probability == dict(spared.steps)["sure"] == dict(spared.steps)["cheap"] > 0.95
+    for weights in ({"sure": 4.5}, {}, {"sure": 3.5, "cheap": (-2.0, 1.0)}):
+        [read] = make(**weights).score([pair])
+        assert "cross" in dict(read.steps)
+    [vetoed] = make(sure=-9.0).score([("pay 5 dollars", "pay 6 dollars", 0.97)])
+    assert vetoed.veto == "number"
+    assert "sure" not in dict(vetoed.steps)
+    [long] = make(sure=-9.0).score([("pay my card " * 40, "pay the card " * 40, 0.97)])
+    assert "sure" not in dict(long.steps)
 
 
 @pytest.mark.parametrize("weight", [-1.0, 0.0, 1.0])
