@@ -41,6 +41,9 @@ SCENARIOS = ("exact hit", "exact hit, stream", "semantic hit", "miss", "miss, st
 FIELDS: dict[str, Any] = {"temperature": 0}
 """Of every request: cachellm-proxy caches none without it."""
 ENGINES = ("default", "sbert", "same")
+OURS, OURS_INT8 = "cacheproxy", "cacheproxy, int8 encoder"
+ENCODED = ("semantic hit", "miss", "miss, stream")
+"""What the one with the int8 encoder is asked: all else is the same without an encoder."""
 CAVEATS = (
     "One machine: generator, backend and the peer that is measured share its cores; the others are stopped meanwhile "
     "(SIGSTOP): some go on working after their last answer.",
@@ -54,6 +57,8 @@ CAVEATS = (
     "with a threshold.",
     "Exact and semantic requests are of 20 questions; a semantic one is a mechanical rewording, a miss two "
     "questions in one that nobody asked. What share of them hit says nothing of quality.",
+    "The int8 encoder is an option (`encoder.precision`) beside the default; the others have fp32. Goals are judged on "
+    "the default.",
     "Every request has temperature 0: cachellm-proxy caches none without it.",
     "bypassed counts questions that a peer took for volatile, or for none to be cached, so that it looked nothing up.",
     "hits is the share that the backend was not asked for.",
@@ -138,7 +143,10 @@ async def main(arguments: argparse.Namespace) -> dict[str, Any]:
         scratch = Path(name)
         async with contextlib.AsyncExitStack() as stack:
             backend = await stack.enter_async_context(scripted(Pace(), arguments.seed))
-            peers = [await stack.enter_async_context(peers_http.ours(backend.port, scratch))]
+            peers = [
+                await stack.enter_async_context(peers_http.ours(backend.port, scratch, name, precision))
+                for name, precision in ((OURS, "fp32"), (OURS_INT8, "int8"))
+            ]
             encoder = peers_http.encoder_folder(scratch)
             engines: list[Engine] = []
             if "litellm" in arguments.peers:
@@ -207,6 +215,8 @@ async def _round(
         for peer in peers:
             if peer.name == "LiteLLM" and scene == "semantic hit":
                 continue
+            if peer.name == OURS_INT8 and scene not in ENCODED:
+                continue
             sys.stderr.write(f"round {number + 1}: {scene}, {connections} connections, {peer.name}\n")
             seed = (arguments.seed + number) * 1000 + connections
             with peers_http.alone(peer.pid, everybody):
@@ -272,22 +282,27 @@ def _summary(found: list[dict[str, Any]]) -> dict[str, Any]:
 def render(report: dict[str, Any]) -> str:
     """Return the ratios, then the figures, then what to know before believing them."""
     runs, machine, method = report["runs"], report["machine"], report["method"]
-    of_ours = {(one["scenario"], one["connections"]): one for one in runs if one["peer"] == "cacheproxy"}
+    of_ours = {(one["scenario"], one["connections"]): one for one in runs if one["peer"] == OURS}
+    of_int8 = {(one["scenario"], one["connections"]): one for one in runs if one["peer"] == OURS_INT8}
     lines = [
         f"{machine['cores']} cores, load average {machine['load_average'][0]:.1f}, Python {machine['python']}; "
         f"{method['rounds']} interleaved rounds of {method['seconds']:g} s, medians with [min, max].",
         "",
-        "| cacheproxy against | path | connections | times the throughput | of the CPU a request | of the p50 |",
-        "|---|---|---|---|---|---|",
+        "| cacheproxy against | path | connections | times the throughput | of the CPU a request | of the p50 "
+        "| times the throughput with the int8 encoder |",
+        "|---|---|---|---|---|---|---|",
     ]
     for one in runs:
-        mine = of_ours[one["scenario"], one["connections"]] if one["peer"] != "cacheproxy" else None
-        if mine is not None:
+        where = one["scenario"], one["connections"]
+        if one["peer"] not in (OURS, OURS_INT8):
+            mine, coded = of_ours[where], of_int8.get(where)
             per_s, cpu, p50 = (
                 mine[key]["median"] / max(1e-9, one[key]["median"]) for key in ("per_s", "cpu_ms", "p50_ms")
             )
+            int8 = f"{coded['per_s']['median'] / max(1e-9, one['per_s']['median']):.1f}" if coded else ""
             lines.append(
-                f"| {one['peer']} | {one['scenario']} | {one['connections']} | {per_s:.1f} | {cpu:.2f} | {p50:.2f} |"
+                f"| {one['peer']} | {one['scenario']} | {one['connections']} | {per_s:.1f} | {cpu:.2f} | {p50:.2f} "
+                f"| {int8} |"
             )
     lines += [
         "",

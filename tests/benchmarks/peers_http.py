@@ -93,10 +93,10 @@ def encoder_folder(scratch: Path) -> Path:
 
 
 @asynccontextmanager
-async def ours(upstream_port: int, scratch: Path) -> AsyncIterator[Peer]:
-    """Run cacheproxy with its defaults."""
-    async with server.proxy(upstream_port, scratch / "cacheproxy", ENCODERS) as started:
-        yield Peer(name="cacheproxy", pid=started.pid, port=started.port)
+async def ours(upstream_port: int, scratch: Path, name: str, precision: str) -> AsyncIterator[Peer]:
+    """Run cacheproxy with its defaults, but for the encoder's precision."""
+    async with server.proxy(upstream_port, scratch / name, ENCODERS, precision) as started:
+        yield Peer(name=name, pid=started.pid, port=started.port)
 
 
 @asynccontextmanager

@@ -68,10 +68,11 @@ def test_ratios_come_before_figures_and_caveats_with_them() -> None:
             "method": {"rounds": 1, "seconds": 1.0},
             "caveats": ["One machine."],
             "absent": {"GPTCache, default engine": "no hub"},
-            "runs": [run("cacheproxy", 50.0), run("LiteLLM", 10.0)],
+            "runs": [run("cacheproxy", 50.0), run("cacheproxy, int8 encoder", 70.0), run("LiteLLM", 10.0)],
         }
     )
-    assert told.index("| LiteLLM | miss | 1 | 5.0 |") < told.index("requests/s")
+    assert told.index("| LiteLLM | miss | 1 | 5.0 | 5.00 | 5.00 | 7.0 |") < told.index("requests/s")
+    assert "| cacheproxy, int8 encoder | miss | 1 | 1" not in told, "it is no peer"
     assert "- GPTCache, default engine is absent: no hub" in told
     assert told.endswith("- One machine.\n")
 
