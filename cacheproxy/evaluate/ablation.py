@@ -31,13 +31,19 @@ if TYPE_CHECKING:
     from cacheproxy.evaluate.pairfile import LabelledPair
     from cacheproxy.model import Verification
 
+_SPARED = frozenset({"sure", "equal"})
+"""Steps of a pair that the cross-encoder did not read since nobody doubted it."""
 _NEVER = -2.0
 """The rank of what a way of deciding does not serve at any threshold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """What is known of a pair: its cosine, the verifier's word where it was asked, and its word with the rules off."""
+    """What is known of a pair: its cosine, the verifier's word where it was asked, and its word with the rules off.
+
+    The second one is of a verifier that reads every pair; it may be the first where that one read it, and no rule
+    forbade it (`reads_less`).
+    """
 
     similarity: float
     verified: Verification | None
@@ -97,6 +103,16 @@ def _free(one: Seen) -> bool:
     return one.verified is not None and not one.verified.veto
 
 
+def reads_less(word: Verification) -> bool:
+    """Whether a pair would be read otherwise with the rules off and nothing spared."""
+    return bool(word.veto) or any(name in _SPARED for name, _ in word.steps)
+
+
+def _cross(one: Seen) -> float:
+    told = _step(one.verified, "cross")
+    return told if told > _NEVER else _step(one.without_rules, "cross")
+
+
 def _step(word: Verification | None, name: str) -> float:
     return dict(word.steps).get(name, _NEVER) if word is not None else _NEVER
 
@@ -116,7 +132,7 @@ _WAYS = (
     ),
     _Way(
         name="rules, cross-encoder",
-        rank=lambda one: _step(one.verified, "cross") if _free(one) else _NEVER,
+        rank=lambda one: _cross(one) if _free(one) else _NEVER,
         needs=frozenset({"cross"}),
     ),
     _Way(

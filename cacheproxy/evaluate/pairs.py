@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from cacheproxy.evaluate.ablation import Ablation, Seen, ablate
+from cacheproxy.evaluate.ablation import Ablation, Seen, ablate, reads_less
 from cacheproxy.evaluate.pairfile import read_pairs
 from cacheproxy.evaluate.plot import line, plot
 from cacheproxy.evaluate.progress import progress
@@ -225,11 +225,11 @@ def _refused(ruled: Iterable[Ruled]) -> dict[str, Refused]:
 
 
 def _ablation(pairs: Sequence[LabelledPair], ruled: Sequence[Ruled], without_rules: Verify | None) -> Ablation:
-    """Return what each step adds. Only what a rule forbids has to be verified once more, with the rules off."""
+    """Return what each step adds. Only what a rule forbids, or what was not read, has to be verified once more."""
 
     def seen(pair: LabelledPair, one: Ruled) -> Seen:
         free = verified = one.ruling.verified
-        if verified is not None and without_rules is not None and verified.veto:
+        if verified is not None and without_rules is not None and reads_less(verified):
             free = without_rules.verify(pair.b, [(pair.a, one.ruling.similarity)])[0]
         advance(1)
         return Seen(

@@ -48,6 +48,8 @@ class Steps:
 
     rules: bool = True
     cross: bool = True
+    spare: bool = True
+    """Whether the cross-encoder is spared what is equal, or what the trees are sure of."""
 
 
 class PairScorer:
@@ -69,9 +71,9 @@ class PairScorer:
         return self.manifest.fingerprint
 
     def without_rules(self) -> PairScorer:
-        """Return the same verifier with its rules off, for an ablation."""
+        """Return the same verifier with its rules off, for an ablation; it spares the cross-encoder nothing."""
         other = copy(self)
-        other._steps = replace(self._steps, rules=False)
+        other._steps = replace(self._steps, rules=False, spare=False)
         return other
 
     def forget(self) -> int:
@@ -136,13 +138,15 @@ class PairScorer:
 
     def _told(self, kept: str, asked: str, cheap: float, alone: float) -> tuple[tuple[tuple[str, float], ...], float]:
         """Return the steps behind the trees, and the probability; what is equal, or sure, is not read."""
-        if _equal(kept, asked):
+        spare, sure = self._steps.spare, self.manifest.weights.sure
+        equal = _equal(kept, asked)
+        if spare and equal:
             return (("equal", _EQUAL),), _EQUAL
-        sure = self.manifest.weights.sure
-        if sure is not None and cheap >= sure and alone >= _SURE and max(len(kept), len(asked)) <= _SHORT:
+        if spare and sure is not None and cheap >= sure and alone >= _SURE and max(len(kept), len(asked)) <= _SHORT:
             return (("sure", alone),), alone
         read, probability = self._read(kept, asked, cheap)
-        return (("cross", _sigmoid(read)),), probability
+        cross = "cross", _sigmoid(read)
+        return ((cross, ("equal", _EQUAL)), max(probability, _EQUAL)) if equal else ((cross,), probability)
 
     def _read(self, kept: str, asked: str, cheap: float) -> tuple[float, float]:
         """Return the cross-encoder's log-odds and the probability; where that is undecided, by both orders."""

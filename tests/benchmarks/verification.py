@@ -24,7 +24,7 @@ import numpy as np
 
 from cacheproxy import settings
 from cacheproxy.embed.open import open_encoder
-from cacheproxy.evaluate.ablation import Seen, ablate
+from cacheproxy.evaluate.ablation import Seen, ablate, reads_less
 from cacheproxy.evaluate.conversations import evaluate_conversations
 from cacheproxy.evaluate.pairs import cosine_baseline, intervals_of, measure, rule_pairs
 from cacheproxy.evaluate.stream import Ask, evaluate_stream
@@ -176,7 +176,8 @@ def _grey(one: Ruled, pack: Pack) -> bool:
 
 def _seen(pair: LabelledPair, one: Ruled, free: Verify) -> Seen:
     said = one.ruling.verified
-    unruled = free.verify(pair.b, [(pair.a, one.ruling.similarity)])[0] if said is not None and said.veto else said
+    again = said is not None and reads_less(said)
+    unruled = free.verify(pair.b, [(pair.a, one.ruling.similarity)])[0] if again else said
     return Seen(similarity=one.ruling.similarity, verified=said, without_rules=unruled)
 
 

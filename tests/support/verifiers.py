@@ -62,7 +62,8 @@ class CosineVerifier:
 class StepScorer:
     """A verifier's scorer whose word a test writes down: `p0.7` in a text is the probability, `no-NAME` a veto.
 
-    Its steps are those of the real one; the cheap score is surer than it should be of texts that say `bold`.
+    Its steps are those of the real one; the cheap score is surer than it should be of texts that say `bold`, and what
+    says `spared` is read with the rules off only.
     """
 
     fingerprint = "steps/1"
@@ -95,6 +96,7 @@ class StepScorer:
             veto = re.search(r"\bno-(\w+)", both) if self._rules else None
             probability = float(told[1]) if told else LIKELY
             cheap = LIKELY if "bold" in both else probability
-            steps = (("cosine", cosine), ("cheap", cheap), ("cross", probability))
+            spared = self._rules and "spared" in both
+            steps = (("cosine", cosine), ("cheap", cheap), ("sure" if spared else "cross", probability))
             found.append(Verification(probability=probability, veto=veto[1] if veto else "", steps=steps))
         return found

@@ -84,7 +84,7 @@ def test_the_ranking_is_by_probability_and_what_a_rule_forbids_ranks_last(tmp_pa
 def halves(rows: int) -> list[tuple[str, str, int]]:
     """Return pairs of which only both steps and the rules together tell right from wrong."""
     return [
-        *((f"a{n} ?", f"right {n} p0.9 0.9", 1) for n in range(rows)),
+        *((f"a{n} ?", f"right {n} {'spared ' * (n % 2)}p0.9 0.9", 1) for n in range(rows)),
         *((f"b{n} ?", f"bold {n} p0.3 0.9", 0) for n in range(rows)),
         *((f"c{n} ?", f"no-number {n} p0.9 0.9", 0) for n in range(rows)),
     ]

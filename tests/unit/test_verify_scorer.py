@@ -110,6 +110,16 @@ def test_what_is_equal_but_for_capitals_and_white_space_is_not_read(make: Any, m
         scorer.score([(too_long, too_long.upper(), 1.0)])
 
 
+def test_for_an_ablation_every_pair_is_read(make: Any) -> None:
+    free = make(sure=-9.0).without_rules()
+    for pair in ((QUESTION, QUESTION.lower(), 1.0), ("pay my card", "pay the card", 0.97)):
+        [found] = free.score([pair])
+        assert "cross" in dict(found.steps)
+        assert "sure" not in dict(found.steps)
+    [equal] = free.score([(QUESTION, QUESTION.lower(), 1.0)])
+    assert equal.probability >= dict(equal.steps)["equal"] == 0.99
+
+
 def test_a_vetoed_candidate_leaves_its_place_to_the_next(make: Any) -> None:
     kept = [
         ("How do I reset 5 passwords?", 0.9),
