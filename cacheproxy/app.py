@@ -245,6 +245,12 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         ground.data_dir / "erasures.json",
         forgetting.answers if forgetting else None,
     )
+
+    def gone(removed: Collection[str]) -> None:
+        line.pipeline.known.clear()
+        if line.small is not None:
+            line.small.gone(removed)
+
     upkeep = Upkeep(
         store=kept.store,
         index=kept.index,
@@ -259,7 +265,7 @@ def _tend(ground: Ground, kept: Kept, backends: Backends, line: Line, stack: Asy
         keeper=ground.keeper,
         telemetry=ground.telemetry,
         clock=ground.clock,
-        gone=line.small.gone if line.small else None,
+        gone=gone,
     )
     if kept.findable is not None and line.small is not None:
         kept.findable.gone = line.small.gone

@@ -308,6 +308,7 @@ class Pipeline:
         """Remove entries for good: no later lookup serves them. Return how many there were. Raises StoreUnavailable."""
         removed = await self.parts.store.purge(entry_ids)
         self.parts.index.remove(entry_ids)
+        self.known.clear()
         return removed
 
     def forget_questions(self) -> int:

@@ -28,10 +28,13 @@ BEAT_S = 0.02
 INTERVAL_S = 0.1
 _SUSTAINED = 2
 """Intervals in a row that must have been late throughout before anybody is turned away."""
-_EASED = 0.1
+_EASED = 0.25
 """Share of the longest lag below which it must come, once some are turned away, before more are let in."""
 FEW = 16
 """Requests, being answered or come since the last look, that are no crowd: turning some away would mend nothing."""
+_AHEAD = 0.1
+"""Share of it that what is let in between two looks may take beyond the time between them, once some are turned away:
+each wait within a lookup is a turn of the event loop, and a miss has seven of them."""
 _STUCK = 4
 """Times the longest lag by which a single turn of the event loop must be late for those to be turned away in it who
 come in a crowd: looks come between turns, and one turn may read thousands of requests."""
@@ -189,7 +192,7 @@ class Pressure:
         if self._max_lag_s:
             most_s = max(BEAT_S + self._max_lag_s * _STUCK, _BURST * self._cost_s)
             self._spare_s = min(most_s, max(0.0, self._spare_s))
-            ahead_s = BEAT_S + self._max_lag_s * _EASED if self.pressed else self._spare_s
+            ahead_s = BEAT_S + self._max_lag_s * _AHEAD if self.pressed else self._spare_s
             self._room = max(FEW, int(ahead_s / self._cost_s))
 
     def _let(self, where: str, share: float) -> bool:

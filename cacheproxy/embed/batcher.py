@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 _START_TIMEOUT_S = 10.0
 _FAILING_AFTER = 3
 _WEIGHT_OF_NEW = 0.2
-_USUAL_S = 0.005
-"""What a text takes before anything is known of it."""
+_USUAL_S = 0.0002
+"""What a token takes before anything is known of it."""
+_ODD = 4
+"""Times what is known that one batch may raise it to: a single stall says nothing of the next."""
 _FAILING_FOR_S = 30.0
 """How long failures in a row count against health: then traffic is let in to try again."""
 
@@ -97,7 +99,8 @@ class MicroBatcher:
         self._executor: ThreadPoolExecutor | None = None
         self._failed_in_a_row = 0
         self._failed_at_s = 0.0
-        self._text_s = _USUAL_S
+        self._token_s = _USUAL_S
+        self._waiting = 0
         self._cores = cores
         if cores is not None:
             cores.when_fewer(self._dispatch)
@@ -124,9 +127,16 @@ class MicroBatcher:
 
     @property
     def ahead_s(self) -> float:
-        """How long those before a text that came now will take, as texts took lately: what waits, half of what runs."""
-        ahead = len(self._pending) + sum(map(len, self._runs.values())) / 2
-        return ahead / self._workers * self._text_s
+        """How long those before a text that came now will take, as tokens took lately: what waits, half of what runs.
+
+        0 while a worker is idle. Workers that hang are left out, and what they hang on.
+        """
+        runs = [jobs for jobs in self._runs.values() if not self._overdue(jobs[0])]
+        workers = self._workers - len(self._runs) + len(runs)
+        if not self._pending and len(runs) < workers and self._has_core():
+            return 0.0
+        running = sum(job.weight for jobs in runs for job in jobs)
+        return (self._waiting + running / 2) / max(1, workers) * self._token_s
 
     @property
     def running(self) -> int:
@@ -150,6 +160,7 @@ class MicroBatcher:
         for job in list(self._pending.values()):
             self._settle(job, Flaw.CLOSED)
         self._pending.clear()
+        self._waiting = 0
         if self._runs:
             await asyncio.wait(list(map(asyncio.wrap_future, self._runs)), timeout=self._timeout_s)
         if self._runs:
@@ -206,6 +217,7 @@ class MicroBatcher:
             raise self._unavailable(Flaw.QUEUE_FULL)
         job = Job(key=key, text=text, weight=self._encoder.weigh(text), queued_s=time.monotonic())
         self._jobs[key] = self._pending[key] = job
+        self._waiting += job.weight
         return job
 
     async def _wait(self, job: Job) -> Embedding:
@@ -227,6 +239,7 @@ class MicroBatcher:
         job.waiters.remove(waiter)
         if not job.waiters and self._pending.pop(job.key, None) is not None:
             del self._jobs[job.key]
+            self._waiting -= job.weight
             self.stats.left += 1
 
     def _dispatch(self) -> None:
@@ -234,6 +247,7 @@ class MicroBatcher:
             jobs = choose(self._pending, max_texts=self._max_texts, max_tokens=self._encoder.batch_tokens)
             for job in jobs:
                 del self._pending[job.key]
+                self._waiting -= job.weight
                 job.started_s = time.monotonic()
             texts = [job.text for job in jobs]
             work = self._executor.submit(run, self._encoder, texts)
@@ -253,7 +267,8 @@ class MicroBatcher:
         jobs = self._runs.pop(work)
         outcomes = work.result()
         took_s = time.monotonic() - (jobs[0].started_s or 0.0)
-        self._text_s += _WEIGHT_OF_NEW * (took_s / len(jobs) - self._text_s)
+        each_s = min(_ODD * self._token_s, took_s / max(1, sum(job.weight for job in jobs)))
+        self._token_s += _WEIGHT_OF_NEW * (each_s - self._token_s)
         self.stats.batches += 1
         self.stats.texts += len(jobs)
         if any(isinstance(outcome, Flaw) for outcome in outcomes):

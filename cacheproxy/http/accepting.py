@@ -7,6 +7,7 @@ so a crowd of new connections would wait for many of them in the kernel's queue,
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,6 +20,8 @@ _MOST_A_TURN = 128
 """Connections taken before others have their turn: some milliseconds of work."""
 _FEWEST_A_TURN = 16
 """Also where there is no room for any: they are told so, and closed again."""
+_FULL = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What is wrong with the system; all else is of one connection."""
 _PAUSE_S = 1.0
 """Before the next try where the system has no file or memory left for a connection."""
 
@@ -65,9 +68,10 @@ class Acceptor:
                 connection, _ = self._listening.accept()
             except (BlockingIOError, InterruptedError):
                 return
-            except ConnectionError:  # whoever it was has gone already
-                continue
-            except OSError as exc:  # it would fail in each turn until something is closed
+            except OSError as exc:
+                if exc.errno not in _FULL:  # whoever it was has gone already
+                    continue
+                # It would fail in each turn until something is closed.
                 log.error("connections_not_taken", reason=exc.strerror, again_in_s=_PAUSE_S)  # noqa: TRY400 - says all
                 self._loop.remove_reader(self._listening)
                 self._paused = self._loop.call_later(_PAUSE_S, self._begin)

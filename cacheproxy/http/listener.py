@@ -66,6 +66,13 @@ class Listener(uvicorn.Server):
         self.servers += [Acceptor(one, self._protocol, self._door.room) for one in sockets or ()]  # type: ignore[misc]
         self._ready.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Shut down as uvicorn does, once those that were taken last are among the connections that it tells."""
+        for server in self.servers:
+            server.close()
+            await server.wait_closed()
+        await super().shutdown(sockets)
+
     def _protocol(self) -> asyncio.Protocol:
         made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg] # uvicorn calls it so
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state

@@ -210,16 +210,18 @@ class CappedProtocol(HttpToolsProtocol):
 
         Return False where nothing was done, since there is more to it than that.
         """
-        if cycle.response_started or cycle.disconnected or self.flow.write_paused:
+        begin = STATUS_LINE.get(status)
+        if begin is None or cycle.response_started or cycle.disconnected or self.flow.write_paused:
             return False
         head = b"".join([b"%b: %b\r\n" % (name.lower(), value) for name, value in headers])
         if head.translate(None, _PLAIN) != b"\r\n" * len(headers):
             return False
         if _CLOSE in headers or _CLOSE in cycle.scope["headers"]:
             return False
+        answer = b"".join((begin, head, b"\r\n", body))
         cycle.waiting_for_100_continue = False
         cycle.response_started = cycle.response_complete = True
-        self.transport.write(b"".join((STATUS_LINE[status], head, b"\r\n", body)))
+        self.transport.write(answer)
         cycle.message_event.set()
         if not cycle.keep_alive:
             self.transport.close()
@@ -230,7 +232,9 @@ class CappedProtocol(HttpToolsProtocol):
         """Go on with the next request that waits, or part. This makes no timer, as the parent does: the sweep looks."""
         self.server_state.total_requests += 1
         self._turn += 1
-        self._running = None
+        running, self._running = self._running, None
+        if running is not None:
+            cast("dict[str, Any]", running.scope).pop(AT_ONCE, None)  # kept there, it would hold itself
         if self.transport.is_closing():
             return
         if self.pipeline:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
@@ -129,7 +130,9 @@ class Route(Generic[Q]):
         if understood.known:
             self._known.drop(understood.key)
         elif understood.key:
-            self._known.put(understood.key, replace(understood, query=query, known=True), len(understood.raw))
+            # `query.headers` are of the caller's choosing; the queries of some routes have none.
+            size_bytes = len(understood.raw) + sum(map(len, chain.from_iterable(getattr(query, "headers", ()))))
+            self._known.put(understood.key, replace(understood, query=query, known=True), size_bytes)
 
     async def _aside(self, work: Callable[[], T]) -> T:
         """Do what takes long by the size of its input in the thread, so that the event loop goes on."""

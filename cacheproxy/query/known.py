@@ -1,7 +1,7 @@
 """Known requests: what was understood of those that the exact tier answered, so that the same bytes are not read anew.
 
 Most exact hits are the same bytes again, and reading them is most of their cost. Keys are keyed digests: of a request
-that is not known nothing is held. What is held is gone with the first purge after it, whatever that removed.
+that is not known nothing is held. What is held is gone with the next sweep or purge that removes anything.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 MOST = 2048
-MOST_BYTES = 4 * 1024 * 1024
-"""Of bodies as they came; what is understood of them takes about six times as much."""
+MOST_BYTES = 2 * 1024 * 1024
+"""Of bodies and headers as they came; what is understood takes six times as much, of odd ones up to 24 times."""
 LARGEST_BYTES = 64 * 1024
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ class Known(Generic[T]):
         return held[0]
 
     def put(self, key: bytes, value: T, size_bytes: int) -> None:
-        """Hold what was understood of a body of this size; the least recently used ones make room."""
+        """Hold what was understood of a request of this size; the least recently used ones make room."""
         self.drop(key)
         self._held[key] = value, size_bytes
         self._held_bytes += size_bytes

@@ -250,7 +250,7 @@ def _flaw(response: aiohttp.ClientResponse) -> str:
     """Return what of a head cannot be passed on, or ""."""
     if response.status in _REDIRECTS:
         return f"a redirect ({response.status}), which is never followed"
-    if response.status < 200:
+    if not 200 <= response.status < 600:
         return "a status that is none of a final answer"
     codings = response.headers.get("transfer-encoding", "chunked").strip().lower()
     return "" if codings in ("chunked", "identity") else "a transfer coding that nobody asked for"

@@ -117,7 +117,9 @@ async def test_an_encoding_nobody_asked_for_goes_through_labelled_and_is_not_kep
     assert not await proxy.cached(chat(), key=key)
 
 
-@pytest.mark.parametrize("line", [b"HTTP/1.1 099 X", b"HTTP/1.1 101 Switching Protocols", b"HTTP/1.1 300 Choose"])
+@pytest.mark.parametrize(
+    "line", [b"HTTP/1.1 099 X", b"HTTP/1.1 101 Switching Protocols", b"HTTP/1.1 300 Choose", b"HTTP/1.1 600 X"]
+)
 @pytest.mark.parametrize("no_store", [True, False])
 async def test_a_status_that_is_no_final_answer_is_a_502(
     proxy: Proxy, upstream: ScriptedUpstream, key: str, line: bytes, no_store: bool

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from cacheproxy.serving import Running, running
 from tests.support.openai_wire import completion
+from tests.support.polling import eventually
 from tests.support.proxy import Proxy, chat, proxy_settings
 from tests.support.upstream import answer
 
@@ -126,8 +127,17 @@ async def test_what_a_known_request_was_answered_by_may_go(
     assert entry is not None
     assert len(known) > 0
     await live.pipeline.forget([entry])
-    assert (await proxy.ask(chat(), key=key)).outcome == "miss"
     assert len(known) == 0, "its words are not held beyond its entry"
+    assert (await proxy.ask(chat(), key=key)).outcome == "miss"
+
+
+async def test_an_entry_that_expires_leaves_no_request_known(
+    proxy: Proxy, upstream: ScriptedUpstream, key: str, known: Known[Any]
+) -> None:
+    upstream.always(answer(completion("Soon gone."), headers=[("cache-control", "max-age=4, must-revalidate")]))
+    await familiar(proxy, key, chat())
+    assert len(known) > 0
+    await eventually(lambda: len(known) == 0, "a sweep came by")
 
 
 async def test_an_erasure_leaves_no_request_known(

@@ -161,7 +161,7 @@ async def test_no_files_left_is_told_once_and_tried_again_later(
 
 
 async def test_who_went_before_he_was_taken_holds_up_nobody(listening: socket.socket) -> None:
-    gone = _Full(listening, [ConnectionAbortedError(), ConnectionResetError()])
+    gone = _Full(listening, [ConnectionAbortedError(), OSError(errno.EPROTO, "Protocol error")])
     caller = await asyncio.to_thread(socket.create_connection, listening.getsockname())
     async with accepted(gone):  # type: ignore[arg-type] # see _Full
         await turns_until(lambda: opened() == 1)

@@ -128,6 +128,18 @@ async def test_what_needs_more_than_bytes_goes_the_usual_way(headers: Headers, r
     assert one.wire.closed == usual.wire.closed
 
 
+async def test_a_status_that_is_none_ends_the_connection() -> None:
+    one = Port([JSON], b"{}", 600)
+    assert await one.ask(GET) == b""
+    assert (one.at_once, one.wire.closed) == ([False], True)
+
+
+async def test_a_request_is_not_held_by_itself_beyond_its_answer() -> None:
+    one = Port([JSON], b"{}", 200)
+    await one.ask(GET)
+    assert AT_ONCE not in one.protocol.cycle.scope
+
+
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"a\r", b"\0"], ids=["crlf", "lf", "cr", "nul"])
 async def test_no_header_can_begin_another_one(value: bytes) -> None:
     port = Port([JSON, (b"x-name", value)])

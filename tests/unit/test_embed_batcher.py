@@ -82,16 +82,29 @@ async def test_what_is_ahead_of_a_new_text_is_told_by_what_texts_took_lately() -
         running_s = embedder.ahead_s
         rest = start(embedder, (f"text {number}" for number in range(20)))
         await eventually(lambda: embedder.queued == 20, "all wait")
-        assert embedder.ahead_s == pytest.approx(41 * running_s)  # half of one text, then one and 20 more halves
+        texts = [f"text {number}" for number in range(20)]
+        waiting = sum(map(encoder.weigh, texts)) / encoder.weigh("the worker is busy with this")
+        assert embedder.ahead_s == pytest.approx((1 + 2 * waiting) * running_s)  # of what runs a half
         await asyncio.sleep(0.1)
         encoder.gate.set()
         await asyncio.gather(first, *rest)
         encoder.gate.clear()
-        [again] = start(embedder, ["one more"])
+        assert embedder.ahead_s == 0, "a worker is idle"
+        [again] = start(embedder, ["the worker is busy with that"])
         await eventually(lambda: embedder.running == 1, "the worker has begun")
-        assert embedder.ahead_s > 2 * running_s, "they took longer"
+        assert 1.2 * running_s < embedder.ahead_s < 4 * running_s, "they took longer, but what was odd is not all"
         encoder.gate.set()
         await again
+
+
+async def test_workers_that_hang_are_not_waited_for() -> None:
+    encoder = HashEncoder()
+    async with MicroBatcher(encoder, config(threads=2, timeout_ms=100)) as embedder:
+        hung = await hold(encoder, embedder)
+        with pytest.raises(EmbedderUnavailable):
+            await hung
+        assert embedder.ahead_s == 0, "the other worker is idle"
+        encoder.gate.set()
 
 
 async def test_a_long_text_does_not_hold_up_the_short_ones_and_is_not_starved() -> None:

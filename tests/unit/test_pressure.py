@@ -153,6 +153,16 @@ def test_a_burst_takes_the_time_that_quiet_moments_left_and_the_next_one_does_no
     assert loop.turn(250, 0.002) == 250, "after some quiet there is time for one again"
 
 
+def test_few_who_come_while_others_make_the_loop_a_little_late_are_let_in(loop: Loop) -> None:
+    loop.run(LATE_S, 60)
+    for _ in range(500):  # 6 ms late in each look, with 20 streams open
+        loop.pressure.expect(loop.now_s + BEAT_S)
+        loop.pressure.opens()
+        loop.now_s += BEAT_S + 0.006
+        loop.pressure.look(loop.now_s, 0.0004, 20)
+    assert not loop.pressure.pressed
+
+
 def test_it_is_itself_again_at_once_where_few_come_after_an_overload(loop: Loop) -> None:
     loop.run(LATE_S, 60)
     began_s = loop.now_s
