@@ -116,7 +116,7 @@ class PairScorer:
             probability = 0.0 if self._steps.cross else alone
             if self._steps.cross and not read and not veto and cheap >= self.manifest.weights.hopeless:
                 read = True
-                told, probability = self._told(text, asked.text, cheap, alone)
+                told, probability = self._told(memory.text(text), asked, cheap, alone)
                 steps += told
                 right = probability >= _RIGHT
             found[at] = Verification(probability=probability, veto=veto, steps=steps)
@@ -136,17 +136,30 @@ class PairScorer:
         bias, trees = self.manifest.weights.cheap
         return _sigmoid(bias + trees * cheap)
 
-    def _told(self, kept: str, asked: str, cheap: float, alone: float) -> tuple[tuple[tuple[str, float], ...], float]:
+    def _told(self, kept: Text, asked: Text, cheap: float, alone: float) -> tuple[tuple[tuple[str, float], ...], float]:
         """Return the steps behind the trees, and the probability; what is equal, or sure, is not read."""
-        spare, sure = self._steps.spare, self.manifest.weights.sure
-        equal = _equal(kept, asked)
-        if spare and equal:
+        equal = _equal(kept.text, asked.text)
+        if self._steps.spare and equal:
             return (("equal", _EQUAL),), _EQUAL
-        if spare and sure is not None and cheap >= sure and alone >= _SURE and max(len(kept), len(asked)) <= _SHORT:
+        if self._steps.spare and self._sure(kept, asked, cheap, alone):
             return (("sure", alone),), alone
-        read, probability = self._read(kept, asked, cheap)
+        read, probability = self._read(kept.text, asked.text, cheap)
         cross = "cross", _sigmoid(read)
         return ((cross, ("equal", _EQUAL)), max(probability, _EQUAL)) if equal else ((cross,), probability)
+
+    def _sure(self, kept: Text, asked: Text, cheap: float, alone: float) -> bool:
+        """Whether the trees may decide alone: also by their probability, of short texts with the same words of content.
+
+        Whoever plants an answer adds words to a question, and the trees believe what the rest of it has in common.
+        """
+        sure = self.manifest.weights.sure
+        return (
+            sure is not None
+            and cheap >= sure
+            and alone >= _SURE
+            and max(len(kept.text), len(asked.text)) <= _SHORT
+            and kept.reading.content_set == asked.reading.content_set
+        )
 
     def _read(self, kept: str, asked: str, cheap: float) -> tuple[float, float]:
         """Return the cross-encoder's log-odds and the probability; where that is undecided, by both orders."""

@@ -157,6 +157,8 @@ def test_what_the_trees_are_sure_of_is_not_read_and_an_artefact_that_says_nothin
     [vetoed] = make(sure=-9.0).score([("pay 5 dollars", "pay 6 dollars", 0.97)])
     assert vetoed.veto == "number"
     assert "sure" not in dict(vetoed.steps)
+    [planted] = make(sure=-9.0).score([(QUESTION, f"In Oslo of all places, {QUESTION}", 0.97)])
+    assert "sure" not in dict(planted.steps), "it has words of its own"
     [long] = make(sure=-9.0).score([("pay my card " * 40, "pay the card " * 40, 0.97)])
     assert "sure" not in dict(long.steps)
 
