@@ -246,7 +246,10 @@ async def test_a_request_whose_replica_dies_is_not_asked_again(
 
 
 async def test_it_tells_that_it_has_nobody_to_ask(tmp_path: Path, three: Balancer) -> None:
-    assert (await three.look("/healthz")).status == 200
+    async def well() -> bool:
+        return (await three.look("/healthz")).status == 200
+
+    await eventually_true(well, "it has somebody to ask")  # on a busy machine a proxy may miss a check
     assert (await three.look("/elsewhere")).status == 404
     assert b"haproxy_backend_http_requests_total" in (await three.look("/metrics")).body
     with socket.socket() as nobody:  # bound and not listening: nobody else gets this port meanwhile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from pathlib import Path
 
+_TRIES = 3
 SERVED_BY = "x-served-by"
 _AFFINITY = re.compile(r"    balance hash .*\n    hash-type .*\n(    #.*\n)?    hash-balance-factor .*\n")
 
@@ -64,18 +66,25 @@ async def balancing(
     program = shutil.which("haproxy")
     if program is None:
         pytest.skip("haproxy is not installed")
-    port, inside = free_port(), free_port()
-    file = configuration(folder, ports, port, inside, affinity=affinity)
-    process = await asyncio.create_subprocess_exec(
-        *(program, "-db", "-q", "-f", str(file)), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
-    )
+    for _ in range(_TRIES):
+        port, inside = free_port(), free_port()
+        file = configuration(folder, ports, port, inside, affinity=affinity)
+        process = await asyncio.create_subprocess_exec(
+            *(program, "-db", "-q", "-f", str(file)),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), 0.5)
+            continue  # somebody took one of the ports meanwhile
+        break
     balancer = Balancer(url=f"http://127.0.0.1:{port}", admin_url=f"http://127.0.0.1:{inside}", pid=process.pid)
 
     async def ready() -> bool:
         assert process.returncode is None, "haproxy ended"
         try:
             return (await balancer.look("/healthz")).status == 200
-        except OSError:
+        except (OSError, EOFError):
             return False
 
     try:
